@@ -1,0 +1,26 @@
+"""The two ways a command ends badly: the command line was wrong (exit 2), or the run was (exit 1)."""
+
+
+class BenchError(Exception):
+    """A run cannot go on; the message says what was expected, what was found and what to do next."""
+
+    exit_code = 1
+
+
+class UsageError(BenchError):
+    """The command line asks for something that does not exist."""
+
+    exit_code = 2
+
+
+class DataError(BenchError):
+    """A data file is missing, unreadable or not the file it should be."""
+
+
+def unknown(kind: str, found: str, known: list[str]) -> UsageError:
+    """The error for a name that is not registered, with the nearest names that are."""
+    import difflib
+
+    near = difflib.get_close_matches(found, known, n=3)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    return UsageError(f"unknown {kind} {found!r}; {hint}")

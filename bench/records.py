@@ -1,0 +1,191 @@
+"""Rows: one number each, tidy CSV, one file a run, written whole or not at all.
+
+A run is three files in `<results>/raw/`: `<run>.npz` (per-image arrays), `<run>.json` (what made
+them) and `<run>.csv` (the rows). The CSV appears last, by an atomic rename: a run without its CSV
+does not exist. No torch here: the report reads with this module alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.errors import BenchError
+
+SCHEMA = 1
+COLUMNS = (
+    "run", "method", "task", "train", "preset", "seed", "members", "evaluation", "dataset", "variant",
+    "metric", "layer", "epoch", "quantile", "attack", "epsilon", "success", "crafted_members",
+    "value", "unit", "examples", "config", "commit", "device", "source", "schema",
+)  # fmt: skip
+KEY = COLUMNS[1 : COLUMNS.index("crafted_members") + 1]
+INTEGERS = ("seed", "members", "epoch", "crafted_members", "examples", "schema")
+FLOATS = ("quantile", "epsilon", "value")
+
+# metric -> (unit, direction). Cost metrics, and only they, contain seconds, bytes or per_s.
+METRICS: dict[str, tuple[str, str]] = {
+    "accuracy": ("fraction", "higher"),
+    "nll_nats": ("nats", "lower"),
+    "brier": ("1", "lower"),
+    "ece": ("fraction", "lower"),
+    "entropy_nats": ("nats", ""),
+    "expected_entropy_nats": ("nats", ""),
+    "mutual_information_nats": ("nats", ""),
+    "auroc": ("fraction", "higher"),
+    "auroc_mutual_information": ("fraction", "higher"),
+    "auroc_max_softmax": ("fraction", "higher"),
+    "aupr_out": ("fraction", "higher"),
+    "aupr_in": ("fraction", "higher"),
+    "fpr95_id_positive": ("fraction", "lower"),
+    "weight_norm_mean": ("1", ""),
+    "weight_norm_sd": ("1", ""),
+    "weight_spread": ("1", ""),
+    "weight_cosine": ("1", ""),
+    "disagreement": ("fraction", ""),
+    "fit_seconds": ("seconds", "lower"),
+    "sample_seconds": ("seconds", "lower"),
+    "predict_seconds": ("seconds", "lower"),
+    "peak_memory_bytes": ("bytes", "lower"),
+    "loss": ("1", "lower"),
+}
+
+
+def row(metric: str, value: float, **columns: Any) -> dict[str, Any]:
+    """A row of one number; columns not named are empty, the unit comes from `METRICS`."""
+    strange = set(columns) - set(COLUMNS)
+    if strange:
+        raise ValueError(f"expected columns of the schema, found {sorted(strange)}")
+    unit = METRICS.get(metric, ("1", ""))[0]
+    return {"unit": unit, **columns, "metric": metric, "value": value}
+
+
+def cell_text(column: str, value: Any) -> str:
+    """How a value is written: integers without a point, numbers by shortest round trip."""
+    if value is None or value == "":
+        return ""
+    if column in INTEGERS:
+        return str(int(value))
+    if column in FLOATS:
+        return repr(float(value))
+    return str(value)
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The rows as CSV text. Raises ValueError where two rows share a key."""
+    seen: set[tuple[str, ...]] = set()
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for item in rows:
+        texts = {c: cell_text(c, item.get(c)) for c in COLUMNS}
+        key = tuple(texts[c] for c in KEY)
+        if key in seen:
+            raise ValueError(f"two rows share the key {dict(zip(KEY, key, strict=True))}")
+        seen.add(key)
+        writer.writerow(texts.values())
+    return out.getvalue()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file that is either absent (or as before) or whole."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise BenchError(
+            f"cannot write {path}: {error.strerror or error}; choose a writable folder with --results"
+        ) from error
+
+
+def write_run(
+    results: Path,
+    run: str,
+    rows: Iterable[Mapping[str, Any]],
+    arrays: Mapping[str, np.ndarray],
+    about: Mapping[str, Any],
+) -> Path:
+    """Write a run's array file, its JSON and, last, its CSV; returns the CSV's path."""
+    text = to_csv(rows)
+    folder = Path(results) / "raw"
+    packed = io.BytesIO()
+    np.savez_compressed(packed, allow_pickle=False, **{k: arrays[k] for k in sorted(arrays)})
+    digest = hashlib.sha256(packed.getvalue()).hexdigest()
+    write_atomic(folder / f"{run}.npz", packed.getvalue())
+    document = json.dumps({**about, "run": run, "arrays_sha256": digest}, indent=1, sort_keys=True)
+    write_atomic(folder / f"{run}.json", (document + "\n").encode())
+    path = folder / f"{run}.csv"
+    write_atomic(path, text.encode())
+    return path
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """One file of rows: text columns as str, integers as Int64, numbers as float64."""
+    types: dict[str, Any] = dict.fromkeys(COLUMNS, "str")
+    types |= dict.fromkeys(INTEGERS, "Int64") | dict.fromkeys(FLOATS, "float64")
+    try:
+        blank = {c: [""] for c in (*INTEGERS, *FLOATS)}
+        frame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=blank)
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise BenchError(f"{path}: expected rows of schema {SCHEMA}, found {error}; remove the file") from error
+    if tuple(frame.columns) != COLUMNS:
+        missing = [c for c in COLUMNS if c not in frame.columns]
+        raise BenchError(f"{path}: expected the columns of schema {SCHEMA}, missing {missing}; remove the file")
+    return frame
+
+
+def read_about(results: Path, run: str) -> dict[str, Any]:
+    """The JSON beside a run's rows."""
+    path = Path(results) / "raw" / f"{run}.json"
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BenchError(f"{path}: expected the JSON of run {run}, found {error}; run the cell again") from error
+
+
+def read_arrays(results: Path, run: str) -> dict[str, np.ndarray]:
+    """The per-image arrays of a run, by name `<dataset>/<members>/<quantity>`."""
+    path = Path(results) / "raw" / f"{run}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as packed:
+            return {name: packed[name] for name in packed.files}
+    except (OSError, ValueError, KeyError) as error:
+        raise BenchError(f"{path}: expected the arrays of run {run}, found {error}; run the cell again") from error
+
+
+def runs(results: Path) -> dict[str, dict[str, Any]]:
+    """Every finished run by name, with its JSON, oldest first."""
+    folder = Path(results) / "raw"
+    found = {path.stem: read_about(results, path.stem) for path in sorted(folder.glob("*.csv"))}
+    return dict(sorted(found.items(), key=lambda item: (item[1].get("created", ""), item[0])))
+
+
+def read(results: Path) -> pd.DataFrame:
+    """All rows of the newest run of each cell, in one frame sorted by run name.
+
+    A failed run never hides an older one that succeeded.
+    """
+    newest: dict[str, str] = {}
+    for name, about in runs(results).items():
+        cell = about.get("cell", name)
+        if about.get("failure") and cell in newest:
+            continue
+        newest[cell] = name
+    frames = [read_csv(Path(results) / "raw" / f"{name}.csv") for name in sorted(newest.values())]
+    if not frames:
+        raise BenchError(
+            f"expected runs in {Path(results) / 'raw'}, found none; "
+            "make one: bench run --method standard_ensemble --task digits --preset smoke"
+        )
+    return pd.concat(frames, ignore_index=True)

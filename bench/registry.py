@@ -1,0 +1,143 @@
+"""Names of methods, tasks and data sources, filled by plug-ins without importing what they name.
+
+A plug-in is a light module listed under the entry-point group `bench.plugins`; importing it calls
+`add_method`, `add_task` and `add_source` with targets of the form "package.module:attribute". The
+targets are imported only when used, so that listing and reporting need no torch.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError, unknown
+
+PRESETS = {
+    "smoke": "a few seconds a cell: does everything work? (CI)",
+    "quick": "the default: minutes a cell on two CPU cores",
+    "paper": "the published scale, for a GPU",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered name: what it is in one line, and where its code is."""
+
+    name: str
+    target: str
+    about: str
+
+    def load(self) -> Any:
+        module, _, attribute = self.target.partition(":")
+        return getattr(import_module(module), attribute)
+
+
+@dataclass(frozen=True)
+class MethodEntry(Entry):
+    """A method or one of its variants; `settings` are the variant's own, `toml` the method's file."""
+
+    base: str
+    settings: Mapping[str, Any]
+    toml: Mapping[str, Any]
+
+
+_methods: dict[str, Entry] = {}
+_tasks: dict[str, Entry] = {}
+_sources: dict[str, Entry] = {}
+
+
+def add_method(name: str, target: str) -> None:
+    """Register a method class; its TOML file lies beside the module under the same stem."""
+    _add(_methods, Entry(name, target, ""))
+
+
+def add_task(name: str, target: str, about: str) -> None:
+    """Register a `bench.task.Task`."""
+    _add(_tasks, Entry(name, target, about))
+
+
+def add_source(name: str, target: str, about: str) -> None:
+    """Register a `bench.task.Source`: files of a data set, for `bench data`."""
+    _add(_sources, Entry(name, target, about))
+
+
+def _add(table: dict[str, Entry], entry: Entry) -> None:
+    before = table.setdefault(entry.name, entry)
+    if before != entry:
+        raise BenchError(
+            f"two plug-ins register {entry.name!r}: {before.target} and {entry.target}; "
+            "rename one, or uninstall its package"
+        )
+
+
+@cache
+def _load_plugins() -> None:
+    for point in sorted(entry_points(group="bench.plugins"), key=lambda p: p.value):
+        point.load()
+
+
+def _toml_of(entry: Entry) -> dict[str, Any]:
+    module = entry.target.partition(":")[0]
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise BenchError(f"method {entry.name!r}: module {module} not found; reinstall its package")
+    path = Path(spec.origin).with_suffix(".toml")
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise BenchError(f"method {entry.name!r}: expected a readable {path}; {error}") from error
+
+
+@cache
+def methods() -> dict[str, MethodEntry]:
+    """Every method and variant by name, in order of registration, variants after their method."""
+    _load_plugins()
+    found: dict[str, MethodEntry] = {}
+    for name, entry in _methods.items():
+        toml = _toml_of(entry)
+        found[name] = MethodEntry(name, entry.target, toml.get("about", ""), name, {}, toml)
+        for suffix, variant in toml.get("variants", {}).items():
+            full = variant.get("name", f"{name}-{suffix}")
+            settings = {k: v for k, v in variant.items() if k not in ("name", "about")}
+            found[full] = MethodEntry(full, entry.target, variant.get("about", ""), name, settings, toml)
+    return found
+
+
+def tasks() -> dict[str, Entry]:
+    """Every task by name, in order of registration."""
+    _load_plugins()
+    return dict(_tasks)
+
+
+def sources() -> dict[str, Entry]:
+    """Every data source by name, in order of registration."""
+    _load_plugins()
+    return dict(_sources)
+
+
+def method(name: str) -> MethodEntry:
+    """The method or variant of that name. Raises `UsageError` where there is none."""
+    return _get("method", methods(), name)
+
+
+def task(name: str) -> Any:
+    """The `bench.task.Task` of that name, imported. Raises `UsageError` where there is none."""
+    return _get("task", tasks(), name).load()
+
+
+def source(name: str) -> Any:
+    """The `bench.task.Source` of that name, imported. Raises `UsageError` where there is none."""
+    return _get("data source", sources(), name).load()
+
+
+def _get(kind: str, table: Mapping[str, Any], name: str) -> Any:
+    if name not in table:
+        raise unknown(kind, name, list(table))
+    return table[name]
