@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -20,3 +22,23 @@ def stream(seed: int, *purpose: str | int) -> torch.Generator:
     digest = hashlib.sha256(repr((int(seed), *purpose)).encode()).digest()
     # On the CPU: what is drawn must not depend on the device that trains.
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+class Streams:
+    """The streams of one seed: `rng("order", 3)` is `stream(seed, "order", 3)`."""
+
+    def __init__(self, seed: int, *scope: str | int) -> None:
+        self.seed, self.scope = seed, scope
+
+    def __call__(self, *purpose: str | int) -> torch.Generator:
+        return stream(self.seed, *self.scope, *purpose)
+
+    @contextmanager
+    def initialise(self, *purpose: str | int) -> Iterator[None]:
+        """Inside, modules are initialised from our stream; the global generator is left as it was.
+
+        PyTorch's own initialisers read the global generator and take no other.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self("initialise", *purpose).initial_seed())
+            yield

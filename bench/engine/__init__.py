@@ -1,0 +1,6 @@
+"""How stacked networks are evaluated: fast, in bounded memory, by the way that suits the device."""
+
+from bench.engine.engine import Engine, Loss
+from bench.engine.ways import Batched, LayerOperation, MemberLoop, Vmap, Way, Weights
+
+__all__ = ["Batched", "Engine", "LayerOperation", "Loss", "MemberLoop", "Vmap", "Way", "Weights"]

@@ -1,0 +1,116 @@
+"""The one interface of all methods: a method is a way to draw stacked weights."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from bench import checkpoint, training
+from bench.engine import Engine
+from bench.ensemble import Ensemble
+from bench.errors import BenchError
+from bench.rng import Streams
+from bench.task import Split
+
+
+class Method(ABC):
+    """What an author writes: `Config`, `start`, `rounds`, `round`, `draw`, at times `adapt`.
+
+    network: the target network of the task. config: an instance of the method's `Config`, a frozen
+    dataclass. Everything after the draw sees only the `Ensemble` that `sample` returns.
+    """
+
+    Config: ClassVar[type]
+    max_members: int | None = None  # None: draws without end
+
+    def __init__(self, network: nn.Module, config: Any) -> None:
+        self.config = config
+        self.device = torch.device("cpu")
+        self.network = self.adapt(network)
+        self.engine = Engine(self.network)
+        self._parts: dict[str, checkpoint.Trainable] = {}
+
+    def adapt(self, network: nn.Module) -> nn.Module:
+        """The target network with this method's head; by default as it is."""
+        return network
+
+    @abstractmethod
+    def start(self, train: Split, val: Split, *, loss: training.Loss, rng: Streams) -> None:
+        """Build what trains and register it with `trains`; keep what `round` needs.
+
+        train, val: already on `self.device`. loss: logits [M, B, K], labels -> [M].
+        """
+
+    @abstractmethod
+    def rounds(self) -> int:
+        """How many rounds a fit has: epochs, or blocks of a later stage."""
+
+    @abstractmethod
+    def round(self, i: int) -> dict[str, float]:
+        """Train round i and return its mean losses by name. Random numbers: `rng(purpose, i)`."""
+
+    @abstractmethod
+    def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """Stacked weights by name, [len(rngs), *shape]; member m hangs on its own generator alone.
+
+        A method with finitely many members takes a permutation of them from the first generator.
+        """
+
+    @final
+    def trains(self, name: str, part: checkpoint.Trainable) -> None:
+        """Register what trains, so that it is saved and restored; modules move to the device."""
+        if isinstance(part, nn.Module):
+            part.to(self.device)
+        self._parts[name] = part
+
+    @final
+    def fit(self, train: Split, val: Split, settings: training.FitSettings) -> training.Fit:
+        """Train, going on from the checkpoint in `settings` where there is one."""
+        return training.fit(self, train, val, settings)
+
+    @final
+    def sample(self, members: int, seed: int, purpose: str = "draw") -> Ensemble:
+        """An ensemble of the first `members` networks of this seed.
+
+        Member i comes from the stream (seed, purpose, i), so a larger ensemble begins with a smaller
+        one. Raises BenchError where the method holds fewer networks.
+        """
+        if self.max_members is not None and members > self.max_members:
+            name = type(self).__name__
+            raise BenchError(
+                f"{name} holds {self.max_members} networks, {members} asked for; "
+                f"ask for fewer with --members, or train more with --set <method>.networks={members}"
+            )
+        rng = Streams(seed, purpose)
+        weights = self.draw([rng(i) for i in range(members)])
+        return Ensemble(self.network, weights, self.engine)
+
+    @final
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that training changes: tensors, and the rest as JSON."""
+        return checkpoint.state(self._parts)
+
+    @final
+    def restore(self, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
+        """Put back a state, whole or without optimisers (a finished fit holds none)."""
+        parts = {n: p for n, p in self._parts.items() if isinstance(p, nn.Module) or n in rest}
+        checkpoint.restore(parts, tensors, rest)
+
+    @final
+    def save(self, path: Path, about: dict[str, Any], finished: bool = False) -> None:
+        """Write a checkpoint; a finished fit's is without optimisers."""
+        parts = {n: p for n, p in self._parts.items() if isinstance(p, nn.Module) or not finished}
+        tensors, rest = checkpoint.state(parts)
+        checkpoint.write(path, tensors, {**about, "finished": finished, "rest": rest})
+
+    @final
+    def load(self, path: Path) -> dict[str, Any]:
+        """Read a checkpoint into what `start` has built; returns what was said about it."""
+        tensors, about = checkpoint.read(path)
+        self.restore(tensors, about["rest"])
+        return about

@@ -1,0 +1,103 @@
+"""Target networks: small, buffer-free, normalisation inside, input in [0, 1].
+
+Layer names are those of the `layer` column. Weights follow Tables 3 and 4 of the HyperGAN paper
+(Ratzlaff & Li); every layer has a bias, which the paper's code left out on MNIST.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+LEAKY_SLOPE = 0.01  # PyTorch's default; the paper says leaky ReLU and no slope
+MNIST_MEAN, MNIST_SD = (0.1307,), (0.3081,)  # of the 60,000 training images
+CIFAR_MEAN, CIFAR_SD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # as the reference code has them
+
+
+class Normalise(nn.Module):
+    """Subtracts a mean and divides by a standard deviation per channel.
+
+    Plain numbers, not buffers: a network's state is its weights and nothing else.
+    """
+
+    def __init__(self, mean: tuple[float, ...], sd: tuple[float, ...]) -> None:
+        super().__init__()
+        self.mean, self.sd = mean, sd
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (-1, *[1] * (x.dim() - 2))
+        mean = torch.tensor(self.mean, dtype=x.dtype, device=x.device).view(shape)
+        sd = torch.tensor(self.sd, dtype=x.dtype, device=x.device).view(shape)
+        return (x - mean) / sd
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean}, sd={self.sd}"
+
+
+def mnist(classes: int = 10) -> nn.Sequential:
+    """The MNIST network: 31,520 weights and 74 biases for ten classes.
+
+    28 -> conv 32@5x5 -> 24 -> pool 12 -> conv 32@5x5 -> 8 -> pool 4 -> 512 -> classes.
+    Input [B, 1, 28, 28] in [0, 1]; output logits [B, K]. Source: paper, section 4.1 and Table 3.
+    """
+    return nn.Sequential(
+        OrderedDict(
+            normalise=Normalise(MNIST_MEAN, MNIST_SD),
+            conv1=nn.Conv2d(1, 32, 5),
+            activation1=nn.LeakyReLU(LEAKY_SLOPE),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(32, 32, 5),
+            activation2=nn.LeakyReLU(LEAKY_SLOPE),
+            pool2=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            linear=nn.Linear(512, classes),
+        )
+    )
+
+
+def cifar(classes: int = 10) -> nn.Sequential:
+    """The CIFAR network: 57,520 weights and 250 biases for ten classes.
+
+    32 -> conv 16@3x3 -> pool 15 -> conv 32@3x3 -> pool 6 -> conv 64@3x3 -> pool 2 -> 256 -> 128 ->
+    classes, no padding: only so does Table 4's 256 = 64*2*2 come out. Its "32x64x3x3" must be
+    64x32x3x3. Input [B, 3, 32, 32] in [0, 1]; output logits [B, K]. Source: paper, Table 4.
+    """
+    return nn.Sequential(
+        OrderedDict(
+            normalise=Normalise(CIFAR_MEAN, CIFAR_SD),
+            conv1=nn.Conv2d(3, 16, 3),
+            activation1=nn.LeakyReLU(LEAKY_SLOPE),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(16, 32, 3),
+            activation2=nn.LeakyReLU(LEAKY_SLOPE),
+            pool2=nn.MaxPool2d(2),
+            conv3=nn.Conv2d(32, 64, 3),
+            activation3=nn.LeakyReLU(LEAKY_SLOPE),
+            pool3=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            linear1=nn.Linear(256, 128),
+            activation4=nn.LeakyReLU(LEAKY_SLOPE),
+            linear2=nn.Linear(128, classes),
+        )
+    )
+
+
+def shapes(network: nn.Module) -> dict[str, torch.Size]:
+    """Name and shape of every weight and bias of a network, in its own order.
+
+    Raises ValueError for a network with buffers: stacked weights could not carry them.
+    """
+    buffers = [name for name, _ in network.named_buffers()]
+    if buffers:
+        raise ValueError(
+            f"expected a network without buffers, found {buffers}; "
+            "use layers without running statistics (no BatchNorm)"
+        )
+    return {name: p.shape for name, p in network.named_parameters()}
+
+
+def count(network: nn.Module) -> int:
+    """Number of weights and biases, P."""
+    return sum(shape.numel() for shape in shapes(network).values())

@@ -1,0 +1,315 @@
+"""Every figure of the report: pure functions of tidy frames (and arrays), each returning a Figure.
+
+Drawn with matplotlib's object interface, without a global figure or a global setting: the style holds
+inside `style()` alone, so that the same frames give the same bytes in every process.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+
+from bench.report.sheets import heading, networks
+from bench.statistics import ecdf
+
+MARKERS = "osD^vP*XhpdH<>8"
+DPI = 150
+# Vertices of all curves of one figure: an SVG spends about 20 bytes on each, and stays below 300 KB.
+VERTICES = 9_000
+POINTS = 2_000  # most jumps of one curve: finer than a page can show
+WIDTH = 7.2  # inches, the text width of a page
+
+_STYLE: dict[str, Any] = {
+    "svg.hashsalt": "bench",  # the ids inside an SVG are random without it
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",  # matplotlib carries it: the same glyphs on every machine
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "figure.titlesize": 10,
+    "axes.edgecolor": "0.4",
+    "grid.color": "0.9",
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5,
+    "figure.constrained_layout.use": True,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """A method's colour and marker, the same in every figure of a report."""
+
+    color: tuple[float, float, float]
+    marker: str
+
+
+Looks = Mapping[str, Look]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One method's entropies (nats, one an image and seed) in one panel of the entropy figure.
+
+    members: networks of the ensemble; auroc: mean over seeds, NaN where no row holds it.
+    """
+
+    method: str
+    panel: str
+    members: int
+    auroc: float
+    inside: np.ndarray
+    outside: np.ndarray
+
+
+def style() -> AbstractContextManager[None]:
+    """The report's look, independent of the user's matplotlibrc, for as long as the context lasts."""
+    return matplotlib.style.context(["default", sns.axes_style("whitegrid"), _STYLE])
+
+
+def looks(methods: Sequence[str]) -> dict[str, Look]:
+    """Colours (colour-blind safe, by Okabe and Ito as seaborn has them) and markers by sorted name.
+
+    Beyond ten methods colours come round again; the marker tells them apart, and greyscale too.
+    """
+    palette = sns.color_palette("colorblind")
+    return {
+        name: Look(palette[i % len(palette)], MARKERS[i % len(MARKERS)])
+        for i, name in enumerate(sorted(set(methods)))
+    }
+
+
+def text(name: str) -> str:
+    """A name as matplotlib draws it letter by letter: `$` would open a formula."""
+    return name.replace("$", r"\$")
+
+
+def image(figure: Figure, kind: str) -> bytes:
+    """The figure as `svg` or `png` (150 dpi) bytes, without date or program in its metadata."""
+    out = io.BytesIO()
+    clean = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+    figure.savefig(out, format=kind, dpi=DPI, metadata=clean, facecolor="white")
+    return out.getvalue()
+
+
+def _new(width: float, height: float, title: str) -> Figure:
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    figure.suptitle(text(title))
+    return figure
+
+
+def _methods(frame: pd.DataFrame) -> list[str]:
+    return sorted(set(frame["method"]))
+
+
+def _seeds(frame: pd.DataFrame) -> str:
+    """How many seeds the frame rests on, in words."""
+    least, most = int(frame["seeds"].min()), int(frame["seeds"].max())
+    return f"{most} seed{'s' if most > 1 else ''}" if least == most else f"{least} to {most} seeds"
+
+
+def _legend(figure: Figure, handles: Sequence[Line2D], width: float = WIDTH) -> None:
+    """One legend under the panels, in as many columns as its longest entry allows."""
+    longest = max(len(str(h.get_label())) for h in handles)
+    room = max(1, int(width / (0.075 * longest + 0.5)))  # inches: a letter of 8 points, a handle
+    rows = math.ceil(len(handles) / min(room, len(handles)))
+    columns = math.ceil(len(handles) / rows)
+    figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _handle(name: str, look: Look, label: str | None = None, **more: Any) -> Line2D:
+    return Line2D([], [], color=look.color, marker=look.marker, label=text(label or name), **more)
+
+
+def accuracy(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
+    """Accuracy (%) by number of networks, one line a method, bars of one sd over seeds.
+
+    frame: the accuracy table of one preset, device, task and data set.
+    """
+    frame = frame[frame["mean"].notna()]
+    figure = _new(WIDTH * 0.75, 3.6, title)
+    axes = figure.add_subplot()
+    methods = _methods(frame)
+    for i, name in enumerate(methods):
+        line = frame[frame["method"] == name].sort_values("members")
+        look = looks[name]
+        # Neighbours stand a little apart: bars of equal accuracies would hide each other.
+        x = line["members"].to_numpy(float) * 1.02 ** (i - (len(methods) - 1) / 2)
+        bars = np.nan_to_num(line["sd"].to_numpy(float)) * 100
+        axes.errorbar(
+            x, line["mean"] * 100, yerr=bars if bars.any() else None, color=look.color, marker=look.marker,
+            capsize=2, elinewidth=1, markeredgecolor="white", markeredgewidth=0.5,
+        )  # fmt: skip
+    sizes = sorted({int(n) for n in frame["members"]})
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(sizes))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([f"{n:,}" for n in sizes])
+    spread = ", bars: ± 1 sd" if frame["sd"].notna().any() else ""
+    axes.set_xlabel(f"networks in the ensemble (1: mean of single networks; {_seeds(frame)}{spread})")
+    axes.set_ylabel("accuracy [%]")
+    sns.despine(ax=axes)
+    _legend(figure, [_handle(name, looks[name]) for name in methods], WIDTH * 0.75)
+    return figure
+
+
+def weight_norms(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
+    """Each layer's weight 2-norm over networks: mean ± sd above, sd/mean below, one column a layer.
+
+    frame: the weight-norm table of one preset, device and task, one size a method. Every layer has its
+    own scale above, as norms differ tenfold between layers; below all share one.
+    """
+    layers, methods = sorted(set(frame["layer"])), _methods(frame)
+    sizes = {str(m): int(n) for m, n in frame.groupby("method")["members"].max().items()}
+    width = max(WIDTH, 2.2 + 1.35 * len(layers))
+    figure = _new(width, 1.7 + 2 * (0.35 + 0.22 * len(methods)), title)
+    grid = figure.subplots(2, len(layers), sharey=True, squeeze=False)
+    places = {name: -i for i, name in enumerate(methods)}
+    for column, layer in enumerate(layers):
+        wide = frame[frame["layer"] == layer].pivot(index="method", columns="metric", values="mean")
+        above, below = grid[0][column], grid[1][column]
+        for name, item in wide.iterrows():
+            look, y = looks[str(name)], places[str(name)]
+            drawn = {"color": look.color, "marker": look.marker, "markeredgecolor": "white", "markeredgewidth": 0.5}
+            above.errorbar(item["weight_norm_mean"], y, xerr=item["weight_norm_sd"], capsize=2, **drawn)
+            ratio = item.get("weight_norm_ratio", math.nan)
+            below.plot([0, ratio], [y, y], color=look.color, linewidth=1)
+            below.plot([ratio], [y], linestyle="", **drawn)
+            below.annotate(f"{ratio:.2f}", (ratio, y), (4, 0), textcoords="offset points", va="center", size=7)
+        above.set_title(text(layer))
+        above.xaxis.set_major_locator(MaxNLocator(3))
+        below.xaxis.set_major_locator(MaxNLocator(3))
+    _share_from_zero(grid[1], float(frame.loc[frame["metric"] == "weight_norm_ratio", "mean"].max()))
+    for axes in grid.flat:
+        axes.set_yticks(list(places.values()), [f"{text(m)} · {sizes[m]}" for m in methods])
+        axes.set_ylim(-len(methods) + 0.4, 0.6)
+        axes.grid(axis="y", visible=False)
+        sns.despine(ax=axes)
+    grid[0][0].set_ylabel("method · networks")
+    grid[1][0].set_ylabel("method · networks")
+    middle = len(layers) // 2
+    grid[0][middle].set_xlabel("weight 2-norm, mean ± sd over networks")
+    grid[1][middle].set_xlabel(f"sd/mean of the norm over networks ({_seeds(frame)})")
+    return figure
+
+
+def _share_from_zero(row: Sequence[Axes], top: float) -> None:
+    """One scale from zero for a row of panels, with room for the number after the last point."""
+    for axes in row:
+        axes.set_xlim(0, (top if math.isfinite(top) and top > 0 else 1) * 1.35)
+
+
+def thin(x: np.ndarray, y: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
+    """At most `points` jumps of a step function, first and last kept, equally far apart in y."""
+    if len(x) <= points:
+        return x, y
+    wanted = np.linspace(y[0], y[-1], points)
+    keep = np.unique(np.searchsorted(y, wanted).clip(0, len(y) - 1))
+    return x[keep], y[keep]
+
+
+def entropy_ecdf(curves: Sequence[Curve], looks: Looks, title: str, inside: str, classes: int) -> Figure:
+    """ECDF of predictive entropy per image: in-distribution dashed, out-of-distribution solid.
+
+    curves: one a method and panel (an outlying set); classes: K, whose ln K nats no entropy exceeds.
+    """
+    panels = sorted({curve.panel for curve in curves})
+    top = math.log(classes)
+    figure = _new(WIDTH, 3.4 + 0.18 * len({c.method for c in curves}), title)
+    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    points = min(POINTS, VERTICES // (4 * len(curves)))
+    for axes, panel in zip(row, panels, strict=True):
+        for curve in (c for c in curves if c.panel == panel):
+            look = looks[curve.method]
+            for values, line in ((curve.inside, (0, (3, 1.5))), (curve.outside, "-")):
+                x, y = thin(*ecdf(values), points)
+                x, y = np.concatenate([[0.0], x, [top]]), np.concatenate([[0.0], y, [1.0]])
+                axes.plot(
+                    x, y, drawstyle="steps-post", color=look.color, linestyle=line, marker=look.marker,
+                    markevery=0.12, markersize=4, markeredgecolor="white", markeredgewidth=0.4,
+                )  # fmt: skip
+        axes.axvline(top, color="0.3", linewidth=1, linestyle=":")
+        axes.annotate(
+            f"ln K = {top:.3f}", (top, 0.5), (-3, 0), textcoords="offset points", rotation=90, ha="right",
+            va="center", size=8, color="0.3",
+        )  # fmt: skip
+        if len(panels) > 1:
+            axes.set_title(text(panel))
+        axes.set_xlim(0, top * 1.015)
+        axes.set_ylim(0, 1.01)
+        axes.set_xlabel("predictive entropy of an image [nats]")
+        sns.despine(ax=axes)
+    row[0].set_ylabel("share of images at or below")
+    _legend(figure, _ecdf_handles(curves, looks, inside, panels))
+    return figure
+
+
+def _ecdf_handles(
+    curves: Sequence[Curve], looks: Looks, inside: str, panels: Sequence[str]
+) -> list[Line2D]:
+    """What line and colour mean: the two data sets, then each method with its size and AUROC."""
+    out = panels[0] if len(panels) == 1 else "see panel"
+    handles = [
+        Line2D([], [], color="0.3", linestyle=(0, (3, 1.5)), label=text(f"in-distribution: {inside}")),
+        Line2D([], [], color="0.3", label=text(f"out-of-distribution: {out}")),
+    ]
+    for name in sorted({curve.method for curve in curves}):
+        own = [c for c in curves if c.method == name]
+        scores = " / ".join(f"{c.auroc:.3f}" for c in sorted(own, key=lambda c: c.panel) if not math.isnan(c.auroc))
+        label = f"{name} · {networks(own[0].members)}" + (f" · AUROC {scores}" if scores else "")
+        handles.append(_handle(name, looks[name], label))
+    return handles
+
+
+def training(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
+    """Validation accuracy, disagreement and sd/mean of each layer's norm by round of training.
+
+    frame: the traces of one preset, device and task.
+    """
+    wanted = [("accuracy", ""), ("disagreement", "")]
+    wanted += [("weight_norm_ratio", layer) for layer in sorted(set(frame["layer"]) - {""})]
+    held = set(zip(frame["metric"], frame["layer"], strict=True))
+    wanted = [panel for panel in wanted if panel in held]
+    columns = min(3, len(wanted))
+    rows = math.ceil(len(wanted) / columns)
+    figure = _new(WIDTH, 0.9 + 1.9 * rows, title)
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
+    for axes, (metric, layer) in zip(grid.flat, wanted, strict=False):
+        part = frame[(frame["metric"] == metric) & (frame["layer"] == layer)]
+        factor = 100 if metric in ("accuracy", "disagreement") else 1
+        for name in _methods(part):
+            line = part[part["method"] == name].sort_values("epoch")
+            look = looks[name]
+            axes.plot(
+                line["epoch"].to_numpy(float), line["mean"] * factor, color=look.color, marker=look.marker,
+                markersize=3.5, markeredgecolor="white", markeredgewidth=0.4, markevery=max(1, len(line) // 12),
+            )  # fmt: skip
+        label = "validation accuracy [%]" if metric == "accuracy" else heading(metric)
+        axes.set_title(label if not layer else text(f"{layer}: sd/mean of norm"), size=9)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        sns.despine(ax=axes)
+    for spare in list(grid.flat)[len(wanted) :]:
+        spare.set_axis_off()
+    for i, axes in enumerate(list(grid.flat)[: len(wanted)]):
+        if i + columns >= len(wanted):
+            axes.set_xlabel("round of training")
+            axes.tick_params(labelbottom=True)
+    _legend(figure, [_handle(name, looks[name]) for name in _methods(frame)])
+    return figure

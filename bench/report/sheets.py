@@ -1,0 +1,248 @@
+"""Tables for reading: tidy frames turned into sheets of text, and sheets into Markdown.
+
+A `Table` says which columns of a tidy frame become blocks, lines and columns; `sheets` rounds, marks
+the best value of each column and fills what is missing: `—` was not measured, `N/A` cannot be reached.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from bench.records import METRICS
+
+MISSING = "—"
+UNREACHABLE = "N/A"
+
+# metric -> (heading, unit shown, factor from the row's unit, decimals; None: three significant digits)
+SHOWN: dict[str, tuple[str, str, float, int | None]] = {
+    "accuracy": ("accuracy", "%", 100, 2),
+    "accuracy_single": ("accuracy, one network", "%", 100, 2),
+    "nll_nats": ("NLL", "nats", 1, 4),
+    "brier": ("Brier", "", 1, 4),
+    "ece": ("ECE", "", 1, 4),
+    "auroc": ("AUROC", "", 1, 4),
+    "aupr_out": ("AUPR out", "", 1, 4),
+    "aupr_in": ("AUPR in", "", 1, 4),
+    "fpr95_id_positive": ("FPR at 95 % TPR", "", 1, 4),
+    "auroc_mutual_information": ("AUROC, mutual information", "", 1, 4),
+    "auroc_max_softmax": ("AUROC, max softmax", "", 1, 4),
+    "entropy_in_nats": ("entropy in", "nats", 1, 3),
+    "entropy_out_nats": ("entropy out", "nats", 1, 3),
+    "weight_norm_mean": ("mean", "", 1, None),
+    "weight_norm_sd": ("sd", "", 1, None),
+    "weight_norm_ratio": ("sd/mean", "", 1, 3),
+    "weight_spread": ("spread", "", 1, 3),
+    "weight_cosine": ("cosine", "", 1, 3),
+    "disagreement": ("disagreement", "%", 100, 2),
+    "fit_seconds": ("fit", "s", 1, None),
+    "sample_seconds": ("sample", "s", 1, None),
+    "predict_seconds": ("predict", "s", 1, None),
+    "peak_memory_bytes": ("peak memory", "MiB", 1 / 2**20, 1),
+}
+
+
+class Cell(NamedTuple):
+    """A text, and whether it is the best of its column."""
+
+    text: str
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """How a tidy frame is laid out; its fields are columns of the frame.
+
+    `blocks` split it into sheets, `lines` name a line, `columns` a column; values compete for best
+    within a column among lines that agree in `within`.
+    """
+
+    name: str
+    title: str
+    note: str
+    frame: pd.DataFrame
+    blocks: tuple[str, ...]
+    lines: tuple[str, ...]
+    columns: tuple[str, ...]
+    within: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One block as text: `block` maps its fields to values; the first `lead` columns name the line."""
+
+    block: dict[str, str]
+    headings: list[str]
+    lines: list[list[Cell]]
+    lead: int
+
+
+def digits(metric: str, value: float) -> str:
+    """The number as the metric is shown, without its unit."""
+    _, _, factor, decimals = SHOWN.get(metric, ("", "", 1.0, None))
+    value *= factor
+    if decimals is None:
+        power = math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
+        decimals = max(0, 2 - power) if abs(value) < 10_000 else 0
+        decimals = min(decimals, 6)
+    return f"{value:.{decimals}f}"
+
+
+def heading(metric: str, unit: bool = True) -> str:
+    """The metric's heading with its unit, and an arrow where it has a better direction."""
+    name, shown, _, _ = SHOWN.get(metric, (metric, METRICS.get(metric, ("", ""))[0], 1.0, None))
+    arrow = {"higher": " ↑", "lower": " ↓"}.get(direction(metric), "")
+    return name + (f" [{shown}]" if shown and unit else "") + arrow
+
+
+def direction(metric: str) -> str:
+    """`higher`, `lower` or, where no direction is better, the empty string."""
+    return METRICS.get(metric.removesuffix("_single"), ("", ""))[1]
+
+
+def networks(members: Any) -> str:
+    """A number of networks in words."""
+    return "1 network" if int(members) == 1 else f"{int(members):,} networks"
+
+
+def _show(item: Any) -> str:
+    """A mean with its spread over seeds, as text."""
+    if pd.isna(item.mean):
+        return UNREACHABLE
+    text = digits(item.metric, item.mean)
+    return text if pd.isna(item.sd) else f"{text} ± {digits(item.metric, item.sd)}"
+
+
+def _best(items: list[Any]) -> set[int]:
+    """Places of the best means, ties as shown included; none where nothing competes."""
+    means = {i: float(digits(item.metric, item.mean)) for i, item in enumerate(items) if pd.notna(item.mean)}
+    way = direction(items[0].metric)
+    if len(means) < 2 or not way:
+        return set()
+    top = max(means.values()) if way == "higher" else min(means.values())
+    return {i for i, value in means.items() if value == top}
+
+
+def _column_heading(columns: Sequence[str], values: tuple[Any, ...]) -> str:
+    """What a column holds: its layer, metric, size and data set, as far as they apply."""
+    parts = []
+    for field, value in zip(columns, values, strict=True):
+        if pd.isna(value) or value == "":
+            continue
+        parts.append(
+            heading(value) if field == "metric" else networks(value) if field == "members" else str(value)
+        )
+    return ", ".join(parts)
+
+
+def _column_order(table: Table, block: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """The block's distinct columns in the order of `table.columns`, metrics in their declared order."""
+    rank = {name: i for i, name in enumerate(table.metrics)}
+
+    def place(values: tuple[Any, ...]) -> list[Any]:
+        order: list[Any] = []
+        for field, value in zip(table.columns, values, strict=True):
+            if field == "members":
+                order.append(-1 if pd.isna(value) else int(value))
+            else:
+                order.append(rank.get(value, len(rank)) if field == "metric" else str(value))
+        return order
+
+    found = {_values(item, table.columns) for item in block.itertuples(index=False)}
+    return sorted(found, key=place)
+
+
+def _values(item: Any, fields: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(getattr(item, field) for field in fields)
+
+
+def _line_cells(table: Table, line: tuple[Any, ...]) -> list[Cell]:
+    """The cells that name a line."""
+    found = []
+    for field, value in zip(table.lines, line, strict=True):
+        text = "" if pd.isna(value) else f"{int(value):,}" if field == "members" else str(value)
+        found.append(Cell(text))
+    return found
+
+
+def _seeds(items: list[Any]) -> str:
+    """How many seeds a line rests on: one number, or the least and the most."""
+    counts = sorted({int(item.seeds) for item in items if item.seeds})
+    if not counts:
+        return MISSING
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
+
+
+def _sheet(table: Table, names: dict[str, str], block: pd.DataFrame) -> Sheet:
+    """One block laid out: lines by columns, the best of each column marked among its rivals."""
+    columns = _column_order(table, block)
+    cells: dict[tuple[Any, ...], dict[tuple[Any, ...], Any]] = {}
+    rivals: dict[tuple[Any, ...], list[Any]] = {}
+    for item in block.itertuples(index=False):
+        line, column = _values(item, table.lines), _values(item, table.columns)
+        cells.setdefault(line, {})[column] = item
+        rivals.setdefault((column, _values(item, table.within)), []).append(item)
+    best = {
+        (_values(items[i], table.lines), column)
+        for (column, _), items in rivals.items()
+        for i in _best(items)
+    }
+    lines = []
+    for line, found in cells.items():
+        body = [Cell(_show(found[c]), (line, c) in best) if c in found else Cell(MISSING) for c in columns]
+        lines.append([*_line_cells(table, line), *body, Cell(_seeds(list(found.values())))])
+    headings = [{"members": "networks"}.get(c, c) for c in table.lines]
+    headings += [_column_heading(table.columns, c) for c in columns]
+    return Sheet(names, [*headings, "seeds"], lines, len(table.lines))
+
+
+def sheets(table: Table) -> list[Sheet]:
+    """The table's blocks as text, in the order of its frame."""
+    found = []
+    for key, block in table.frame.groupby(list(table.blocks), sort=False, dropna=False):
+        names = dict(zip(table.blocks, (str(v) for v in key), strict=True))
+        examples = block["examples"].dropna().unique()
+        if len(examples) == 1 and int(examples[0]):
+            names["examples"] = f"{int(examples[0]):,} images"
+        block = block.sort_values(list(table.lines), kind="stable", na_position="first")
+        found.append(_sheet(table, names, block))
+    return found
+
+
+def lines_to_markdown(headings: Sequence[str], lines: Sequence[Sequence[Cell]], lead: int) -> str:
+    """A Markdown table: the lead columns to the left, numbers to the right, the best in bold."""
+    rule = ["---"] * lead + ["---:"] * (len(headings) - lead)
+
+    def text(cell: Cell) -> str:
+        safe = html.escape(cell.text, quote=False).replace("|", "\\|").replace("\n", " ")
+        return f"**{safe}**" if cell.best else safe
+
+    rows = [[text(Cell(h)) for h in headings], rule, *([text(c) for c in line] for line in lines)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def to_markdown(table: Table) -> str:
+    """The whole table as Markdown: a heading a block, its note once."""
+    parts = [f"# {table.title}\n\n{table.note}\n"]
+    for sheet in sheets(table):
+        title = " · ".join(v for v in sheet.block.values() if v)
+        parts.append(f"\n## {title}\n\n{lines_to_markdown(sheet.headings, sheet.lines, sheet.lead)}")
+    return "".join(parts)
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """The tidy frame as CSV: numbers by shortest round trip, empty where nothing was measured.
+
+    The mean of a size that a method cannot reach reads N/A.
+    """
+    frame = frame.copy()
+    if "mean" in frame:
+        text = frame["mean"].map(lambda v: "" if pd.isna(v) else repr(float(v)))
+        frame["mean"] = text.where(frame["seeds"] > 0, UNREACHABLE)
+    return frame.to_csv(index=False, lineterminator="\n")

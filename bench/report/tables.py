@@ -1,0 +1,209 @@
+"""Every number of the report as tidy frames: pure functions of rows, one line a mean over seeds.
+
+`prepare` makes the rows comparable; each table function then selects, derives and summarises. A line
+never mixes presets, devices, tasks, data sets or configurations: only seeds are averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.records import KEY
+from bench.statistics import t_interval
+
+PRESETS = ("paper", "quick", "smoke")  # the order of blocks: the published scale first
+BLOCK = ("preset", "device")
+GROUP = (*BLOCK, "task", "dataset", "method", "members", "layer", "metric")
+COLUMNS = (*GROUP, "unit", "mean", "sd", "low", "high", "seeds", "examples")
+
+CALIBRATION = ("nll_nats", "brier", "ece")
+OOD = (
+    "auroc", "aupr_out", "aupr_in", "fpr95_id_positive", "auroc_mutual_information", "auroc_max_softmax",
+    "entropy_in_nats", "entropy_out_nats",
+)  # fmt: skip
+NORMS = ("weight_norm_mean", "weight_norm_sd", "weight_norm_ratio")
+DIVERSITY = ("disagreement", "weight_spread", "weight_cosine")
+COST = ("fit_seconds", "sample_seconds", "predict_seconds", "peak_memory_bytes")
+SUMMARY = ("accuracy_single", "accuracy", "nll_nats", "auroc", "disagreement")
+
+Abouts = Mapping[str, Mapping[str, Any]]
+
+
+def prepare(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
+    """Rows in report order: presets ranked, repeats dropped, configurations told apart by name.
+
+    rows: the frame of `records.read`; abouts: each run's JSON by name. Where runs of other sizes repeat
+    a number, the newest run's is kept. A method with several configurations in one preset, device and
+    task becomes one method each, `name [configuration]`: their numbers must not meet in one mean.
+    """
+    created = rows["run"].map(lambda run: str(abouts.get(run, {}).get("created", "")))
+    rows = rows.assign(created=created).sort_values(["created", "run"], kind="stable")
+    rows = rows.drop_duplicates([*KEY, "config", "device"], keep="last").drop(columns="created")
+    place = [*BLOCK, "task", "method"]
+    several = rows.groupby(place)["config"].transform("nunique") > 1
+    rows = rows.assign(method=rows["method"].where(~several, rows["method"] + " [" + rows["config"].str[:8] + "]"))
+    keys = [*BLOCK, "task", "method", "seed", "evaluation", "dataset", "members", "metric", "layer", "epoch"]
+    return _ordered(rows, keys)
+
+
+def _ordered(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Sorted by the keys, presets by rank and unknown ones last, empty numbers first."""
+    rank = {name: i for i, name in enumerate(PRESETS)}
+    place = frame["preset"].map(lambda name: rank.get(name, len(rank)))
+    frame = frame.assign(rank=place).sort_values(["rank", *keys], kind="stable", na_position="first")
+    return frame.drop(columns="rank").reset_index(drop=True)
+
+
+def plain(rows: pd.DataFrame, metrics: Sequence[str], evaluation: str | None = None) -> pd.DataFrame:
+    """The rows of these metrics on untouched images at the end of training: no attack, trace or quantile."""
+    keep = rows["metric"].isin(metrics) & rows["epoch"].isna() & rows["quantile"].isna()
+    keep &= (rows["variant"] == "") & (rows["attack"] == "")
+    if evaluation:
+        keep &= rows["evaluation"] == evaluation
+    return rows[keep & rows["value"].notna()]
+
+
+def summarise(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
+    """Mean, sd (ddof=1) and 95 % t-interval over seeds of each group of rows.
+
+    rows: at least the columns `by`, value, unit and examples; one row a seed and group. Returns the
+    columns `by`, unit, mean, sd, low, high, seeds (their number) and examples.
+    """
+    found = []
+    for key, group in rows.groupby(list(by), dropna=False, sort=False):
+        over = t_interval(group["value"].to_numpy())
+        examples = group["examples"].max()
+        found.append((*key, group["unit"].iloc[0], over.mean, over.sd, over.low, over.high, over.n, examples))
+    columns = [*by, "unit", "mean", "sd", "low", "high", "seeds", "examples"]
+    frame = pd.DataFrame(found, columns=columns)
+    whole = [c for c in ("members", "epoch", "seeds", "examples") if c in columns]
+    frame = frame.astype(dict.fromkeys(whole, "Int64") | dict.fromkeys(("mean", "sd", "low", "high"), "float64"))
+    return _ordered(frame, [c for c in by if c != "preset"])
+
+
+def with_unreachable(table: pd.DataFrame, rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
+    """The table with a line of zero seeds and no mean for every size asked for that a method cannot reach.
+
+    A size counts as out of reach where a run that did not fail asked for it (`sizes` of its JSON) and
+    the method's largest measured size is smaller. A size nobody asked for gets no line: it is a gap.
+    """
+    asked: dict[tuple[Any, ...], set[int]] = {}
+    place = [*BLOCK, "task", "method"]
+    for key, run in rows[[*place, "run"]].drop_duplicates().set_index(place)["run"].items():
+        about = abouts.get(run, {})
+        if not about.get("failure"):
+            asked.setdefault(tuple(key), set()).update(int(n) for n in about.get("sizes") or ())
+    extra = []
+    for key, group in table.groupby([*place, "dataset", "layer", "metric"], sort=False):
+        for size in sorted(n for n in asked.get(tuple(key[:4]), ()) if n > group["members"].max()):
+            blank = {"members": size, "mean": np.nan, "sd": np.nan, "low": np.nan, "high": np.nan, "seeds": 0}
+            extra.append({**group.iloc[0].to_dict(), **blank, "examples": pd.NA})
+    if not extra:
+        return table
+    more = pd.DataFrame(extra, columns=table.columns).astype(table.dtypes.to_dict())
+    return _ordered(pd.concat([table, more], ignore_index=True), GROUP[1:])
+
+
+def accuracy(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
+    """Accuracy (fraction) by method and number of networks; members=1 is the mean of single networks."""
+    return with_unreachable(summarise(plain(rows, ("accuracy",), "accuracy")), rows, abouts)
+
+
+def calibration(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
+    """Negative log-likelihood (nats), Brier score and calibration error by number of networks."""
+    return with_unreachable(summarise(plain(rows, CALIBRATION, "accuracy")), rows, abouts)
+
+
+def outlying_sets(rows: pd.DataFrame) -> dict[str, tuple[str, list[str]]]:
+    """Each task's in-distribution set and its outlying sets, from its `ood` rows.
+
+    The rows that compare two sets carry the outlying one; the set with entropies that no such row names
+    is the in-distribution one. Tasks without both are left out.
+    """
+    ood = plain(rows, ("auroc", "entropy_nats"), "ood")
+    found = {}
+    for task, group in ood.groupby("task"):
+        outside = sorted(set(group.loc[group["metric"] == "auroc", "dataset"]))
+        inside = sorted(set(group["dataset"]) - set(outside))
+        if outside and inside:
+            found[str(task)] = (inside[0], outside)
+    return found
+
+
+def out_of_distribution(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
+    """Detection of an outlying set (`dataset`) and the mean entropy (nats) inside and outside, by size."""
+    entropies = plain(rows, ("entropy_nats",), "ood")
+    parts = [plain(rows, OOD, "ood")]
+    for task, (inside, outside) in outlying_sets(rows).items():
+        here = entropies[entropies["task"] == task]
+        for name in outside:
+            parts.append(here[here["dataset"] == inside].assign(dataset=name, metric="entropy_in_nats"))
+            parts.append(here[here["dataset"] == name].assign(metric="entropy_out_nats"))
+    return with_unreachable(summarise(pd.concat(parts, ignore_index=True)), rows, abouts)
+
+
+def _ratio(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of sd/mean of the weight norm over networks, made seed by seed from the two metrics."""
+    keys = [c for c in rows.columns if c not in ("metric", "value", "unit", "examples")]
+    mean = rows[rows["metric"] == "weight_norm_mean"]
+    sd = rows[rows["metric"] == "weight_norm_sd"]
+    both = mean.merge(sd[[*keys, "value"]], on=keys, suffixes=("", "_sd"))
+    both = both[both["value"] > 0]
+    return both.assign(metric="weight_norm_ratio", unit="1", value=both["value_sd"] / both["value"])[rows.columns]
+
+
+def weight_norms(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each layer's weight 2-norm: mean and sd over networks, and sd/mean, averaged over seeds."""
+    norms = plain(rows, NORMS[:2], "diversity")
+    return summarise(pd.concat([norms, _ratio(norms)], ignore_index=True))
+
+
+def diversity(rows: pd.DataFrame) -> pd.DataFrame:
+    """Pairwise disagreement, and spread and cosine of the weights of each layer, by number of networks."""
+    return summarise(plain(rows, DIVERSITY, "diversity"))
+
+
+def cost(rows: pd.DataFrame) -> pd.DataFrame:
+    """Seconds to fit, sample and predict, and peak memory in bytes."""
+    return summarise(plain(rows, COST))
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each method at its largest size: accuracy (also of single networks), NLL, AUROC and disagreement."""
+    found = pd.concat(
+        [
+            plain(rows, ("accuracy", "nll_nats"), "accuracy"),
+            plain(rows, ("auroc",), "ood"),
+            plain(rows, ("disagreement",), "diversity"),
+        ]
+    )
+    single = found[(found["metric"] == "accuracy") & (found["members"] == 1)]
+    place = [*BLOCK, "task", "method"]
+    largest = found.groupby([*place, "metric"])["members"].transform("max")
+    found = pd.concat([found[found["members"] == largest], single.assign(metric="accuracy_single")])
+    # One line a method: the size is that of its largest ensemble, whatever the metric was measured with.
+    found["members"] = found.groupby(place)["members"].transform("max")
+    return summarise(found, GROUP)
+
+
+def traces(rows: pd.DataFrame) -> pd.DataFrame:
+    """Validation accuracy, disagreement and sd/mean of the weight norms by round of training."""
+    trace = rows[(rows["evaluation"] == "trace") & rows["epoch"].notna() & rows["value"].notna()]
+    trace = pd.concat([trace, _ratio(trace)], ignore_index=True)
+    trace = trace[trace["metric"].isin(("accuracy", "disagreement", "weight_norm_ratio"))]
+    return summarise(trace, (*GROUP, "epoch"))
+
+
+def failures(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
+    """One line a failed run: where it stands, its error's type and message."""
+    failed = rows[rows["metric"] == "failed"]
+
+    def message(run: str) -> str:
+        return str((abouts.get(run, {}).get("failure") or {}).get("message", ""))
+
+    frame = failed[[*BLOCK, "task", "method", "seed", "unit", "run"]].rename(columns={"unit": "error"})
+    return frame.assign(message=failed["run"].map(message)).reset_index(drop=True)

@@ -1,0 +1,213 @@
+"""The loop every method shares: rounds, batches, checkpoints, traces, NaN and collapse watched."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench import diversity
+from bench.engine import Loss
+from bench.errors import BenchError
+from bench.records import row
+from bench.rng import Streams
+from bench.task import Split
+
+if TYPE_CHECKING:
+    from bench.method import Method
+
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints: one of HyperGAN's is 200 MB
+# Below this relative spread of the weights and with no disagreement, draws are one network.
+COLLAPSED_SPREAD = 1e-3
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy of each member in nats: logits [M, B, K], y [B] or [M, B] -> [M]."""
+    labels = y if y.dim() == 2 else y.expand(logits.shape[0], -1)
+    return F.cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(1)
+
+
+def mse(outputs: Tensor, y: Tensor) -> Tensor:
+    """Mean squared error of each member: outputs [M, B, D], y [B, D] or [M, B, D] -> [M]."""
+    return (outputs - y).square().flatten(1).mean(1)
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "mse": mse}
+
+
+class Minibatches:
+    """Minibatches of a split that lies in memory, on its device, without a loader process.
+
+    batch: images per network. networks: how many share an epoch, each seeing its own slice. A
+    remainder that fills no step is left out of this epoch; the next epoch has another order. A split
+    smaller than one step gives one smaller step.
+    """
+
+    def __init__(self, split: Split, batch: int, networks: int = 1) -> None:
+        self.split, self.networks = split, networks
+        self.batch = max(1, min(batch, len(split) // networks))
+        self.steps = max(1, len(split) // (self.batch * networks))
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def epoch(self, rng: torch.Generator, own: bool) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass of all networks together: x [K, B, ...] where own, else [B, ...]."""
+        size = self.batch * self.networks
+        for index in self._order(rng).split(size)[: self.steps]:
+            x, y = self.split.images[index], self.split.labels[index]
+            if own:
+                x, y = (t.unflatten(0, (self.networks, -1)) for t in (x, y))
+            yield x, y
+
+    def epochs(self, rngs: Sequence[torch.Generator]) -> Iterator[tuple[Tensor, Tensor]]:
+        """One pass of every network by itself, each in its own order: x [M, B, ...], y [M, B]."""
+        orders = torch.stack([self._order(rng) for rng in rngs])
+        for step in range(self.steps):
+            index = orders[:, step * self.batch : (step + 1) * self.batch]
+            yield self.split.images[index], self.split.labels[index]
+
+    def _order(self, rng: torch.Generator) -> Tensor:
+        return torch.randperm(len(self.split), generator=rng).to(self.split.images.device)
+
+
+def adam(
+    parameters: Iterable[nn.Parameter],
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+) -> torch.optim.Adam:
+    """Adam in its fused form: one pass over memory instead of one per operation."""
+    return torch.optim.Adam(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+def anneal(optimiser: torch.optim.Optimizer, lr: float, step: int, steps: int) -> None:
+    """Set the learning rate of this step: lr (1 + cos(pi step / steps)) / 2.
+
+    A function of the step alone, so that a resumed fit needs no scheduler's state.
+    """
+    for group in optimiser.param_groups:
+        group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a fit runs, apart from the method's own settings.
+
+    trace_every: rounds between traces (0: none). trace_members, trace_images: how much a trace
+    evaluates. path: checkpoint file, None for none. progress: called after each round with the
+    number of rounds done, of all, and the round's losses.
+    """
+
+    seed: int
+    loss: Loss = cross_entropy
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    trace_every: int = 0
+    trace_members: int = 100
+    trace_images: int = 1000
+    path: Path | None = None
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    progress: Callable[[int, int, dict[str, float]], None] = lambda done, rounds, losses: None
+
+
+@dataclass
+class Fit:
+    """What a fit leaves beside the trained method: its cost, its trace, and whether it was stored."""
+
+    seconds: float = 0.0
+    rounds: int = 0
+    trace: list[dict[str, Any]] = field(default_factory=list)
+    reused: bool = False
+
+
+def fit(method: Method, train: Split, val: Split, settings: FitSettings) -> Fit:
+    """Train a method; a fit that was killed goes on from its last checkpoint and ends the same.
+
+    Raises BenchError where a loss is no longer a number.
+    """
+    method.device = settings.device
+    rng = Streams(settings.seed, "fit")
+    method.start(train.to(settings.device), val.to(settings.device), loss=settings.loss, rng=rng)
+    result = Fit()
+    if settings.path is not None and settings.path.exists():
+        about = method.load(settings.path)
+        result = Fit(about["seconds"], about["rounds"], about["trace"], about["finished"])
+        if result.reused:
+            return result
+    written = time.perf_counter()
+    total = method.rounds()
+    while result.rounds < total:
+        begun = time.perf_counter()
+        losses = method.round(result.rounds)
+        _check_finite(method, result.rounds, losses)
+        result.rounds += 1
+        result.seconds += time.perf_counter() - begun
+        if settings.trace_every and (result.rounds % settings.trace_every == 0 or result.rounds == total):
+            result.trace += trace(method, val, result.rounds, losses, settings)
+        settings.progress(result.rounds, total, losses)
+        due = time.perf_counter() - written > settings.checkpoint_seconds
+        if settings.path is not None and due and result.rounds < total:
+            _save(method, settings.path, result)
+            written = time.perf_counter()
+    if settings.path is not None:
+        _save(method, settings.path, result, finished=True)
+    return result
+
+
+def _save(method: Method, path: Path, result: Fit, finished: bool = False) -> None:
+    about = {"seconds": result.seconds, "rounds": result.rounds, "trace": result.trace}
+    method.save(path, about, finished=finished)
+
+
+def _check_finite(method: Method, i: int, losses: dict[str, float]) -> None:
+    broken = {name: value for name, value in losses.items() if not math.isfinite(value)}
+    if broken:
+        raise BenchError(
+            f"{type(method).__name__}, round {i}: expected finite losses, found {broken}; "
+            "lower the learning rate with --set <method>.lr=..."
+        )
+
+
+def trace(
+    method: Method, val: Split, done: int, losses: dict[str, float], settings: FitSettings
+) -> list[dict[str, Any]]:
+    """Rows of one look at the method in training: losses, validation accuracy, spread, disagreement.
+
+    Networks come from a stream of their own, so that looking changes nothing.
+    """
+    members = settings.trace_members
+    if method.max_members is not None:
+        members = min(members, method.max_members)
+    ensemble = method.sample(members, settings.seed, "trace")
+    common = {"evaluation": "trace", "epoch": done, "members": members}
+    rows = [row(name, value, **common) for name, value in losses.items()]
+    spread = diversity.weight_statistics(ensemble.weights)
+    for layer, values in spread.items():
+        rows += [row(metric, value, layer=layer, **common) for metric, value in values.items()]
+    part = val.first(settings.trace_images)
+    on_part = common | {"dataset": val.name, "examples": len(part)}
+    differing = 1.0
+    if part.labels.dtype == torch.int64:
+        probabilities = ensemble.probabilities(part.images)
+        predictions = probabilities.argmax(-1)
+        differing = diversity.disagreement(predictions.numpy())
+        right = (predictions == part.labels).double().mean().item()
+        fused = (probabilities.double().mean(0).argmax(-1) == part.labels).double().mean().item()
+        rows.append(row("disagreement", differing, **on_part))
+        rows.append(row("accuracy", right, **on_part | {"members": 1}))
+        rows.append(row("accuracy", fused, **on_part))
+    if members > 1 and differing == 0 and all(v["weight_spread"] < COLLAPSED_SPREAD for v in spread.values()):
+        warnings.warn(
+            f"{type(method).__name__}, round {done}: {members} drawn networks are one network; "
+            "entropy and diversity will say nothing",
+            stacklevel=2,
+        )
+    return rows

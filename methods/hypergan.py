@@ -1,0 +1,214 @@
+"""HyperGAN: a generator per layer, fed by one mixer, trained through the task's loss.
+
+Source: Ratzlaff & Li, "HyperGAN: A Generative Model for Diverse, Performant Neural Networks".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.method import Method
+from bench.rng import Streams
+from bench.task import Split
+from bench.training import Loss, Minibatches, adam, anneal
+
+# Root mean square of an untrained generator's output: PyTorch's default initialisation behind
+# batch normalisation and ReLU (measured; 0.41).
+UNTRAINED_RMS = 0.41
+# Fresh codes from which the frozen statistics of batch normalisation are computed.
+STATISTICS_CODES = 2048
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of HyperGAN. The paper states neither beta, nor learning rates, nor K, nor epochs."""
+
+    epochs: int = 100  # passes of all K networks together over the data; the paper's MNF and APD have 100
+    networks: int = 16  # K per step; the reference code has 32
+    batch: int = 32  # images per network; the reference code has 32
+    shared: bool = False  # one batch for all K networks, as in the reference code; else K slices
+    code: int = 256  # j, paper section 4.1
+    latent: int = 128  # d on MNIST, paper section 4.1; 256 on CIFAR
+    hidden: int = 512  # paper section 4.1, two hidden layers everywhere
+    mixer: bool = True  # without: q_i ~ N(0, I_d), independent per layer (paper section 5)
+    discriminator: bool = True  # without: beta = 0 (paper section 5)
+    beta: float = 1.0  # weight of the adversarial term, equation 2
+    scaled: bool = True  # generator outputs start at rms sqrt(2 / fan_in) instead of 0.41
+    lr: float = 1e-3  # mixer and generators, annealed by a cosine; the reference code has 5e-4, 1e-4
+    lr_discriminator: float = 1e-4  # reference code
+    weight_decay: float = 1e-4  # reference code
+
+
+class HyperGAN(Method):
+    """Networks drawn by one forward pass: s ~ N(0, I_j), [q_1..q_N] = Q(s), theta_i = G_i(q_i).
+
+    Minimises over Q and G, with D on R^d shared by all layers,
+
+        E[loss(F(x; theta), y)] + beta * mean_i softplus(-D(q_i))
+
+    while D minimises the binary cross-entropy of prior samples p ~ N(0, I_d) against codes. This is
+    the non-saturating form of the paper's equations 2 and 3.
+
+    Differs from the reference code: there D learned prior -> 0, code -> 1 while the mixer maximised
+    log D(code), so that both pushed codes away from the prior; here codes are pulled towards it. D
+    ends in a logit, without a sigmoid before the loss. D's gradients are cleared every step and its
+    codes are detached. Codes are not pretrained: that loss was below its stopping value at the
+    start. Differs from the paper: generators have batch normalisation (as in the code) and emit the
+    biases too; outputs are scaled per layer (`scaled`), so that norms compare with Table 1 only for
+    the unscaled variant; the K networks of a step see own slices of the data (`shared`).
+
+    Batch normalisation uses the statistics of the step's K codes in training. For drawing they are
+    recomputed from fixed fresh codes and frozen, so that a network does not depend on its
+    batch-mates.
+    """
+
+    Config = Config
+    config: Config
+
+    def start(self, train: Split, val: Split, *, loss: Loss, rng: Streams) -> None:
+        c = self.config
+        self.rng, self.loss = rng, loss
+        self.targets = self._targets()
+        layers = len(self.targets)
+        with rng.initialise():
+            self.mixer = _mlp(c.code, c.hidden, layers * c.latent) if c.mixer else nn.Identity()
+            outputs = [sum(s.numel() for s in shapes.values()) for shapes in self.targets.values()]
+            self.generators = nn.ModuleList(_mlp(c.latent, c.hidden, out) for out in outputs)
+            self.critic = _mlp(c.latent, c.hidden, 1, normalised=False)
+        self.trains("mixer", self.mixer)
+        self.trains("generators", self.generators)
+        self.trains("critic", self.critic)
+        weights = [*self.mixer.parameters(), *self.generators.parameters()]
+        self.optimiser = adam(weights, c.lr, betas=(0.5, 0.9), weight_decay=c.weight_decay)
+        self.trains("optimiser", self.optimiser)
+        self.critic_optimiser = adam(self.critic.parameters(), c.lr_discriminator, betas=(0.5, 0.9))
+        self.trains("critic_optimiser", self.critic_optimiser)
+        self.batches = Minibatches(train, c.batch, 1 if c.shared else c.networks)
+        self._frozen = False
+
+    def rounds(self) -> int:
+        return self.config.epochs
+
+    def round(self, i: int) -> dict[str, float]:
+        """One epoch: steps of K networks, each followed by one step of the discriminator."""
+        c = self.config
+        self._frozen = False
+        self._mode(True)
+        noise = self.rng("codes", i)
+        totals = torch.zeros(3)
+        steps = 0
+        for x, y in self.batches.epoch(self.rng("order", i), own=not c.shared):
+            anneal(self.optimiser, c.lr, i * len(self.batches) + steps, c.epochs * len(self.batches))
+            totals += torch.tensor(self._step(x, y, noise))
+            steps += 1
+        loss, adversarial, critic = (totals / steps).tolist()
+        return {"loss": loss, "adversarial_loss": adversarial, "discriminator_loss": critic}
+
+    def _step(self, x: Tensor, y: Tensor, noise: torch.Generator) -> tuple[float, float, float]:
+        c = self.config
+        codes = self.codes(self._noise(c.networks, noise))
+        loss = self.engine.losses(self._weights(codes), x, y, self.loss, own=not c.shared).mean()
+        adversarial = torch.zeros(())
+        if c.discriminator and c.mixer:
+            adversarial = self.adversarial(codes)
+        self.optimiser.zero_grad()
+        (loss + c.beta * adversarial).backward()
+        self.optimiser.step()
+        critic = torch.zeros(())
+        if c.discriminator and c.mixer:
+            prior = torch.randn(codes.shape, generator=noise).to(codes.device)
+            critic = self.discriminate(prior, codes.detach())
+            self.critic_optimiser.zero_grad()
+            critic.backward()
+            self.critic_optimiser.step()
+        return loss.item(), adversarial.item(), critic.item()
+
+    def adversarial(self, codes: Tensor) -> Tensor:
+        """Mean over networks and layers of softplus(-D(q)); small where D takes codes [K, N, d] for prior."""
+        return F.softplus(-self.critic(codes.flatten(0, 1))).mean()
+
+    def discriminate(self, prior: Tensor, codes: Tensor) -> Tensor:
+        """Binary cross-entropy of D in nats: prior -> 1, codes -> 0; 2 ln 2 where it cannot tell."""
+        real, fake = self.critic(prior.flatten(0, 1)), self.critic(codes.flatten(0, 1))
+        return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+    def codes(self, s: Tensor) -> Tensor:
+        """Layer embeddings [K, N, d] of inputs s ([K, j] with the mixer, [K, N d] without)."""
+        return self.mixer(s).unflatten(1, (len(self.targets), self.config.latent))
+
+    def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        self._freeze()
+        s = torch.cat([self._noise(1, rng) for rng in rngs])
+        with torch.no_grad():
+            parts = [self._weights(self.codes(part)) for part in s.split(64)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _noise(self, count: int, rng: torch.Generator) -> Tensor:
+        c = self.config
+        width = c.code if c.mixer else len(self.targets) * c.latent
+        return torch.randn(count, width, generator=rng).to(self.device)
+
+    def _weights(self, codes: Tensor) -> dict[str, Tensor]:
+        """Stacked weights by name, [K, *shape]."""
+        weights: dict[str, Tensor] = {}
+        for i, (shapes, generator) in enumerate(zip(self.targets.values(), self.generators, strict=True)):
+            flat = generator(codes[:, i])
+            if self.config.scaled:
+                fan_in = max(shape[1:].numel() for shape in shapes.values())
+                flat = flat * (math.sqrt(2 / fan_in) / UNTRAINED_RMS)
+            sizes = [shape.numel() for shape in shapes.values()]
+            for (name, shape), part in zip(shapes.items(), flat.split(sizes, 1), strict=True):
+                weights[name] = part.unflatten(1, shape)
+        return weights
+
+    def _targets(self) -> dict[str, dict[str, torch.Size]]:
+        """Shapes of weight and bias by layer: one generator emits both."""
+        targets: dict[str, dict[str, torch.Size]] = {}
+        for name, shape in self.engine.shapes.items():
+            targets.setdefault(name.rpartition(".")[0], {})[name] = shape
+        return targets
+
+    def _mode(self, train: bool) -> None:
+        self.mixer.train(train)
+        self.generators.train(train)
+
+    @torch.no_grad()
+    def _freeze(self) -> None:
+        """Compute batch normalisation's statistics from fixed fresh codes, once after a change."""
+        self._mode(False)
+        if self._frozen:
+            return
+        h = self._noise(STATISTICS_CODES, self.rng("statistics"))
+        h = _settle(self.mixer, h) if self.config.mixer else h
+        codes = h.unflatten(1, (len(self.targets), self.config.latent))
+        for i, generator in enumerate(self.generators):
+            _settle(generator[:-1], codes[:, i])  # the last layer is wide and has no statistics
+        self._frozen = True
+
+
+def _mlp(inputs: int, hidden: int, outputs: int, normalised: bool = True) -> nn.Sequential:
+    """Two hidden layers with ReLU, batch normalisation before it where asked for."""
+    layers: list[nn.Module] = []
+    for width in (inputs, hidden):
+        layers += [nn.Linear(width, hidden)]
+        layers += [nn.BatchNorm1d(hidden)] if normalised else []
+        layers += [nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(hidden, outputs))
+
+
+def _settle(network: nn.Module, x: Tensor) -> Tensor:
+    """Set every batch normalisation's running statistics to those of this batch; returns the output."""
+    assert isinstance(network, nn.Sequential)
+    for layer in network:
+        if isinstance(layer, nn.BatchNorm1d):
+            assert layer.running_mean is not None and layer.running_var is not None
+            layer.running_mean.copy_(x.mean(0))
+            layer.running_var.copy_(x.var(0, unbiased=False))
+        x = layer(x)
+    return x
