@@ -26,10 +26,16 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 from bench.report.sheets import heading, networks
 from bench.statistics import ecdf
 
-MARKERS = "osD^vP*XhpdH<>8"
+# From two sets made for colour-blind readers, less what is too light for thin lines on white: Okabe and
+# Ito 2008, then Tol's "muted" (indigo, wine, olive), in an order that keeps neighbours apart; then grey.
+COLORS = (
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#332288", "#56b4e9", "#882255", "#999933",
+    "#5a5a5a",
+)  # fmt: skip
+MARKERS = "osD^vPXph<>d*H8"
 DPI = 150
 # Vertices of all curves of one figure: an SVG spends about 20 bytes on each, and stays below 300 KB.
-VERTICES = 9_000
+VERTICES = 7_500
 POINTS = 2_000  # most jumps of one curve: finer than a page can show
 WIDTH = 7.2  # inches, the text width of a page
 
@@ -43,20 +49,26 @@ _STYLE: dict[str, Any] = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
     "legend.fontsize": 8,
-    "figure.titlesize": 10,
+    "figure.titlesize": 9.5,
     "axes.edgecolor": "0.4",
     "grid.color": "0.9",
     "lines.linewidth": 1.4,
     "lines.markersize": 5,
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.constrained_layout.h_pad": 0.06,
 }
+# A white rim keeps markers apart where curves meet.
+_EDGE: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+
+_DASHED: Any = (0, (3, 1.5))
 
 
 @dataclass(frozen=True)
 class Look:
     """A method's colour and marker, the same in every figure of a report."""
 
-    color: tuple[float, float, float]
+    color: str
     marker: str
 
 
@@ -67,13 +79,14 @@ Looks = Mapping[str, Look]
 class Curve:
     """One method's entropies (nats, one an image and seed) in one panel of the entropy figure.
 
-    members: networks of the ensemble; auroc: mean over seeds, NaN where no row holds it.
+    members: networks of the ensemble; auroc: mean over seeds; seeds: how many are pooled.
     """
 
     method: str
     panel: str
     members: int
     auroc: float
+    seeds: int
     inside: np.ndarray
     outside: np.ndarray
 
@@ -84,13 +97,12 @@ def style() -> AbstractContextManager[None]:
 
 
 def looks(methods: Sequence[str]) -> dict[str, Look]:
-    """Colours (colour-blind safe, by Okabe and Ito as seaborn has them) and markers by sorted name.
+    """Colour and marker of each method, by its place among the sorted names.
 
-    Beyond ten methods colours come round again; the marker tells them apart, and greyscale too.
+    Beyond ten methods colours come round again; the marker tells them apart, and in greyscale too.
     """
-    palette = sns.color_palette("colorblind")
     return {
-        name: Look(palette[i % len(palette)], MARKERS[i % len(MARKERS)])
+        name: Look(COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)])
         for i, name in enumerate(sorted(set(methods)))
     }
 
@@ -108,10 +120,11 @@ def image(figure: Figure, kind: str) -> bytes:
     return out.getvalue()
 
 
-def _new(width: float, height: float, title: str) -> Figure:
+def _new(width: float, height: float, title: str, note: str) -> Figure:
+    """An empty figure under its title and a line on what the numbers rest on; sizes in inches."""
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    figure.suptitle(text(title))
+    figure.suptitle(text(f"{title}\n{note}"))
     return figure
 
 
@@ -125,13 +138,23 @@ def _seeds(frame: pd.DataFrame) -> str:
     return f"{most} seed{'s' if most > 1 else ''}" if least == most else f"{least} to {most} seeds"
 
 
-def _legend(figure: Figure, handles: Sequence[Line2D], width: float = WIDTH) -> None:
+def _images(frame: pd.DataFrame) -> str:
+    counts = frame["examples"].dropna()
+    return f"{int(counts.max()):,} images" if len(counts) else "images not counted"
+
+
+def _legend(figure: Figure, handles: Sequence[Line2D], title: str | None = None) -> None:
     """One legend under the panels, in as many columns as its longest entry allows."""
     longest = max(len(str(h.get_label())) for h in handles)
-    room = max(1, int(width / (0.075 * longest + 0.5)))  # inches: a letter of 8 points, a handle
+    room = max(
+        1, int(figure.get_figwidth() / (0.065 * longest + 0.55))
+    )  # inches: an 8 point letter, a handle
     rows = math.ceil(len(handles) / min(room, len(handles)))
     columns = math.ceil(len(handles) / rows)
-    figure.legend(handles=list(handles), loc="outside lower center", ncols=columns, frameon=False)
+    figure.legend(
+        handles=list(handles), loc="outside lower center", ncols=columns, frameon=False, title=title,
+        title_fontsize=8,
+    )  # fmt: skip
 
 
 def _handle(name: str, look: Look, label: str | None = None, **more: Any) -> Line2D:
@@ -141,10 +164,12 @@ def _handle(name: str, look: Look, label: str | None = None, **more: Any) -> Lin
 def accuracy(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
     """Accuracy (%) by number of networks, one line a method, bars of one sd over seeds.
 
-    frame: the accuracy table of one preset, device, task and data set.
+    frame: the accuracy table of one preset, device, task and data set. One network stands for the mean
+    of single networks.
     """
     frame = frame[frame["mean"].notna()]
-    figure = _new(WIDTH * 0.75, 3.6, title)
+    spread = ", bars: ± 1 sd over seeds" if frame["sd"].notna().any() else ""
+    figure = _new(WIDTH * 0.75, 3.8, title, f"{_images(frame)} · {_seeds(frame)}{spread}")
     axes = figure.add_subplot()
     methods = _methods(frame)
     for i, name in enumerate(methods):
@@ -155,18 +180,17 @@ def accuracy(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
         bars = np.nan_to_num(line["sd"].to_numpy(float)) * 100
         axes.errorbar(
             x, line["mean"] * 100, yerr=bars if bars.any() else None, color=look.color, marker=look.marker,
-            capsize=2, elinewidth=1, markeredgecolor="white", markeredgewidth=0.5,
+            capsize=2, elinewidth=1, **_EDGE,
         )  # fmt: skip
     sizes = sorted({int(n) for n in frame["members"]})
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(sizes))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{n:,}" for n in sizes])
-    spread = ", bars: ± 1 sd" if frame["sd"].notna().any() else ""
-    axes.set_xlabel(f"networks in the ensemble (1: mean of single networks; {_seeds(frame)}{spread})")
+    axes.set_xlabel("networks in the ensemble (1: mean of single networks)")
     axes.set_ylabel("accuracy [%]")
     sns.despine(ax=axes)
-    _legend(figure, [_handle(name, looks[name]) for name in methods], WIDTH * 0.75)
+    _legend(figure, [_handle(name, looks[name]) for name in methods])
     return figure
 
 
@@ -179,7 +203,7 @@ def weight_norms(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
     layers, methods = sorted(set(frame["layer"])), _methods(frame)
     sizes = {str(m): int(n) for m, n in frame.groupby("method")["members"].max().items()}
     width = max(WIDTH, 2.2 + 1.35 * len(layers))
-    figure = _new(width, 1.7 + 2 * (0.35 + 0.22 * len(methods)), title)
+    figure = _new(width, 1.9 + 2 * (0.35 + 0.22 * len(methods)), title, _seeds(frame))
     grid = figure.subplots(2, len(layers), sharey=True, squeeze=False)
     places = {name: -i for i, name in enumerate(methods)}
     for column, layer in enumerate(layers):
@@ -187,12 +211,15 @@ def weight_norms(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
         above, below = grid[0][column], grid[1][column]
         for name, item in wide.iterrows():
             look, y = looks[str(name)], places[str(name)]
-            drawn = {"color": look.color, "marker": look.marker, "markeredgecolor": "white", "markeredgewidth": 0.5}
+            drawn = {"color": look.color, "marker": look.marker, **_EDGE}
             above.errorbar(item["weight_norm_mean"], y, xerr=item["weight_norm_sd"], capsize=2, **drawn)
             ratio = item.get("weight_norm_ratio", math.nan)
             below.plot([0, ratio], [y, y], color=look.color, linewidth=1)
             below.plot([ratio], [y], linestyle="", **drawn)
-            below.annotate(f"{ratio:.2f}", (ratio, y), (4, 0), textcoords="offset points", va="center", size=7)
+            if math.isfinite(ratio):
+                below.annotate(
+                    f"{ratio:.3f}", (ratio, y), (5, 0), textcoords="offset points", va="center", size=7
+                )
         above.set_title(text(layer))
         above.xaxis.set_major_locator(MaxNLocator(3))
         below.xaxis.set_major_locator(MaxNLocator(3))
@@ -206,14 +233,14 @@ def weight_norms(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
     grid[1][0].set_ylabel("method · networks")
     middle = len(layers) // 2
     grid[0][middle].set_xlabel("weight 2-norm, mean ± sd over networks")
-    grid[1][middle].set_xlabel(f"sd/mean of the norm over networks ({_seeds(frame)})")
+    grid[1][middle].set_xlabel("sd/mean of the norm over networks")
     return figure
 
 
 def _share_from_zero(row: Sequence[Axes], top: float) -> None:
     """One scale from zero for a row of panels, with room for the number after the last point."""
     for axes in row:
-        axes.set_xlim(0, (top if math.isfinite(top) and top > 0 else 1) * 1.35)
+        axes.set_xlim(0, (top if math.isfinite(top) and top > 0 else 1) * 1.5)
 
 
 def thin(x: np.ndarray, y: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
@@ -231,51 +258,59 @@ def entropy_ecdf(curves: Sequence[Curve], looks: Looks, title: str, inside: str,
     curves: one a method and panel (an outlying set); classes: K, whose ln K nats no entropy exceeds.
     """
     panels = sorted({curve.panel for curve in curves})
-    top = math.log(classes)
-    figure = _new(WIDTH, 3.4 + 0.18 * len({c.method for c in curves}), title)
+    methods = sorted({curve.method for curve in curves})
+    seeds = sorted({curve.seeds for curve in curves})
+    pooled = (
+        f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed" + "s" * (seeds[0] > 1)
+    )
+    note = f"largest ensemble of each method · {pooled}" + (", pooled" if seeds[-1] > 1 else "")
+    figure = _new(WIDTH, 3.7 + 0.09 * len(methods), title, note)
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     points = min(POINTS, VERTICES // (4 * len(curves)))
     for axes, panel in zip(row, panels, strict=True):
-        for curve in (c for c in curves if c.panel == panel):
-            look = looks[curve.method]
-            for values, line in ((curve.inside, (0, (3, 1.5))), (curve.outside, "-")):
-                x, y = thin(*ecdf(values), points)
-                x, y = np.concatenate([[0.0], x, [top]]), np.concatenate([[0.0], y, [1.0]])
-                axes.plot(
-                    x, y, drawstyle="steps-post", color=look.color, linestyle=line, marker=look.marker,
-                    markevery=0.12, markersize=4, markeredgecolor="white", markeredgewidth=0.4,
-                )  # fmt: skip
-        axes.axvline(top, color="0.3", linewidth=1, linestyle=":")
-        axes.annotate(
-            f"ln K = {top:.3f}", (top, 0.5), (-3, 0), textcoords="offset points", rotation=90, ha="right",
-            va="center", size=8, color="0.3",
-        )  # fmt: skip
-        if len(panels) > 1:
-            axes.set_title(text(panel))
-        axes.set_xlim(0, top * 1.015)
-        axes.set_ylim(0, 1.01)
-        axes.set_xlabel("predictive entropy of an image [nats]")
-        sns.despine(ax=axes)
+        own = [curve for curve in curves if curve.panel == panel]
+        for i, curve in enumerate(own):
+            # Markers of methods whose curves coincide must not coincide as well.
+            _steps(axes, curve, looks[curve.method], math.log(classes), points, 0.12 * i / len(own))
+        _entropy_axes(axes, math.log(classes), inside, panel, own[0])
     row[0].set_ylabel("share of images at or below")
-    _legend(figure, _ecdf_handles(curves, looks, inside, panels))
+    handles = []
+    for name in methods:
+        own = sorted((c for c in curves if c.method == name), key=lambda c: c.panel)
+        scores = " / ".join(f"{c.auroc:.3f}" for c in own)
+        handles.append(_handle(name, looks[name], f"{name} · {own[0].members:,} · {scores}"))
+    _legend(figure, handles, "method · networks · AUROC of the entropy")
     return figure
 
 
-def _ecdf_handles(
-    curves: Sequence[Curve], looks: Looks, inside: str, panels: Sequence[str]
-) -> list[Line2D]:
-    """What line and colour mean: the two data sets, then each method with its size and AUROC."""
-    out = panels[0] if len(panels) == 1 else "see panel"
-    handles = [
-        Line2D([], [], color="0.3", linestyle=(0, (3, 1.5)), label=text(f"in-distribution: {inside}")),
-        Line2D([], [], color="0.3", label=text(f"out-of-distribution: {out}")),
+def _steps(axes: Axes, curve: Curve, look: Look, top: float, points: int, start: float) -> None:
+    """One method's two step functions, from 0 to the most that an entropy can be."""
+    for values, line in ((curve.inside, _DASHED), (curve.outside, "-")):
+        x, y = thin(*ecdf(values), points)
+        axes.plot(
+            np.concatenate([[0.0], x, [top]]), np.concatenate([[0.0], y, [1.0]]), drawstyle="steps-post",
+            color=look.color, linestyle=line, marker=look.marker, markevery=(start, 0.12), markersize=4.5,
+            **_EDGE,
+        )  # fmt: skip
+
+
+def _entropy_axes(axes: Axes, top: float, inside: str, outside: str, curve: Curve) -> None:
+    """Labels of one panel: its data sets with their images, the axes, and the line at ln K."""
+    within, beyond = len(curve.inside) // curve.seeds, len(curve.outside) // curve.seeds
+    keys = [
+        Line2D([], [], color="0.3", linestyle=_DASHED, label=text(f"in: {inside}, {within:,} images")),
+        Line2D([], [], color="0.3", label=text(f"out: {outside}, {beyond:,} images")),
     ]
-    for name in sorted({curve.method for curve in curves}):
-        own = [c for c in curves if c.method == name]
-        scores = " / ".join(f"{c.auroc:.3f}" for c in sorted(own, key=lambda c: c.panel) if not math.isnan(c.auroc))
-        label = f"{name} · {networks(own[0].members)}" + (f" · AUROC {scores}" if scores else "")
-        handles.append(_handle(name, looks[name], label))
-    return handles
+    axes.legend(handles=keys, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    axes.axvline(top, color="0.3", linewidth=1, linestyle=":")
+    axes.annotate(
+        f"ln K = {top:.3f}", (top, 0.5), (-3, 0), textcoords="offset points", rotation=90, ha="right",
+        va="center", size=8, color="0.3", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+    )  # fmt: skip
+    axes.set_xlim(0, top * 1.015)
+    axes.set_ylim(0, 1.01)
+    axes.set_xlabel("predictive entropy of an image [nats]")
+    sns.despine(ax=axes)
 
 
 def training(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
@@ -289,7 +324,9 @@ def training(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
     wanted = [panel for panel in wanted if panel in held]
     columns = min(3, len(wanted))
     rows = math.ceil(len(wanted) / columns)
-    figure = _new(WIDTH, 0.9 + 1.9 * rows, title)
+    sizes = frame["members"].dropna()
+    drawn = f"{networks(sizes.max())} drawn at each trace · " if len(sizes) else ""
+    figure = _new(WIDTH, 1.2 + 1.9 * rows, title, f"{drawn}validation data · {_seeds(frame)}")
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
     for axes, (metric, layer) in zip(grid.flat, wanted, strict=False):
         part = frame[(frame["metric"] == metric) & (frame["layer"] == layer)]
@@ -299,17 +336,15 @@ def training(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
             look = looks[name]
             axes.plot(
                 line["epoch"].to_numpy(float), line["mean"] * factor, color=look.color, marker=look.marker,
-                markersize=3.5, markeredgecolor="white", markeredgewidth=0.4, markevery=max(1, len(line) // 12),
+                markersize=3.5, markevery=max(1, len(line) // 12), **_EDGE,
             )  # fmt: skip
-        label = "validation accuracy [%]" if metric == "accuracy" else heading(metric)
+        label = "accuracy [%]" if metric == "accuracy" else heading(metric)
         axes.set_title(label if not layer else text(f"{layer}: sd/mean of norm"), size=9)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.tick_params(labelbottom=True)
+        axes.set_xlabel("round of training", size=8)
         sns.despine(ax=axes)
     for spare in list(grid.flat)[len(wanted) :]:
         spare.set_axis_off()
-    for i, axes in enumerate(list(grid.flat)[: len(wanted)]):
-        if i + columns >= len(wanted):
-            axes.set_xlabel("round of training")
-            axes.tick_params(labelbottom=True)
     _legend(figure, [_handle(name, looks[name]) for name in _methods(frame)])
     return figure

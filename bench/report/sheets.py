@@ -231,7 +231,7 @@ def to_markdown(table: Table) -> str:
     """The whole table as Markdown: a heading a block, its note once."""
     parts = [f"# {table.title}\n\n{table.note}\n"]
     for sheet in sheets(table):
-        title = " · ".join(v for v in sheet.block.values() if v)
+        title = " · ".join(dict.fromkeys(v for v in sheet.block.values() if v))
         parts.append(f"\n## {title}\n\n{lines_to_markdown(sheet.headings, sheet.lines, sheet.lead)}")
     return "".join(parts)
 

@@ -43,9 +43,12 @@ def prepare(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
     created = rows["run"].map(lambda run: str(abouts.get(run, {}).get("created", "")))
     rows = rows.assign(created=created).sort_values(["created", "run"], kind="stable")
     rows = rows.drop_duplicates([*KEY, "config", "device"], keep="last").drop(columns="created")
+    # A failed run may not know its configuration: that is no other one.
+    known = rows["config"].where(rows["config"] != "")
     place = [*BLOCK, "task", "method"]
-    several = rows.groupby(place)["config"].transform("nunique") > 1
-    rows = rows.assign(method=rows["method"].where(~several, rows["method"] + " [" + rows["config"].str[:8] + "]"))
+    several = known.groupby([rows[c] for c in place]).transform("nunique") > 1
+    apart = rows["method"] + " [" + rows["config"].str[:8] + "]"
+    rows = rows.assign(method=rows["method"].where(~several, apart))
     keys = [*BLOCK, "task", "method", "seed", "evaluation", "dataset", "members", "metric", "layer", "epoch"]
     return _ordered(rows, keys)
 
@@ -81,7 +84,8 @@ def summarise(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
     columns = [*by, "unit", "mean", "sd", "low", "high", "seeds", "examples"]
     frame = pd.DataFrame(found, columns=columns)
     whole = [c for c in ("members", "epoch", "seeds", "examples") if c in columns]
-    frame = frame.astype(dict.fromkeys(whole, "Int64") | dict.fromkeys(("mean", "sd", "low", "high"), "float64"))
+    frame = frame.astype(dict.fromkeys(whole, "Int64"))
+    frame = frame.astype(dict.fromkeys(("mean", "sd", "low", "high"), "float64"))
     return _ordered(frame, [c for c in by if c != "preset"])
 
 
@@ -93,15 +97,16 @@ def with_unreachable(table: pd.DataFrame, rows: pd.DataFrame, abouts: Abouts) ->
     """
     asked: dict[tuple[Any, ...], set[int]] = {}
     place = [*BLOCK, "task", "method"]
-    for key, run in rows[[*place, "run"]].drop_duplicates().set_index(place)["run"].items():
-        about = abouts.get(run, {})
+    for *key, run in rows[[*place, "run"]].drop_duplicates().itertuples(index=False):
+        about = abouts.get(str(run), {})
         if not about.get("failure"):
             asked.setdefault(tuple(key), set()).update(int(n) for n in about.get("sizes") or ())
+    blank = {"mean": np.nan, "sd": np.nan, "low": np.nan, "high": np.nan, "seeds": 0, "examples": pd.NA}
     extra = []
-    for key, group in table.groupby([*place, "dataset", "layer", "metric"], sort=False):
-        for size in sorted(n for n in asked.get(tuple(key[:4]), ()) if n > group["members"].max()):
-            blank = {"members": size, "mean": np.nan, "sd": np.nan, "low": np.nan, "high": np.nan, "seeds": 0}
-            extra.append({**group.iloc[0].to_dict(), **blank, "examples": pd.NA})
+    for names, group in table.groupby([*place, "dataset", "layer", "metric"], sort=False):
+        sizes = asked.get(tuple(names[:4]), set())
+        for size in sorted(n for n in sizes if n > group["members"].max()):
+            extra.append(dict(group.iloc[0]) | blank | {"members": size})
     if not extra:
         return table
     more = pd.DataFrame(extra, columns=table.columns).astype(table.dtypes.to_dict())
@@ -153,7 +158,8 @@ def _ratio(rows: pd.DataFrame) -> pd.DataFrame:
     sd = rows[rows["metric"] == "weight_norm_sd"]
     both = mean.merge(sd[[*keys, "value"]], on=keys, suffixes=("", "_sd"))
     both = both[both["value"] > 0]
-    return both.assign(metric="weight_norm_ratio", unit="1", value=both["value_sd"] / both["value"])[rows.columns]
+    ratio = both["value_sd"] / both["value"]
+    return both.assign(metric="weight_norm_ratio", unit="1", value=ratio)[rows.columns]
 
 
 def weight_norms(rows: pd.DataFrame) -> pd.DataFrame:

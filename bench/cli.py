@@ -1,0 +1,259 @@
+"""The command line: parse, call, print. Imports no torch until a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench import __version__, registry
+from bench.errors import BenchError, UsageError
+
+DEFAULT_RESULTS = "results"
+
+
+class Names(click.ParamType):
+    """A comma-separated list of registered names, or `all`."""
+
+    name = "NAME[,NAME..]|all"
+
+    def __init__(self, kind: str, table: Callable[[], Any]) -> None:
+        self.kind, self.table = kind, table
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        if isinstance(value, list):
+            return value
+        known = list(self.table())
+        if value == "all":
+            return known
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        for name in names:
+            if name not in known:
+                self.fail(str(_unknown(self.kind, name, known)), param, ctx)
+        if not names:
+            self.fail(f"expected a {self.kind}; known: {', '.join(known)}", param, ctx)
+        return list(dict.fromkeys(names))
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        before, comma, last = incomplete.rpartition(",")
+        known = [*self.table(), *([] if comma else ["all"])]
+        return [
+            click.shell_completion.CompletionItem(before + comma + name)
+            for name in known
+            if name.startswith(last)
+        ]
+
+
+def _unknown(kind: str, found: str, known: Sequence[str]) -> UsageError:
+    from bench.errors import unknown
+
+    return unknown(kind, found, list(known))
+
+
+class Commands(click.Group):
+    """Turns our errors into one line on standard error and the right exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BenchError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog='Shell completion: eval "$(_BENCH_COMPLETE=bash_source bench)" (or zsh_source, fish_source).',
+)
+@click.version_option(__version__, prog_name="bench")
+def main() -> None:
+    """Bayesian-ensemble methods compared on the same networks, data and questions.
+
+    \b
+    First steps, without a download:
+      bench run --method hypergan --task digits
+      bench report
+    """
+
+
+results_option = click.option(
+    "--results",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="BENCH_RESULTS",
+    default=DEFAULT_RESULTS,
+    show_default=True,
+    show_envvar=True,
+    help="Folder of rows, tables and figures.",
+)
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="BENCH_DATA",
+    show_envvar=True,
+    help="Folder of data sets that are not embedded.",
+)
+
+
+@main.command()
+@click.option(
+    "--method", "methods", type=Names("method", registry.methods), required=True, help="What to train."
+)
+@click.option("--task", "tasks", type=Names("task", registry.tasks), required=True, help="What to ask.")
+@click.option(
+    "--preset", type=click.Choice(list(registry.PRESETS)), default="quick", show_default=True, help="How much."
+)
+@click.option("--seed", "seeds", default="0", show_default=True, help="Seeds: 0, 0,1,2 or 0-4.")
+@click.option("--members", help="Ensemble sizes, as in 1,5,10,100 [default: the task's].")
+@click.option(
+    "--set", "sets", multiple=True, metavar="METHOD.KEY=VALUE", help="Change a setting; may be repeated."
+)
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where."
+)
+@data_option
+@results_option
+@click.option("--force", is_flag=True, help="Run cells again that are done.")
+@click.option("--stale", is_flag=True, help="Run cells again whose code has changed since.")
+@click.pass_context
+def run(ctx: click.Context, methods: list[str], tasks: list[str], **options: Any) -> None:
+    """Train methods and evaluate them on tasks; one file of rows a cell.
+
+    \b
+    Examples:
+      bench run --method hypergan --task digits
+      bench run --method all --task digits,digits-open --preset smoke
+      bench run --method hypergan,standard_ensemble --task notmnist --data ~/data --seed 0-4
+      bench run --method hypergan --task digits --set hypergan.beta=0.1
+
+    Cells that are done are skipped; a fit that was stopped goes on from its last checkpoint.
+    """
+    from bench import sweep
+    from bench.progress import reporter
+
+    selection = sweep.Selection(
+        methods=methods,
+        tasks=tasks,
+        preset=options["preset"],
+        seeds=sweep.parse_seeds(options["seeds"]),
+        members=sweep.parse_members(options["members"]) if options["members"] else None,
+        sets=options["sets"],
+        data=options["data"],
+    )
+    device = sweep.device_of(options["device"])
+    with reporter() as out:
+        done = sweep.run(
+            selection, options["results"], device, out, force=options["force"], stale=options["stale"]
+        )
+    counts = f"{len(done.finished)} run, {len(done.skipped)} done before, {len(done.failed)} failed"
+    click.echo(f"{counts} · next: bench report --results {options['results']}")
+    if done.failed:
+        for name, message in done.failed.items():
+            click.echo(f"failed: {name}: {message.splitlines()[0]}", err=True)
+        ctx.exit(1)
+
+
+@main.command()
+@results_option
+def report(results: Path) -> None:
+    """Write every table, figure and the page from stored rows alone.
+
+    \b
+    Example:
+      bench report --results results
+    """
+    from bench.report import build
+
+    paths = build(results)
+    for path in paths:
+        click.echo(path)
+    click.echo(f"{len(paths)} files · open {results / 'report.html'}")
+
+
+@main.group("list")
+def list_() -> None:
+    """Show what there is: methods, tasks, presets.
+
+    Off a terminal only names are printed, one a line.
+    """
+
+
+@list_.command("methods")
+def list_methods() -> None:
+    """Methods and their variants."""
+    _print_names((name, entry.about) for name, entry in registry.methods().items())
+
+
+@list_.command("tasks")
+def list_tasks() -> None:
+    """Tasks: data, network and questions."""
+    _print_names((name, entry.about) for name, entry in registry.tasks().items())
+
+
+@list_.command("presets")
+def list_presets() -> None:
+    """Presets: how much of a task is trained and evaluated."""
+    _print_names(registry.PRESETS.items())
+
+
+def _print_names(items: Any) -> None:
+    rows = [(str(name), str(about)) for name, about in items]
+    if not sys.stdout.isatty():
+        click.echo("\n".join(name for name, _ in rows))
+        return
+    width = max(len(name) for name, _ in rows)
+    terminal = max(40, os.get_terminal_size().columns)
+    for name, about in rows:
+        indent = " " * (width + 2)
+        text = click.wrap_text(about, terminal - 1, f"{name:<{width}}  ", indent)
+        click.echo(text)
+
+
+@main.group()
+def data() -> None:
+    """Fetch, verify and find the files of data sets."""
+
+
+def _root(folder: Path | None) -> Path:
+    if folder is None:
+        raise UsageError("expected a data folder, found none; give --data DIR or set BENCH_DATA")
+    return folder
+
+
+@data.command()
+@click.argument("name", type=Names("data source", registry.sources))
+@data_option
+def fetch(name: list[str], data: Path | None) -> None:
+    """Download a data set and verify its checksums.
+
+    \b
+    Example:
+      bench data fetch mnist,notmnist --data ~/data
+    """
+    for each in name:
+        for path in registry.source(each).fetch(_root(data), sys.stderr.isatty()):
+            click.echo(path)
+
+
+@data.command()
+@click.argument("name", type=Names("data source", registry.sources), default="all")
+@data_option
+@click.pass_context
+def verify(ctx: click.Context, name: list[str], data: Path | None) -> None:
+    """Compare the files of data sets with their checksums; exit code 1 where one is not right."""
+    states = [item for each in name for item in registry.source(each).verify(_root(data))]
+    for path, state in states:
+        click.echo(f"{state}  {path}")
+    if any(state != "ok" for _, state in states):
+        ctx.exit(1)
+
+
+@data.command()
+@data_option
+def where(data: Path | None) -> None:
+    """Print the data folder."""
+    click.echo(_root(data).resolve())

@@ -1,0 +1,50 @@
+"""Accuracy and calibration on test images, by ensemble size."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench import metrics
+from bench.evaluations.subject import SINGLES, Result, Subject
+from bench.records import row
+from bench.rng import Streams
+
+
+def evaluate(subject: Subject, rng: Streams) -> Result:
+    """Rows of accuracy, NLL, Brier and ECE for each size; arrays per image for size 1 and the largest.
+
+    Size 1 is the mean over single networks; larger sizes average probabilities over the first n.
+    """
+    test = subject.test
+    labels = test.labels.numpy()
+    logits = subject.logits(test)
+    common = {"evaluation": "accuracy", "dataset": test.name, "examples": len(test)}
+    result = Result()
+    if 1 in subject.sizes:
+        singles = [metrics.classification(metrics.log_probabilities(m), labels) for m in logits[:SINGLES]]
+        result.rows += [
+            row(name, float(np.mean([s[name] for s in singles])), members=1, **common) for name in singles[0]
+        ]
+    for size, log_p, expected in metrics.prefixes(logits, {1, *subject.sizes}):
+        if size > 1:
+            found = metrics.classification(log_p, labels)
+            result.rows += [row(name, value, members=size, **common) for name, value in found.items()]
+        if size in (1, max(subject.sizes)):
+            prefix = f"{test.name}/{size}"
+            result.arrays |= per_image(prefix, log_p, expected)
+            result.arrays |= {
+                f"{prefix}/label_probability": np.exp(log_p[np.arange(len(labels)), labels]).astype("f4"),
+                f"{prefix}/brier": metrics.brier(log_p, labels).astype("f4"),
+            }
+    result.arrays[f"{test.name}/label"] = labels.astype("i2")
+    return result
+
+
+def per_image(prefix: str, log_p: np.ndarray, expected: np.ndarray) -> dict[str, np.ndarray]:
+    """What an image's prediction says without its label: entropy, expected entropy, class, confidence."""
+    return {
+        f"{prefix}/entropy_nats": metrics.entropy(log_p).astype("f4"),
+        f"{prefix}/expected_entropy_nats": expected.astype("f4"),
+        f"{prefix}/prediction": log_p.argmax(-1).astype("i2"),
+        f"{prefix}/confidence": np.exp(log_p.max(-1)).astype("f4"),
+    }

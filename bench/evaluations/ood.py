@@ -1,0 +1,94 @@
+"""Out-of-distribution detection: does the entropy tell outliers from test images?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bench import metrics
+from bench.evaluations.accuracy import per_image
+from bench.evaluations.subject import SINGLES, Result, Subject
+from bench.records import row
+from bench.rng import Streams
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def evaluate(subject: Subject, rng: Streams) -> Result:
+    """Rows of AUROC, AUPR, FPR95 and entropies for each size; arrays per image as for accuracy.
+
+    A row that compares the two sets carries the outliers' name. Scores are larger for outliers:
+    predictive entropy, mutual information, and minus the largest probability.
+    """
+    sets = (subject.test, subject.outliers)
+    names = (sets[0].name, sets[1].name)
+    counts = (len(sets[0]), len(sets[1]))
+    result = Result()
+    if 1 in subject.sizes:
+        pairs = zip(*(subject.logits(s)[:SINGLES] for s in sets), strict=True)
+        singles = [_single(names, counts, *map(metrics.log_probabilities, pair)) for pair in pairs]
+        for same in zip(*singles, strict=True):
+            result.rows.append(same[0] | {"value": float(np.mean([r["value"] for r in same]))})
+    both = zip(*(metrics.prefixes(subject.logits(s), {1, *subject.sizes}) for s in sets), strict=True)
+    for (size, inside, inside_expected), (_, outside, outside_expected) in both:
+        found = ((inside, inside_expected), (outside, outside_expected))
+        if size > 1:
+            result.rows += _rows(names, counts, size, *found)
+        if size in (1, max(subject.sizes)):
+            for name, (log_p, expected) in zip(names, found, strict=True):
+                result.arrays |= per_image(f"{name}/{size}", log_p, expected)
+    return result
+
+
+def _single(
+    names: tuple[str, str], counts: tuple[int, int], inside: np.ndarray, outside: np.ndarray
+) -> list[dict[str, Any]]:
+    """Rows of one network, without the mutual information, of which it has none."""
+    rows = _rows(names, counts, 1, *((p, metrics.entropy(p)) for p in (inside, outside)))
+    return [r for r in rows if "mutual_information" not in r["metric"]]
+
+
+def _rows(
+    names: tuple[str, str],
+    counts: tuple[int, int],
+    size: int,
+    inside: tuple[np.ndarray, np.ndarray],
+    outside: tuple[np.ndarray, np.ndarray],
+) -> list[dict[str, Any]]:
+    """Rows of one ensemble size; inside and outside are (log of mean probability, member entropy)."""
+    rows = []
+    for name, count, found in zip(names, counts, (inside, outside), strict=True):
+        rows += _entropies(name, count, size, *found)
+    common = {"evaluation": "ood", "dataset": names[1], "members": size, "examples": counts[1]}
+    scores = _compare(_scores(*inside), _scores(*outside))
+    return rows + [row(name, value, **common) for name, value in scores.items()]
+
+
+def _scores(log_p: np.ndarray, expected: np.ndarray) -> dict[str, np.ndarray]:
+    entropy = metrics.entropy(log_p)
+    return {"entropy": entropy, "mutual_information": entropy - expected, "max_softmax": -log_p.max(-1)}
+
+
+def _compare(inside: dict[str, np.ndarray], outside: dict[str, np.ndarray]) -> dict[str, float]:
+    found = metrics.separation(inside["entropy"], outside["entropy"])
+    for score in ("mutual_information", "max_softmax"):
+        found[f"auroc_{score}"] = metrics.auroc(inside[score], outside[score])
+    return found
+
+
+def _entropies(
+    name: str, count: int, size: int, log_p: np.ndarray, expected: np.ndarray
+) -> list[dict[str, Any]]:
+    """Mean and quantiles of the entropy on one set, and its split into expectation and information."""
+    entropy = metrics.entropy(log_p)
+    common = {"evaluation": "ood", "dataset": name, "members": size, "examples": count}
+    rows = [
+        row("entropy_nats", float(entropy.mean()), **common),
+        row("expected_entropy_nats", float(expected.mean()), **common),
+        row("mutual_information_nats", float((entropy - expected).mean()), **common),
+    ]
+    values = np.quantile(entropy, QUANTILES)
+    return rows + [
+        row("entropy_nats", float(v), quantile=q, **common) for q, v in zip(QUANTILES, values, strict=True)
+    ]

@@ -1,0 +1,74 @@
+"""What an evaluation sees: an ensemble, data, and the predictions that evaluations share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench.ensemble import Ensemble
+from bench.task import Data, Scale, Split
+
+# Ensembles of size 1 are the mean of single networks over so many members (design: the first 100).
+SINGLES = 100
+BATCH = 1000  # images predicted between two progress reports
+
+
+@dataclass
+class Result:
+    """Rows, and arrays by `<dataset>/<members>/<quantity>`."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass
+class Subject:
+    """An ensemble with the data it is asked about; predictions are computed once per split.
+
+    sizes: ensemble sizes that the method can fill, in order. progress: called with a split's name,
+    images done and images in all.
+    """
+
+    ensemble: Ensemble
+    data: Data
+    scale: Scale
+    sizes: tuple[int, ...]
+    progress: Callable[[str, int, int], None] = lambda name, done, total: None
+    seconds: float = 0.0
+    predicted: int = 0
+    _logits: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def test(self) -> Split:
+        """The test images that the preset evaluates."""
+        return self.data.test.first(self.scale.images)
+
+    @property
+    def outliers(self) -> Split:
+        """The outliers that the preset evaluates. Raises ValueError where the task has none."""
+        if self.data.outliers is None:
+            raise ValueError("expected a task with outliers for the ood evaluation, found none")
+        return self.data.outliers.first(self.scale.images)
+
+    def logits(self, split: Split) -> np.ndarray:
+        """Logits [M, B, K] of all members on a split, float32 on the host."""
+        if split.name not in self._logits:
+            begun = time.perf_counter()
+            self._logits[split.name] = self._predict(split)
+            self.seconds += time.perf_counter() - begun
+            self.predicted += len(split)
+        return self._logits[split.name]
+
+    @torch.no_grad()
+    def _predict(self, split: Split) -> np.ndarray:
+        device = next(self.ensemble.parameters()).device
+        parts = []
+        for start in range(0, len(split), BATCH):
+            parts.append(self.ensemble(split.images[start : start + BATCH].to(device)).cpu().numpy())
+            self.progress(split.name, min(start + BATCH, len(split)), len(split))
+        return np.concatenate(parts, axis=1)

@@ -1,0 +1,214 @@
+"""What the report holds: every table and every figure, with names, notes and captions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bench import records
+from bench.report import figures, tables
+from bench.report.figures import Curve, Looks
+from bench.report.sheets import Table
+from bench.statistics import dkw_half_width
+
+_TASK = (*tables.BLOCK, "task")
+_DATA = (*_TASK, "dataset")
+
+_SEEDS = (
+    "A number is the mean over training seeds, ± its standard deviation (ddof = 1) where there are several. "
+    "The best of a column is bold, ties included, where one direction is better (↑ ↓); bold is no test of "
+    "significance. "
+)
+_GAPS = "— was not measured; N/A is a size the method cannot reach. "
+_BY_SIZE = "Lines of one ensemble size compete with each other; 1 network is the mean of single networks. "
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report is made of: its folder, prepared rows, and each of their runs' JSON by name."""
+
+    results: Path
+    rows: pd.DataFrame
+    abouts: Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure's file name (without suffix), the block and task it belongs to, and its caption."""
+
+    name: str
+    block: dict[str, str]
+    caption: str
+
+
+def all_tables(material: Material) -> list[Table]:
+    """Every table that has rows, the summary first."""
+    rows, abouts = material.rows, material.abouts
+    size = ("members", "method")
+    found = [
+        Table(
+            "summary", "Summary",
+            _SEEDS + "Each method at its largest ensemble: sizes may differ, the tables below compare equal "
+            "ones.",
+            tables.summary(rows), tables.BLOCK, ("task", "method", "members"), ("metric", "dataset"),
+            ("task",), tables.SUMMARY,
+        ),
+        Table(
+            "accuracy", "Accuracy by ensemble size [%] ↑",
+            _SEEDS + _GAPS + "1 network is the mean of single networks.",
+            tables.accuracy(rows, abouts), _DATA, ("method",), ("members",),
+        ),
+        Table(
+            "calibration", "Calibration", _SEEDS + _GAPS + _BY_SIZE,
+            tables.calibration(rows, abouts), _DATA, size, ("metric",), ("members",), tables.CALIBRATION,
+        ),
+        Table(
+            "out-of-distribution", "Out-of-distribution detection",
+            _SEEDS + _GAPS + _BY_SIZE + "The data set named is the outlying one. AUROC scores by predictive "
+            "entropy, unless another score is named; entropies are means over images.",
+            tables.out_of_distribution(rows, abouts), _DATA, size, ("metric",), ("members",), tables.OOD,
+        ),
+        Table(
+            "weight-norms", "Weight 2-norm of each layer over networks",
+            _SEEDS + "mean and sd are over the networks of one ensemble; spread of norms is no merit by "
+            "itself: read it beside disagreement.",
+            tables.weight_norms(rows), _TASK, ("method", "members"), ("layer", "metric"), (), tables.NORMS,
+        ),
+        Table(
+            "diversity", "Diversity of the networks",
+            _SEEDS + "Disagreement is the share of images on which two networks predict differently, mean "
+            "over pairs. spread is sqrt(sum of variances) over the mean network's norm, cosine the mean "
+            "between pairs.",
+            tables.diversity(rows), _TASK, ("method", "members"), ("metric", "layer", "dataset"), (),
+            tables.DIVERSITY,
+        ),
+        Table(
+            "cost", "Cost", _SEEDS + "A fit that was reused counts with its original time.",
+            tables.cost(rows), _TASK, ("method",), ("metric", "members", "dataset"), (), tables.COST,
+        ),
+    ]  # fmt: skip
+    return [table for table in found if len(table.frame)]
+
+
+def all_figures(material: Material) -> Iterator[tuple[Picture, Figure]]:
+    """Every figure that has rows; to be drawn and saved inside `figures.style()`."""
+    measured = material.rows["metric"] != "failed"
+    looks = figures.looks(material.rows.loc[measured, "method"].tolist())
+    for _, rows in material.rows.groupby(list(tables.BLOCK), sort=False):
+        part = Material(material.results, rows, material.abouts)
+        yield from _accuracy(part, looks)
+        yield from _weight_norms(part, looks)
+        yield from _entropy(part, looks)
+        yield from _training(part, looks)
+
+
+def _picture(kind: str, subject: str, frame: pd.DataFrame, caption: str, task: str) -> Picture:
+    """A name of kind, subject and preset, and of the device where it is not the CPU."""
+    preset, device = str(frame["preset"].iloc[0]), str(frame["device"].iloc[0])
+    parts = [kind, subject, preset] + ([device] if device not in ("", "cpu") else [])
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))
+    return Picture(name, {"preset": preset, "device": device, "task": task}, caption)
+
+
+def _where(frame: pd.DataFrame, subject: str) -> str:
+    return f"{subject} · preset {frame['preset'].iloc[0]} · {frame['device'].iloc[0]}"
+
+
+def _accuracy(part: Material, looks: Looks) -> Iterator[tuple[Picture, Figure]]:
+    table = tables.accuracy(part.rows, part.abouts)
+    for task, own in table.groupby("task", sort=False):
+        for dataset, frame in own.groupby("dataset", sort=False):
+            subject = str(task) if own["dataset"].nunique() == 1 else f"{task}-{dataset}"
+            caption = f"Accuracy on {dataset} by number of networks; mean over seeds, bars ± 1 sd."
+            title = f"Accuracy by ensemble size — {_where(frame, subject)}"
+            yield (
+                _picture("accuracy", subject, frame, caption, str(task)),
+                figures.accuracy(frame, looks, title),
+            )
+
+
+def _trained(frame: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Each train key with the lines of one of its tasks: tasks of one key share networks and would repeat.
+
+    The task with most methods stands for its key, then the one named like it.
+    """
+    keys = rows[["task", "train"]].drop_duplicates().set_index("task")["train"].to_dict()
+    counts = frame.groupby("task")["method"].nunique()
+    chosen: dict[str, str] = {}
+    for task in sorted(counts.index, key=lambda t: (-counts[t], t != keys[t], t)):
+        chosen.setdefault(keys[task], task)
+    for train, task in sorted(chosen.items()):
+        yield train, task, frame[frame["task"] == task]
+
+
+def _weight_norms(part: Material, looks: Looks) -> Iterator[tuple[Picture, Figure]]:
+    table = tables.weight_norms(part.rows)
+    largest = table.groupby(["task", "method"])["members"].transform("max")
+    for train, task, frame in _trained(table[table["members"] == largest], part.rows):
+        caption = (
+            "Weight 2-norm of each layer over the networks of the largest ensemble: mean ± sd above (scales "
+            "differ between layers), sd/mean below."
+        )
+        title = f"Weight norms — trained on {_where(frame, train)}"
+        yield _picture("weight-norms", train, frame, caption, task), figures.weight_norms(frame, looks, title)
+
+
+def _training(part: Material, looks: Looks) -> Iterator[tuple[Picture, Figure]]:
+    for train, task, frame in _trained(tables.traces(part.rows), part.rows):
+        caption = (
+            "Accuracy, disagreement and sd/mean of each layer's weight norm along training, of networks "
+            "drawn after a round and evaluated on validation data; mean over seeds."
+        )
+        title = f"Training — {_where(frame, train)}"
+        yield _picture("training", train, frame, caption, task), figures.training(frame, looks, title)
+
+
+def _entropy(part: Material, looks: Looks) -> Iterator[tuple[Picture, Figure]]:
+    for task, (inside, outside) in sorted(tables.outlying_sets(part.rows).items()):
+        rows = part.rows[part.rows["task"] == task]
+        scores = tables.plain(rows, ("auroc",), "ood")
+        found = [
+            curve
+            for (_, panel), own in scores[scores["dataset"].isin(outside)].groupby(["method", "dataset"])
+            if (curve := _curve(part.results, own, inside, str(panel))) is not None
+        ]
+        classes = {int(part.abouts[run].get("classes") or 0) for run in scores["run"]} - {0}
+        if not found or len(classes) != 1:
+            continue
+        # The seeds of a curve evaluate the same images: pooled, they are no more of them.
+        counts = [len(c.inside) // c.seeds for c in found], [len(c.outside) // c.seeds for c in found]
+        half = dkw_half_width(min(min(counts[0]), min(counts[1])))
+        caption = (
+            "Share of images whose predictive entropy is at most the value, largest ensemble of each method: "
+            f"{max(counts[0]):,} images of {inside} (dashed), {max(counts[1]):,} of {', '.join(outside)} "
+            "(solid); several seeds are pooled. A solid curve far below its dashed one tells outliers apart. "
+            f"With 95 % confidence one seed's curve lies within ± {half:.3f} of its distribution (DKW band)."
+        )
+        title = f"Predictive entropy — {_where(rows, task)}"
+        figure = figures.entropy_ecdf(found, looks, title, inside, classes.pop())
+        yield _picture("entropy-ecdf", task, rows, caption, task), figure
+
+
+def _curve(results: Path, scores: pd.DataFrame, inside: str, panel: str) -> Curve | None:
+    """A method's entropies at its largest size, seeds pooled; None where no run has kept them."""
+    scores = scores[scores["members"] == scores["members"].max()]
+    members = int(scores["members"].iloc[0])
+    within, beyond = [], []
+    for run in sorted(set(scores["run"])):
+        arrays = records.read_arrays(results, run)
+        names = [f"{dataset}/{members}/entropy_nats" for dataset in (inside, panel)]
+        if all(name in arrays for name in names):
+            within.append(arrays[names[0]])
+            beyond.append(arrays[names[1]])
+    if not within:
+        return None
+    auroc = float(scores["value"].mean())
+    method = str(scores["method"].iloc[0])
+    return Curve(method, panel, members, auroc, len(within), np.concatenate(within), np.concatenate(beyond))

@@ -1,0 +1,248 @@
+"""One cell: load, fit or reuse, sample once, evaluate, write."""
+
+from __future__ import annotations
+
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from bench import provenance, records
+from bench.config import Settings, digest
+from bench.errors import BenchError
+from bench.evaluations import EVALUATIONS, Result, Subject
+from bench.method import Method
+from bench.registry import MethodEntry
+from bench.rng import Streams
+from bench.task import Data, Task
+from bench.training import LOSSES, Fit, FitSettings
+
+
+class Reporter(Protocol):
+    """Where a run says what it decided and how far it is."""
+
+    def say(self, text: str) -> None: ...
+
+    def progress(self, label: str, done: int, total: int, detail: str = "") -> None: ...
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one task under one preset and seed: the unit that is run, stored and skipped.
+
+    sizes: ensemble sizes asked for, ascending. checksums: of the data that was read.
+    """
+
+    entry: MethodEntry
+    task: Task
+    preset: str
+    seed: int
+    sizes: tuple[int, ...]
+    settings: Settings
+    checksums: tuple[tuple[str, str], ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.entry.name} · {self.task.name} · {self.preset} · seed {self.seed}"
+
+    def key(self) -> str:
+        """What makes two runs the same measurement; code, threads and device are provenance."""
+        return digest(
+            {
+                "method": self.entry.name,
+                "config": self.settings.document(),
+                "task": self.task.name,
+                "preset": self.preset,
+                "seed": self.seed,
+                "members": self.sizes,
+                "data": dict(self.checksums),
+            }
+        )
+
+    def code(self) -> str:
+        """Version of the code that computes the cell's rows."""
+        return provenance.code_version(
+            (*provenance.TRAINING, *provenance.EVALUATION), (self._module(), self.task.load.__module__)
+        )
+
+    def checkpoint(self, results: Path) -> Path:
+        """The file of the trained method, shared by tasks with the same train key."""
+        document = {
+            "method": self.entry.name,
+            "config": self.settings.document(),
+            "train": self.task.train,
+            "preset": self.preset,
+            "seed": self.seed,
+            "threads": torch.get_num_threads(),
+            "data": dict(self.checksums),
+            "code": provenance.code_version(provenance.TRAINING, (self._module(),)),
+        }
+        folder = results / "checkpoints" / self.task.train / digest(document)[:16]
+        return folder / "fit.safetensors"
+
+    def _module(self) -> str:
+        return self.entry.target.partition(":")[0]
+
+
+def possible_sizes(method: Method, sizes: tuple[int, ...], reporter: Reporter) -> tuple[int, ...]:
+    """The sizes that the method can fill. Raises BenchError where there is none."""
+    limit = method.max_members
+    fitting = tuple(s for s in sizes if limit is None or s <= limit)
+    if not fitting:
+        raise BenchError(
+            f"{type(method).__name__} holds {limit} networks, the smallest size asked for is {min(sizes)}; "
+            f"ask for at most {limit} with --members"
+        )
+    for size in sizes:
+        if size not in fitting:
+            reporter.say(f"  left out: {size} networks (the method holds {limit})")
+    return fitting
+
+
+def run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: Reporter) -> Path:
+    """Compute a cell and write its files; returns the path of the rows."""
+    provenance.reset_peak_memory(device)
+    method = cell.entry.load()(cell.task.network(), cell.settings.method)
+    sizes = possible_sizes(method, cell.sizes, reporter)
+    fit = _fit(cell, method, data, results, device, reporter)
+    begun = time.perf_counter()
+    ensemble = method.sample(max(sizes), cell.seed)
+    subject = Subject(ensemble, data, cell.task.scale(cell.preset), sizes, progress=_predicting(reporter))
+    sampled = time.perf_counter() - begun
+    found = Result(rows=fit.trace)
+    for name in cell.task.evaluations:
+        part = EVALUATIONS[name](subject, Streams(cell.seed, name))
+        found.rows += part.rows
+        found.arrays |= part.arrays
+    found.rows += _costs(fit, sampled, subject, device)
+    path = _write(cell, results, found.rows, found.arrays, device)
+    reporter.say(_summary(found, sizes))
+    reporter.say(f"  wrote {path}")
+    return path
+
+
+def record_failure(cell: Cell, results: Path, device: torch.device, error: BaseException) -> Path:
+    """Write a failed cell as a row; it is never done."""
+    rows = [records.row("failed", 1.0) | {"unit": type(error).__name__}]
+    failure = {
+        "type": type(error).__name__,
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    return _write(cell, results, rows, {}, device, failure)
+
+
+def _fit(
+    cell: Cell, method: Method, data: Data, results: Path, device: torch.device, reporter: Reporter
+) -> Fit:
+    rounds: list[int] = []
+
+    def progress(done: int, total: int, losses: dict[str, float]) -> None:
+        rounds.append(done)
+        detail = " · ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        reporter.progress("fit", done, total, detail)
+
+    settings = FitSettings(
+        seed=cell.seed,
+        loss=LOSSES[cell.task.loss],
+        device=device,
+        trace_every=cell.settings.loop.trace_every,
+        trace_members=max(cell.sizes),
+        path=cell.checkpoint(results),
+        progress=progress,
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", category=UserWarning)
+        fit = method.fit(data.train, data.val, settings)
+    for text in dict.fromkeys(str(w.message) for w in caught):
+        reporter.say(f"  warning: {text}")
+    assert settings.path is not None
+    if fit.reused:
+        reporter.say(f"  fit: reusing {settings.path.parent.name} ({fit.seconds:.1f} s when it was made)")
+    else:
+        resumed = "" if len(rounds) == fit.rounds else f", resumed after {fit.rounds - len(rounds)}"
+        reporter.say(f"  fit: {fit.rounds} rounds{resumed} in {fit.seconds:.1f} s")
+    return fit
+
+
+def _predicting(reporter: Reporter) -> Callable[[str, int, int], None]:
+    return lambda name, done, total: reporter.progress(f"predict {name}", done, total)
+
+
+def _costs(fit: Fit, sampled: float, subject: Subject, device: torch.device) -> list[dict[str, Any]]:
+    members = len(subject.ensemble)
+    common = {"evaluation": "cost"}
+    return [
+        records.row("fit_seconds", fit.seconds, **common),
+        records.row("sample_seconds", sampled, members=members, **common),
+        records.row("predict_seconds", subject.seconds, members=members, examples=subject.predicted, **common),
+        records.row("peak_memory_bytes", provenance.peak_memory_bytes(device), members=members, **common),
+    ]
+
+
+def _write(
+    cell: Cell,
+    results: Path,
+    rows: list[dict[str, Any]],
+    arrays: dict[str, np.ndarray],
+    device: torch.device,
+    failure: dict[str, str] | None = None,
+) -> Path:
+    name = _free_name(cell, results)
+    commit, dirty = provenance.commit()
+    common = {
+        "run": name,
+        "method": cell.entry.name,
+        "task": cell.task.name,
+        "train": cell.task.train,
+        "preset": cell.preset,
+        "seed": cell.seed,
+        "config": cell.settings.digest(),
+        "commit": commit,
+        "device": device.type,
+        "source": "measured",
+        "schema": records.SCHEMA,
+    }
+    about = {
+        "cell": cell.key(),
+        "created": datetime.now(UTC).isoformat(),
+        "config": cell.settings.document(),
+        "sizes": list(cell.sizes),
+        "checksums": dict(cell.checksums),
+        "code": cell.code(),
+        "commit": commit,
+        "dirty": dirty,
+        "environment": provenance.environment(device.type),
+        "failure": failure,
+    }
+    return records.write_run(results, name, [{**r, **common} for r in rows], arrays, about)
+
+
+def _free_name(cell: Cell, results: Path) -> str:
+    """A name that no run has: the first of a cell is without a number, later ones count."""
+    stem = f"{cell.entry.name}-{cell.task.name}-{cell.preset}-s{cell.seed}-{cell.key()[:8]}"
+    name, count = stem, 1
+    while (results / "raw" / f"{name}.csv").exists():
+        count += 1
+        name = f"{stem}-{count}"
+    return name
+
+
+def _summary(found: Result, sizes: tuple[int, ...]) -> str:
+    """The headline numbers of a run in one line."""
+    chosen = {"accuracy": "accuracy", "auroc": "AUROC", "disagreement": "disagreement"}
+    parts = []
+    for metric, label in chosen.items():
+        rows = [r for r in found.rows if r["metric"] == metric and r["evaluation"] != "trace"]
+        if metric == "accuracy":
+            parts += [f"{label} of {r['members']}: {r['value']:.2%}" for r in rows]
+        else:
+            parts += [f"{label}: {r['value']:.3f}" for r in rows if r["members"] == max(sizes)]
+    return "  " + " · ".join(parts)

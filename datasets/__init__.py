@@ -1,0 +1,14 @@
+"""The suite's tasks and the sources of their files, by name; nothing is imported until it is used."""
+
+from bench.registry import add_source, add_task
+
+add_task("digits", "bench.datasets.digits:digits", "1,797 handwritten digits, OOD: letters; no download")
+add_task(
+    "digits-open", "bench.datasets.digits:digits_open", "digits 0-4 in 3x32x32, OOD: digits 5-9; no download"
+)
+add_task("mnist", "bench.datasets.mnist:mnist", "MNIST, 55,000 training images")
+add_task("mnist-5000", "bench.datasets.mnist:mnist_5000", "MNIST, a fixed subset of 5,000 training images")
+add_task("notmnist", "bench.datasets.notmnist:notmnist", "trained on MNIST, OOD: 10,000 letters of notMNIST")
+
+add_source("mnist", "bench.datasets.mnist:source", "MNIST: 4 files, 11.6 MB to download")
+add_source("notmnist", "bench.datasets.notmnist:source", "notMNIST: letters A-J, 8.5 MB to download")
