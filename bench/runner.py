@@ -37,7 +37,8 @@ class Reporter(Protocol):
 class Cell:
     """One method on one task under one preset and seed: the unit that is run, stored and skipped.
 
-    sizes: ensemble sizes asked for, ascending. checksums: of the data that was read.
+    sizes: ensemble sizes asked for, ascending. checksums: of the data that was read; fitted_on: of
+    the part of it that training sees.
     """
 
     entry: MethodEntry
@@ -47,6 +48,7 @@ class Cell:
     sizes: tuple[int, ...]
     settings: Settings
     checksums: tuple[tuple[str, str], ...]
+    fitted_on: str
 
     @property
     def name(self) -> str:
@@ -81,7 +83,7 @@ class Cell:
             "preset": self.preset,
             "seed": self.seed,
             "threads": torch.get_num_threads(),
-            "data": dict(self.checksums),
+            "data": self.fitted_on,
             "code": provenance.code_version(provenance.TRAINING, (self._module(),)),
         }
         folder = results / "checkpoints" / self.task.train / digest(document)[:16]

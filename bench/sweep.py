@@ -40,13 +40,14 @@ def cells(selection: Selection, task: Task, data: Data) -> Iterator[runner.Cell]
     """The cells of one task. Raises UsageError for a setting that does not exist."""
     sets = parse_sets(selection.sets, selection.methods)
     sizes = selection.members or task.scale(selection.preset).sizes
+    checksums, fitted_on = tuple(sorted(data.checksums.items())), data.fitted_on()
     for name in selection.methods:
         entry = registry.method(name)
         config = entry.load().Config
         settings = resolve(entry, config, selection.preset, task.train, sets.get(name, {}))
         for seed in selection.seeds:
-            checksums = tuple(sorted(data.checksums.items()))
-            yield runner.Cell(entry, task, selection.preset, seed, tuple(sorted(sizes)), settings, checksums)
+            shared = (tuple(sorted(sizes)), settings, checksums, fitted_on)
+            yield runner.Cell(entry, task, selection.preset, seed, *shared)
 
 
 def check(selection: Selection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +59,13 @@ class Data:
     test: Split
     outliers: Split | None = None
     checksums: Mapping[str, str] = field(default_factory=dict)
+
+    def fitted_on(self) -> str:
+        """SHA-256 of the images and labels that `fit` sees: tasks that differ elsewhere share a fit."""
+        whole = hashlib.sha256()
+        for part in (self.train.images, self.train.labels, self.val.images, self.val.labels):
+            whole.update(part.contiguous().numpy().data)
+        return whole.hexdigest()
 
 
 @dataclass(frozen=True)

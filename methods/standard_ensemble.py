@@ -73,8 +73,8 @@ class StandardEnsemble(Method):
         return {"loss": total / steps}
 
     def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        # The permutation hangs on the seed alone, so that a larger draw begins with a smaller one.
-        order = torch.randperm(self.config.networks, generator=self.rng("permutation"))[: len(rngs)]
+        # From the first generator alone, so that a larger draw begins with a smaller one.
+        order = torch.randperm(self.config.networks, generator=rngs[0])[: len(rngs)]
         return {name: w.detach()[order.to(w.device)] for name, w in self.weights.items()}
 
 

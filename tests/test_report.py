@@ -54,12 +54,16 @@ def fake_rows(place, rng, images, largest, inside, outside):
         where = {"evaluation": "trace", "epoch": epoch, "members": 100}
         rows.append(row("accuracy", 0.97 - pace / epoch, dataset=f"{inside}-val", **where))
         rows.append(row("disagreement", pace / epoch, dataset=f"{inside}-val", **where))
+        rows.append(row("accuracy", 0.96 - pace / epoch, dataset=f"{inside}-val", **where | {"members": 1}))
         for layer, norm in LAYERS.items():
             rows.append(row("weight_norm_mean", norm, layer=layer, **where))
             rows.append(row("weight_norm_sd", norm * (0.05 + rng.random() / epoch), layer=layer, **where))
     rows.append(row("fit_seconds", 30 * rng.random(), evaluation="cost"))
-    rows.append(row("predict_seconds", rng.random(), evaluation="cost", members=largest, dataset=inside))
-    rows.append(row("peak_memory_bytes", 5e8, evaluation="cost"))
+    rows += [
+        row(m, rng.random(), evaluation="cost", members=largest)
+        for m in ("sample_seconds", "predict_seconds")
+    ]
+    rows.append(row("peak_memory_bytes", 5e8, evaluation="cost", members=largest))
     return rows
 
 

@@ -21,12 +21,6 @@ from bench.statistics import dkw_half_width
 _TASK = (*tables.BLOCK, "task")
 _DATA = (*_TASK, "dataset")
 
-_SEEDS = (
-    "A number is the mean over training seeds, ± its standard deviation (ddof = 1) where there are several. "
-    "The best of a column is bold, ties included, where one direction is better (↑ ↓); bold is no test of "
-    "significance. "
-)
-_GAPS = "— was not measured; N/A is a size the method cannot reach. "
 _BY_SIZE = "Lines of one ensemble size compete with each other; 1 network is the mean of single networks. "
 
 
@@ -55,43 +49,43 @@ def all_tables(material: Material) -> list[Table]:
     found = [
         Table(
             "summary", "Summary",
-            _SEEDS + "Each method at its largest ensemble: sizes may differ, the tables below compare equal "
-            "ones.",
-            tables.summary(rows), tables.BLOCK, ("task", "method", "members"), ("metric", "dataset"),
+            "Each method at its largest ensemble: sizes may differ, the tables below compare equal ones. Where "
+            "a task has several outlying sets, the AUROC is that of the first.",
+            tables.summary(rows), tables.BLOCK, ("task", "method", "members"), ("metric",),
             ("task",), tables.SUMMARY,
         ),
         Table(
             "accuracy", "Accuracy by ensemble size [%] ↑",
-            _SEEDS + _GAPS + "1 network is the mean of single networks.",
+            "1 network is the mean of single networks.",
             tables.accuracy(rows, abouts), _DATA, ("method",), ("members",),
         ),
         Table(
-            "calibration", "Calibration", _SEEDS + _GAPS + _BY_SIZE,
+            "calibration", "Calibration", _BY_SIZE,
             tables.calibration(rows, abouts), _DATA, size, ("metric",), ("members",), tables.CALIBRATION,
         ),
         Table(
             "out-of-distribution", "Out-of-distribution detection",
-            _SEEDS + _GAPS + _BY_SIZE + "The data set named is the outlying one. AUROC scores by predictive "
+            _BY_SIZE + "The data set named is the outlying one. AUROC scores by predictive "
             "entropy, unless another score is named; entropies are means over images.",
             tables.out_of_distribution(rows, abouts), _DATA, size, ("metric",), ("members",), tables.OOD,
         ),
         Table(
             "weight-norms", "Weight 2-norm of each layer over networks",
-            _SEEDS + "mean and sd are over the networks of one ensemble; spread of norms is no merit by "
+            "Mean and sd are over the networks of one ensemble; spread of norms is no merit by "
             "itself: read it beside disagreement.",
             tables.weight_norms(rows), _TASK, ("method", "members"), ("layer", "metric"), (), tables.NORMS,
         ),
         Table(
             "diversity", "Diversity of the networks",
-            _SEEDS + "Disagreement is the share of images on which two networks predict differently, mean "
-            "over pairs. spread is sqrt(sum of variances) over the mean network's norm, cosine the mean "
+            "Disagreement is the share of images on which two networks predict differently, mean "
+            "over pairs. Spread is sqrt(sum of variances) over the mean network's norm, cosine the mean "
             "between pairs.",
             tables.diversity(rows), _TASK, ("method", "members"), ("metric", "layer", "dataset"), (),
             tables.DIVERSITY,
         ),
         Table(
-            "cost", "Cost", _SEEDS + "A fit that was reused counts with its original time.",
-            tables.cost(rows), _TASK, ("method",), ("metric", "members", "dataset"), (), tables.COST,
+            "cost", "Cost", "A fit that was reused counts with its original time.",
+            tables.cost(rows), _TASK, ("method", "members"), ("metric",), ("members",), tables.COST,
         ),
     ]  # fmt: skip
     return [table for table in found if len(table.frame)]
@@ -126,7 +120,7 @@ def _accuracy(part: Material, looks: Looks) -> Iterator[tuple[Picture, Figure]]:
     for task, own in table.groupby("task", sort=False):
         for dataset, frame in own.groupby("dataset", sort=False):
             subject = str(task) if own["dataset"].nunique() == 1 else f"{task}-{dataset}"
-            caption = f"Accuracy on {dataset} by number of networks; mean over seeds, bars ± 1 sd."
+            caption = f"Accuracy on {dataset} by number of networks; mean over seeds, bars ± 1 sd where there are several."
             title = f"Accuracy by ensemble size — {_where(frame, subject)}"
             yield (
                 _picture("accuracy", subject, frame, caption, str(task)),
@@ -179,8 +173,7 @@ def _entropy(part: Material, looks: Looks) -> Iterator[tuple[Picture, Figure]]:
             for (_, panel), own in scores[scores["dataset"].isin(outside)].groupby(["method", "dataset"])
             if (curve := _curve(part.results, own, inside, str(panel))) is not None
         ]
-        classes = {int(part.abouts[run].get("classes") or 0) for run in scores["run"]} - {0}
-        if not found or len(classes) != 1:
+        if not found:
             continue
         # The seeds of a curve evaluate the same images: pooled, they are no more of them.
         counts = [len(c.inside) // c.seeds for c in found], [len(c.outside) // c.seeds for c in found]
@@ -192,8 +185,22 @@ def _entropy(part: Material, looks: Looks) -> Iterator[tuple[Picture, Figure]]:
             f"With 95 % confidence one seed's curve lies within ± {half:.3f} of its distribution (DKW band)."
         )
         title = f"Predictive entropy — {_where(rows, task)}"
-        figure = figures.entropy_ecdf(found, looks, title, inside, classes.pop())
+        figure = figures.entropy_ecdf(found, looks, title, inside, _classes(part, scores["run"]))
         yield _picture("entropy-ecdf", task, rows, caption, task), figure
+
+
+def _classes(part: Material, names: pd.Series) -> int:
+    """K of a task: from its runs' JSON or, where that lacks it, the classes that labels and predictions show."""
+    known = [int(part.abouts[run].get("classes") or 0) for run in sorted(set(names))]
+    if any(known):
+        return max(known)
+    seen = [
+        int(values.max())
+        for run in sorted(set(names))
+        for name, values in records.read_arrays(part.results, run).items()
+        if name.endswith(("/label", "/prediction")) and values.size
+    ]
+    return 1 + max(seen, default=1)
 
 
 def _curve(results: Path, scores: pd.DataFrame, inside: str, panel: str) -> Curve | None:

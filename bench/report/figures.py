@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from bench.report.sheets import heading, networks
+from bench.report.sheets import heading
 from bench.statistics import ecdf
 
 # From two sets made for colour-blind readers, less what is too light for thin lines on white: Okabe and
@@ -318,19 +318,20 @@ def training(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
 
     frame: the traces of one preset, device and task.
     """
-    wanted = [("accuracy", ""), ("disagreement", "")]
+    wanted = [("accuracy_single", ""), ("accuracy", ""), ("disagreement", "")]
     wanted += [("weight_norm_ratio", layer) for layer in sorted(set(frame["layer"]) - {""})]
     held = set(zip(frame["metric"], frame["layer"], strict=True))
     wanted = [panel for panel in wanted if panel in held]
     columns = min(3, len(wanted))
     rows = math.ceil(len(wanted) / columns)
-    sizes = frame["members"].dropna()
-    drawn = f"{networks(sizes.max())} drawn at each trace · " if len(sizes) else ""
-    figure = _new(WIDTH, 1.2 + 1.9 * rows, title, f"{drawn}validation data · {_seeds(frame)}")
+    sizes = sorted({int(n) for n in frame.loc[frame["metric"] != "accuracy_single", "members"]})
+    drawn = f"ensembles of {sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"ensembles of {sizes[0]}"
+    note = f"{drawn} networks drawn along training · validation data · {_seeds(frame)}"
+    figure = _new(WIDTH, 1.2 + 1.9 * rows, title, note)
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
     for axes, (metric, layer) in zip(grid.flat, wanted, strict=False):
         part = frame[(frame["metric"] == metric) & (frame["layer"] == layer)]
-        factor = 100 if metric in ("accuracy", "disagreement") else 1
+        factor = 1 if metric == "weight_norm_ratio" else 100
         for name in _methods(part):
             line = part[part["method"] == name].sort_values("epoch")
             look = looks[name]
@@ -338,7 +339,9 @@ def training(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
                 line["epoch"].to_numpy(float), line["mean"] * factor, color=look.color, marker=look.marker,
                 markersize=3.5, markevery=max(1, len(line) // 12), **_EDGE,
             )  # fmt: skip
-        label = "accuracy [%]" if metric == "accuracy" else heading(metric)
+        label = {"accuracy": "accuracy, ensemble [%]", "accuracy_single": "accuracy, one network [%]"}.get(
+            metric, heading(metric)
+        )
         axes.set_title(label if not layer else text(f"{layer}: sd/mean of norm"), size=9)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.tick_params(labelbottom=True)

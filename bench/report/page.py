@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from bench.report.catalogue import Material, Picture
-from bench.report.sheets import Cell, Sheet, Table, lines_to_markdown, sheets
+from bench.report.sheets import GENERAL, Cell, Sheet, Table, lines_to_markdown, sheets
 
 _CSS = """
 :root { color-scheme: light dark; --ink: #1c2126; --soft: #5a6470; --page: #fff; --card: #f5f6f8;
@@ -35,10 +35,12 @@ caption { text-align: left; font-weight: 600; padding: .25rem 0; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
   white-space: nowrap; }
 thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; white-space: normal;
-  min-width: 5rem; }
+  min-width: 6.5rem; }
+thead th.name { min-width: 0; }
 th.name, td.name { text-align: left; font-weight: normal; }
 thead th.name { font-weight: 600; }
-td.long { white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
+tr.group td { border-top: 2px solid var(--line); }
+td.name:last-child { white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
 figure { margin: 1rem 0 1.5rem; }
 figure img { display: block; max-width: 100%; height: auto; background: #fff; padding: .5rem;
   border: 1px solid var(--line); border-radius: .4rem; }
@@ -53,14 +55,12 @@ _READING = (
     "about methods.",
     "A method is a way to draw networks. An ensemble of n is the first n networks of one draw; its "
     "prediction is the mean of their probabilities. One network stands for the mean of single networks.",
-    "Numbers are means over training seeds. The spread is the standard deviation over seeds (ddof = 1); the "
-    "CSV files beside this page also hold the 95 % t-interval (columns <code>low</code> and "
+    GENERAL,
+    "The CSV files beside this page also hold the 95 % t-interval over seeds (columns <code>low</code> and "
     "<code>high</code>). One seed has no spread, and a difference between two methods on one seed proves "
     "little.",
     "Entropies are in nats, of the ensemble's mean probability; ln K is the most that K classes allow. "
     "AUROC is the chance that an outlying image has the higher entropy: 0.5 is guessing.",
-    "— was not measured (<code>bench plan</code> names the command that fills it); N/A is a size that the "
-    "method cannot reach.",
 )
 
 _FAILURE_HEADINGS = ("preset", "device", "task", "method", "seed", "error", "message")
@@ -185,9 +185,13 @@ def _html_table(headings: Sequence[str], lines: Sequence[Sequence[Cell]], lead: 
 
     head = "".join(cell("th", i, escape(h), ' scope="col"') for i, h in enumerate(headings))
     body = []
-    for line in lines:
+    # A rule above each group of lines that share their first cell.
+    groups = len({line[0].text for line in lines}) < len(lines)
+    for i, line in enumerate(lines):
+        new = groups and i > 0 and line[0].text != lines[i - 1][0].text
         texts = [f"<strong>{escape(c.text)}</strong>" if c.best else escape(c.text) for c in line]
-        body.append("<tr>" + "".join(cell("td", i, t) for i, t in enumerate(texts)) + "</tr>")
+        row = "".join(cell("td", place, content) for place, content in enumerate(texts))
+        body.append(f'<tr class="group">{row}</tr>' if new else f"<tr>{row}</tr>")
     return (
         f'<div class="wide" role="region" tabindex="0" aria-label="{escape(label)}"><table>'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"

@@ -16,6 +16,11 @@ import pandas as pd
 
 from bench.records import METRICS
 
+GENERAL = (
+    "A number is the mean over training seeds, ± its standard deviation (ddof = 1) where there are several. "
+    "The best of a column is bold, ties included, where one direction is better (↑ ↓); bold is no test of "
+    "significance. — was not measured; N/A is a size the method cannot reach."
+)
 MISSING = "—"
 UNREACHABLE = "N/A"
 
@@ -97,8 +102,8 @@ def digits(metric: str, value: float) -> str:
 def heading(metric: str, unit: bool = True) -> str:
     """The metric's heading with its unit, and an arrow where it has a better direction."""
     name, shown, _, _ = SHOWN.get(metric, (metric, METRICS.get(metric, ("", ""))[0], 1.0, None))
-    arrow = {"higher": " ↑", "lower": " ↓"}.get(direction(metric), "")
-    return name + (f" [{shown}]" if shown and unit else "") + arrow
+    arrow = {"higher": "\u00a0↑", "lower": "\u00a0↓"}.get(direction(metric), "")
+    return name + (f"\u00a0[{shown}]" if shown and unit else "") + arrow
 
 
 def direction(metric: str) -> str:
@@ -228,8 +233,8 @@ def lines_to_markdown(headings: Sequence[str], lines: Sequence[Sequence[Cell]], 
 
 
 def to_markdown(table: Table) -> str:
-    """The whole table as Markdown: a heading a block, its note once."""
-    parts = [f"# {table.title}\n\n{table.note}\n"]
+    """The whole table as Markdown: a heading a block, how to read it once."""
+    parts = [f"# {table.title}\n\n{GENERAL} {table.note}\n"]
     for sheet in sheets(table):
         title = " · ".join(dict.fromkeys(v for v in sheet.block.values() if v))
         parts.append(f"\n## {title}\n\n{lines_to_markdown(sheet.headings, sheet.lines, sheet.lead)}")

@@ -29,6 +29,7 @@ NORMS = ("weight_norm_mean", "weight_norm_sd", "weight_norm_ratio")
 DIVERSITY = ("disagreement", "weight_spread", "weight_cosine")
 COST = ("fit_seconds", "sample_seconds", "predict_seconds", "peak_memory_bytes")
 SUMMARY = ("accuracy_single", "accuracy", "nll_nats", "auroc", "disagreement")
+TRACE = ("accuracy_single", "accuracy", "disagreement", "weight_norm_ratio")
 
 Abouts = Mapping[str, Mapping[str, Any]]
 
@@ -174,12 +175,20 @@ def diversity(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def cost(rows: pd.DataFrame) -> pd.DataFrame:
-    """Seconds to fit, sample and predict, and peak memory in bytes."""
-    return summarise(plain(rows, COST))
+    """Seconds to fit, sample and predict, and peak memory in bytes, by number of networks.
+
+    A fit has no number of networks: it stands with the method's largest.
+    """
+    found = plain(rows, COST)
+    largest = found.groupby([*BLOCK, "task", "method"])["members"].transform("max")
+    return summarise(found.assign(members=found["members"].fillna(largest), dataset=""))
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Each method at its largest size: accuracy (also of single networks), NLL, AUROC and disagreement."""
+    """Each method at its largest size: accuracy (also of single networks), NLL, AUROC and disagreement.
+
+    One data set a task and metric, the first by name.
+    """
     found = pd.concat(
         [
             plain(rows, ("accuracy", "nll_nats"), "accuracy"),
@@ -187,6 +196,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
             plain(rows, ("disagreement",), "diversity"),
         ]
     )
+    first = found.groupby([*BLOCK, "task", "metric"])["dataset"].transform("min")
+    found = found[found["dataset"] == first]
     single = found[(found["metric"] == "accuracy") & (found["members"] == 1)]
     place = [*BLOCK, "task", "method"]
     largest = found.groupby([*place, "metric"])["members"].transform("max")
@@ -197,11 +208,18 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def traces(rows: pd.DataFrame) -> pd.DataFrame:
-    """Validation accuracy, disagreement and sd/mean of the weight norms by round of training."""
+    """Validation accuracy, disagreement and sd/mean of the weight norms by round of training.
+
+    Accuracy of one network (`accuracy_single`) stands apart from that of the ensemble drawn; where a
+    method was traced with several numbers of networks, the largest counts.
+    """
     trace = rows[(rows["evaluation"] == "trace") & rows["epoch"].notna() & rows["value"].notna()]
     trace = pd.concat([trace, _ratio(trace)], ignore_index=True)
-    trace = trace[trace["metric"].isin(("accuracy", "disagreement", "weight_norm_ratio"))]
-    return summarise(trace, (*GROUP, "epoch"))
+    single = (trace["metric"] == "accuracy") & (trace["members"] == 1)
+    trace = trace.assign(metric=trace["metric"].mask(single, "accuracy_single"))
+    trace = trace[trace["metric"].isin(TRACE)]
+    largest = trace.groupby([*BLOCK, "task", "method", "metric"])["members"].transform("max")
+    return summarise(trace[trace["members"] == largest], (*GROUP, "epoch"))
 
 
 def failures(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:

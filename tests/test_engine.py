@@ -1,0 +1,201 @@
+"""Every way of evaluating stacked networks gives the same logits and gradients."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.func import functional_call
+
+from bench import networks
+from bench.engine import Batched, Engine, Vmap
+from bench.networks import Normalise, shapes
+from bench.rng import stream
+from bench.training import cross_entropy
+
+
+@st.composite
+def convolutional(draw):
+    """A random network of the layers that the engine knows, and the shape of its images."""
+    channels, size = draw(st.sampled_from([1, 2, 3])), draw(st.integers(9, 13))
+    layers = [Normalise((0.3,) * channels, (0.7,) * channels)]
+    inside, side = channels, size
+    for _ in range(draw(st.integers(1, 2))):
+        out, kernel = draw(st.integers(1, 5)), draw(st.sampled_from([2, 3]))
+        padding = draw(st.sampled_from([0, 1]))
+        layers.append(nn.Conv2d(inside, out, kernel, padding=padding, bias=draw(st.booleans())))
+        inside, side = out, side + 2 * padding - kernel + 1
+        layers.append(draw(st.sampled_from([nn.LeakyReLU(0.01), nn.ReLU(), nn.LeakyReLU(0.0)])))
+        if draw(st.booleans()):
+            layers.append(nn.MaxPool2d(2))
+            side //= 2
+    layers += [nn.Flatten(), nn.Linear(inside * side * side, 6), nn.ReLU(), nn.Linear(6, 3)]
+    return nn.Sequential(*layers), (channels, size, size)
+
+
+def stacked(network, members, dtype=torch.float64, seed=0):
+    rng = stream(seed, "weights")
+    return {
+        name: torch.randn(members, *shape, generator=rng, dtype=dtype) / max(1, shape[1:].numel()) ** 0.5
+        for name, shape in shapes(network).items()
+    }
+
+
+def by_hand(network, weights, x, own=False):
+    """The definition: one functional call a member."""
+    members = len(next(iter(weights.values())))
+    return torch.stack(
+        [
+            functional_call(network, {n: w[m] for n, w in weights.items()}, (x[m] if own else x,))
+            for m in range(members)
+        ]
+    )
+
+
+def ways(network):
+    engine = Engine(network)
+    assert engine.steps is not None
+    return {
+        "engine": engine,
+        "recomputed": Engine(network, graph_bytes=0),
+        "batched": Engine(network, Batched(engine.steps)),
+        "vmap": Engine(network, Vmap(network)),
+    }
+
+
+def close(found, expected, dtype, entries):
+    if dtype == torch.float64:
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+    elif entries:
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    else:
+        # Near-ties in pooling may fall the other way in float32 and move single entries.
+        assert (found - expected).norm() <= 1e-4 * expected.norm() + 1e-7
+
+
+@given(convolutional(), st.integers(1, 4), st.integers(1, 40), st.sampled_from([torch.float64, torch.float32]))
+@settings(max_examples=25, deadline=None)
+def test_ways_agree_on_logits_and_input_gradients(case, members, batch, dtype):
+    network, shape = case
+    weights = stacked(network, members, dtype)
+    x = torch.rand(batch, *shape, generator=stream(1), dtype=dtype).requires_grad_()
+    y = torch.arange(batch) % 3
+    expected = by_hand(network, weights, x)
+    (gradient,) = torch.autograd.grad(F.cross_entropy(expected.mean(0), y), x)
+    for engine in ways(network).values():
+        found = engine.logits(weights, x)
+        close(found, expected, dtype, entries=True)
+        close(torch.autograd.grad(F.cross_entropy(found.mean(0), y), x)[0], gradient, dtype, entries=False)
+
+
+@given(convolutional(), st.integers(1, 4), st.booleans(), st.sampled_from([torch.float64, torch.float32]))
+@settings(max_examples=25, deadline=None)
+def test_ways_agree_on_losses_and_weight_gradients(case, members, own, dtype):
+    network, shape = case
+    weights = {n: w.requires_grad_() for n, w in stacked(network, members, dtype).items()}
+    images = (members, 8, *shape) if own else (8, *shape)
+    x = torch.rand(*images, generator=stream(2), dtype=dtype)
+    y = torch.randint(0, 3, images[:2] if own else (8,), generator=stream(3))
+    expected = cross_entropy(by_hand(network, weights, x, own), y)
+    scale = torch.arange(1.0, members + 1, dtype=dtype)  # each member's gradient is scaled by its own
+    gradients = torch.autograd.grad((expected * scale).sum(), list(weights.values()))
+    for engine in ways(network).values():
+        found = engine.losses(weights, x, y, cross_entropy, own=own)
+        close(found, expected, dtype, entries=True)
+        parts = torch.autograd.grad((found * scale).sum(), list(weights.values()))
+        for part, gradient in zip(parts, gradients, strict=True):
+            close(part, gradient, dtype, entries=False)
+
+
+@pytest.mark.parametrize("network", [networks.mnist(), networks.cifar(5)], ids=["mnist", "cifar"])
+def test_target_networks_are_read_and_agree_with_their_own_forward(network):
+    shape = (1, 28, 28) if network.conv1.in_channels == 1 else (3, 32, 32)
+    weights = stacked(network, 3)
+    x = torch.rand(40, *shape, dtype=torch.float64)
+    for engine in ways(network).values():
+        torch.testing.assert_close(engine.logits(weights, x), by_hand(network, weights, x), rtol=0, atol=1e-10)
+
+
+def test_layer_shapes_are_those_of_the_papers_tables():
+    assert [tuple(s) for n, s in shapes(networks.mnist()).items() if n.endswith("weight")] == [
+        (32, 1, 5, 5),
+        (32, 32, 5, 5),
+        (10, 512),
+    ]
+    assert [tuple(s) for n, s in shapes(networks.cifar()).items() if n.endswith("weight")] == [
+        (16, 3, 3, 3),
+        (32, 16, 3, 3),
+        (64, 32, 3, 3),
+        (128, 256),
+        (10, 128),
+    ]
+    assert networks.count(networks.mnist()) == 31_594
+    assert networks.count(networks.cifar()) == 57_770
+
+
+class Squared(nn.Module):
+    def forward(self, x):
+        return x.square()
+
+
+def test_a_network_with_an_unknown_layer_falls_back_and_agrees():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(9, 4), Squared(), nn.Linear(4, 2))
+    engine = Engine(network)
+    assert engine.steps is None
+    weights, x = stacked(network, 3), torch.rand(5, 1, 3, 3, dtype=torch.float64)
+    torch.testing.assert_close(engine.logits(weights, x), by_hand(network, weights, x))
+
+
+def test_a_layers_own_operation_replaces_the_product():
+    network = networks.mnist()
+    weights = {n: w[0] for n, w in stacked(network, 1).items()}
+    x = torch.rand(4, 1, 28, 28, dtype=torch.float64)
+    mask = (torch.rand(512, generator=stream(4)) < 0.5).double() * 2
+
+    def dropout_before_linear(step, values, h):
+        weight, bias = values[f"{step.name}.weight"], values[f"{step.name}.bias"]
+        return F.linear(h * mask, weight, bias) if step.kind == "linear" else F.conv2d(h, weight, bias)
+
+    found = Engine(network).single(weights, x, dropout_before_linear)
+    folded = weights | {"linear.weight": weights["linear.weight"] * mask}
+    torch.testing.assert_close(found, functional_call(network, folded, (x,)))
+
+
+def test_misfits_name_the_layer_and_what_was_found():
+    network = networks.mnist()
+    engine, weights = Engine(network), stacked(networks.mnist(), 2, torch.float32)
+    x = torch.rand(3, 1, 28, 28)
+    with pytest.raises(ValueError, match=r"conv2.weight: expected \[2, 32, 32, 5, 5\], found \[2, 7\]"):
+        engine.logits(weights | {"conv2.weight": torch.zeros(2, 7)}, x)
+    with pytest.raises(ValueError, match=r"another set: \['extra'\]"):
+        engine.logits(weights | {"extra": torch.zeros(2)}, x)
+    with pytest.raises(ValueError, match="conv1.weight: expected weights on cpu as the images, found meta"):
+        engine.logits(weights | {"conv1.weight": weights["conv1.weight"].to("meta")}, x)
+    with pytest.raises(ValueError, match=r"conv1: expected images \[B, 1, H, W\], found \[3, 3, 28, 28\]"):
+        engine.logits(weights, torch.rand(3, 3, 28, 28))
+
+
+def test_a_call_out_of_memory_is_repeated_with_half_the_members(monkeypatch):
+    network = networks.mnist()
+    engine, weights = Engine(network), stacked(networks.mnist(), 6, torch.float32)
+    calls = []
+
+    def call(members):
+        calls.append(members)
+        if members.stop - members.start > 2:
+            raise torch.OutOfMemoryError
+        return members
+
+    done = engine._each(weights, torch.rand(1, 1, 28, 28), call)
+    assert [(s.start, s.stop) for s in calls] == [(0, 6), (0, 3), (0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6)]
+    assert [(s.start, s.stop) for s in done] == [(i, i + 1) for i in range(6)]
+
+
+def test_a_network_with_buffers_is_refused():
+    with pytest.raises(ValueError, match="without buffers"):
+        Engine(nn.Sequential(OrderedDict(norm=nn.BatchNorm1d(3))))
