@@ -59,13 +59,13 @@ def restore(parts: Mapping[str, Trainable], tensors: Mapping[str, Tensor], rest:
 def _restore_optimiser(part: Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> None:
     found: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        index, _, inner = key.partition("/")
-        found.setdefault(int(index), {})[inner] = value
+        position, _, inner = key.partition("/")
+        found.setdefault(int(position), {})[inner] = value
     parameters = [p for group in part.param_groups for p in group["params"]]
     for index, values in found.items():
-        for key, value in values.items():
+        for name, value in values.items():
             if value.dim() and value.shape != parameters[index].shape:
-                raise ValueError(f"{key} of parameter {index} has shape {list(value.shape)}")
+                raise ValueError(f"{name} of parameter {index} has shape {list(value.shape)}")
     part.load_state_dict({"state": found, "param_groups": groups})
 
 
@@ -86,6 +86,5 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return tensors, json.loads(metadata["about"])
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise BenchError(
-            f"{path}: expected a checkpoint of format {FORMAT}, found {error}; "
-            "remove the file to train again"
+            f"{path}: expected a checkpoint of format {FORMAT}, found {error}; remove the file to train again"
         ) from error

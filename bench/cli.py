@@ -105,7 +105,11 @@ data_option = click.option(
 )
 @click.option("--task", "tasks", type=Names("task", registry.tasks), required=True, help="What to ask.")
 @click.option(
-    "--preset", type=click.Choice(list(registry.PRESETS)), default="quick", show_default=True, help="How much."
+    "--preset",
+    type=click.Choice(list(registry.PRESETS)),
+    default="quick",
+    show_default=True,
+    help="How much.",
 )
 @click.option("--seed", "seeds", default="0", show_default=True, help="Seeds: 0, 0,1,2 or 0-4.")
 @click.option("--members", help="Ensemble sizes, as in 1,5,10,100 [default: the task's].")

@@ -22,7 +22,9 @@ class Ensemble(nn.Module):
     Raises ValueError where the weights do not fit the network.
     """
 
-    def __init__(self, network: nn.Module, weights: Mapping[str, Tensor], engine: Engine | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, weights: Mapping[str, Tensor], engine: Engine | None = None
+    ) -> None:
         super().__init__()
         self.engine = engine or Engine(network)
         self._names = list(self.engine.shapes)

@@ -48,7 +48,7 @@ class Method(ABC):
 
     @abstractmethod
     def rounds(self) -> int:
-        """How many rounds a fit has: epochs, or blocks of a later stage."""
+        """How many rounds a fit has: epochs, or blocks of a later stage; known before `start`."""
 
     @abstractmethod
     def round(self, i: int) -> dict[str, float]:

@@ -13,6 +13,7 @@ import io
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,8 @@ def write_atomic(path: Path, data: bytes) -> None:
         part.write_bytes(data)
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise BenchError(
             f"cannot write {path}: {error.strerror or error}; choose a writable folder with --results"
         ) from error
@@ -138,10 +140,14 @@ def read_csv(path: Path) -> pd.DataFrame:
         blank = {c: [""] for c in (*INTEGERS, *FLOATS)}
         frame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=blank)
     except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise BenchError(f"{path}: expected rows of schema {SCHEMA}, found {error}; remove the file") from error
+        raise BenchError(
+            f"{path}: expected rows of schema {SCHEMA}, found {error}; remove the file"
+        ) from error
     if tuple(frame.columns) != COLUMNS:
         missing = [c for c in COLUMNS if c not in frame.columns]
-        raise BenchError(f"{path}: expected the columns of schema {SCHEMA}, missing {missing}; remove the file")
+        raise BenchError(
+            f"{path}: expected the columns of schema {SCHEMA}, missing {missing}; remove the file"
+        )
     return frame
 
 
@@ -151,7 +157,9 @@ def read_about(results: Path, run: str) -> dict[str, Any]:
     try:
         return json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise BenchError(f"{path}: expected the JSON of run {run}, found {error}; run the cell again") from error
+        raise BenchError(
+            f"{path}: expected the JSON of run {run}, found {error}; run the cell again"
+        ) from error
 
 
 def read_arrays(results: Path, run: str) -> dict[str, np.ndarray]:
@@ -161,7 +169,9 @@ def read_arrays(results: Path, run: str) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as packed:
             return {name: packed[name] for name in packed.files}
     except (OSError, ValueError, KeyError) as error:
-        raise BenchError(f"{path}: expected the arrays of run {run}, found {error}; run the cell again") from error
+        raise BenchError(
+            f"{path}: expected the arrays of run {run}, found {error}; run the cell again"
+        ) from error
 
 
 def runs(results: Path) -> dict[str, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 import warnings
@@ -23,6 +24,8 @@ from bench.registry import MethodEntry
 from bench.rng import Streams
 from bench.task import Data, Task
 from bench.training import LOSSES, Fit, FitSettings
+
+TRACES = 10  # looks at a fit where `trace_every` is not set
 
 
 class Reporter(Protocol):
@@ -124,7 +127,7 @@ def run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: R
         found.rows += part.rows
         found.arrays |= part.arrays
     found.rows += _costs(fit, sampled, subject, device)
-    path = _write(cell, results, found.rows, found.arrays, device)
+    path = _write(cell, results, found.rows, found.arrays, device, classes=subject.classes)
     reporter.say(_summary(found, sizes))
     reporter.say(f"  wrote {path}")
     return path
@@ -155,7 +158,7 @@ def _fit(
         seed=cell.seed,
         loss=LOSSES[cell.task.loss],
         device=device,
-        trace_every=cell.settings.loop.trace_every,
+        trace_every=cell.settings.loop.trace_every or math.ceil(method.rounds() / TRACES),
         trace_members=max(cell.sizes),
         path=cell.checkpoint(results),
         progress=progress,
@@ -184,7 +187,9 @@ def _costs(fit: Fit, sampled: float, subject: Subject, device: torch.device) -> 
     return [
         records.row("fit_seconds", fit.seconds, **common),
         records.row("sample_seconds", sampled, members=members, **common),
-        records.row("predict_seconds", subject.seconds, members=members, examples=subject.predicted, **common),
+        records.row(
+            "predict_seconds", subject.seconds, members=members, examples=subject.predicted, **common
+        ),
         records.row("peak_memory_bytes", provenance.peak_memory_bytes(device), members=members, **common),
     ]
 
@@ -196,6 +201,7 @@ def _write(
     arrays: dict[str, np.ndarray],
     device: torch.device,
     failure: dict[str, str] | None = None,
+    classes: int | None = None,
 ) -> Path:
     name = _free_name(cell, results)
     commit, dirty = provenance.commit()
@@ -217,6 +223,7 @@ def _write(
         "created": datetime.now(UTC).isoformat(),
         "config": cell.settings.document(),
         "sizes": list(cell.sizes),
+        "classes": classes,
         "checksums": dict(cell.checksums),
         "code": cell.code(),
         "commit": commit,

@@ -61,7 +61,9 @@ class HyperGAN(Method):
     codes are detached. Codes are not pretrained: that loss was below its stopping value at the
     start. Differs from the paper: generators have batch normalisation (as in the code) and emit the
     biases too; outputs are scaled per layer (`scaled`), so that norms compare with Table 1 only for
-    the unscaled variant; the K networks of a step see own slices of the data (`shared`).
+    the unscaled variant; the K networks of a step see own slices of the data (`shared`). Without the
+    mixer codes are the prior itself and a discriminator has nothing to act on, so `no-both` equals
+    `no-mixer`, though the paper reports them apart.
 
     Batch normalisation uses the statistics of the step's K codes in training. For drawing they are
     recomputed from fixed fresh codes and frozen, so that a network does not depend on its
@@ -100,17 +102,22 @@ class HyperGAN(Method):
         c = self.config
         self._frozen = False
         self._mode(True)
-        noise = self.rng("codes", i)
+        noise, prior = self.rng("codes", i), self.rng("prior", i)
         totals = torch.zeros(3)
         steps = 0
         for x, y in self.batches.epoch(self.rng("order", i), own=not c.shared):
-            anneal(self.optimiser, c.lr, i * len(self.batches) + steps, c.epochs * len(self.batches))
-            totals += torch.tensor(self._step(x, y, noise))
+            now, end = i * len(self.batches) + steps, c.epochs * len(self.batches)
+            anneal(self.optimiser, c.lr, now, end)
+            # Annealed too: at full rate it would outrun a mixer that has come to rest.
+            anneal(self.critic_optimiser, c.lr_discriminator, now, end)
+            totals += torch.tensor(self._step(x, y, noise, prior))
             steps += 1
         loss, adversarial, critic = (totals / steps).tolist()
         return {"loss": loss, "adversarial_loss": adversarial, "discriminator_loss": critic}
 
-    def _step(self, x: Tensor, y: Tensor, noise: torch.Generator) -> tuple[float, float, float]:
+    def _step(
+        self, x: Tensor, y: Tensor, noise: torch.Generator, prior: torch.Generator
+    ) -> tuple[float, float, float]:
         c = self.config
         codes = self.codes(self._noise(c.networks, noise))
         loss = self.engine.losses(self._weights(codes), x, y, self.loss, own=not c.shared).mean()
@@ -122,8 +129,8 @@ class HyperGAN(Method):
         self.optimiser.step()
         critic = torch.zeros(())
         if c.discriminator and c.mixer:
-            prior = torch.randn(codes.shape, generator=noise).to(codes.device)
-            critic = self.discriminate(prior, codes.detach())
+            samples = torch.randn(codes.shape, generator=prior).to(codes.device)
+            critic = self.discriminate(samples, codes.detach())
             self.critic_optimiser.zero_grad()
             critic.backward()
             self.critic_optimiser.step()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from torch import nn
 
 from bench import registry
 from bench.config import resolve
+from bench.errors import DataError
 from bench.method import Method
 from bench.networks import Normalise
 from bench.rng import stream
-from bench.task import Split
+from bench.task import Data, Scale, Split, Task
 
 # Settings that make any method small, applied where its Config has them.
 SMALL = {
@@ -42,9 +44,7 @@ def small_network(classes: int = 3) -> nn.Sequential:
 
 
 def small_regression() -> nn.Sequential:
-    return nn.Sequential(
-        OrderedDict(hidden=nn.Linear(1, 10), activation=nn.ReLU(), output=nn.Linear(10, 1))
-    )
+    return nn.Sequential(OrderedDict(hidden=nn.Linear(1, 10), activation=nn.ReLU(), output=nn.Linear(10, 1)))
 
 
 def stripes(count: int, seed: int = 0) -> Split:
@@ -81,3 +81,24 @@ def train() -> Split:
 @pytest.fixture
 def val() -> Split:
     return stripes(30, seed=1)
+
+
+def load_stripes(root: Path | None) -> Data:
+    """The data of the task that only tests have; a data root must hold `stripes.txt`, if given."""
+    if root is not None and not (root / "stripes.txt").exists():
+        raise DataError(f"expected {root / 'stripes.txt'}, found nothing; run the task digits instead")
+    outside = Split("noise", torch.rand(20, 1, 8, 8, generator=stream(9)), torch.zeros(20, dtype=torch.long))
+    return Data(stripes(96), stripes(30, 1), stripes(40, 2), outside, {"stripes": "0"})
+
+
+stripes_task = Task(
+    name="stripes",
+    train="stripes",
+    load=load_stripes,
+    network=small_network,
+    evaluations=("accuracy", "diversity", "ood"),
+    embedded=True,
+    scales={preset: Scale((1, 2, 5)) for preset in ("smoke", "quick", "paper")},
+)
+
+registry.add_task("stripes", "conftest:stripes_task", "images of three classes, for tests")

@@ -147,7 +147,9 @@ def test_torchattacks_reaches_the_ensemble_and_stays_in_its_ball(name, trained, 
         attacked = PGD(model, eps=0.1, alpha=0.05, steps=3)(val.images, val.labels)
     moved = (attacked - val.images).abs()
     assert 0 < moved.max() <= 0.1 + 1e-6
-    assert cross_entropy(model(attacked)[None], val.labels) > cross_entropy(model(val.images)[None], val.labels)
+    assert cross_entropy(model(attacked)[None], val.labels) > cross_entropy(
+        model(val.images)[None], val.labels
+    )
 
 
 @every_method

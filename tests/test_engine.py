@@ -78,7 +78,9 @@ def close(found, expected, dtype, entries):
         assert (found - expected).norm() <= 1e-4 * expected.norm() + 1e-7
 
 
-@given(convolutional(), st.integers(1, 4), st.integers(1, 40), st.sampled_from([torch.float64, torch.float32]))
+@given(
+    convolutional(), st.integers(1, 4), st.integers(1, 40), st.sampled_from([torch.float64, torch.float32])
+)
 @settings(max_examples=25, deadline=None)
 def test_ways_agree_on_logits_and_input_gradients(case, members, batch, dtype):
     network, shape = case
@@ -118,7 +120,9 @@ def test_target_networks_are_read_and_agree_with_their_own_forward(network):
     weights = stacked(network, 3)
     x = torch.rand(40, *shape, dtype=torch.float64)
     for engine in ways(network).values():
-        torch.testing.assert_close(engine.logits(weights, x), by_hand(network, weights, x), rtol=0, atol=1e-10)
+        torch.testing.assert_close(
+            engine.logits(weights, x), by_hand(network, weights, x), rtol=0, atol=1e-10
+        )
 
 
 def test_layer_shapes_are_those_of_the_papers_tables():
@@ -192,7 +196,16 @@ def test_a_call_out_of_memory_is_repeated_with_half_the_members(monkeypatch):
         return members
 
     done = engine._each(weights, torch.rand(1, 1, 28, 28), call)
-    assert [(s.start, s.stop) for s in calls] == [(0, 6), (0, 3), (0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6)]
+    assert [(s.start, s.stop) for s in calls] == [
+        (0, 6),
+        (0, 3),
+        (0, 1),
+        (1, 2),
+        (2, 3),
+        (3, 4),
+        (4, 5),
+        (5, 6),
+    ]
     assert [(s.start, s.stop) for s in done] == [(i, i + 1) for i in range(6)]
 
 

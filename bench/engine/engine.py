@@ -112,7 +112,9 @@ class Engine:
             if found.shape != (members, *shape):
                 raise ValueError(f"{name}: expected {[members, *shape]}, found {list(found.shape)}")
             if found.device != x.device:
-                raise ValueError(f"{name}: expected weights on {x.device} as the images, found {found.device}")
+                raise ValueError(
+                    f"{name}: expected weights on {x.device} as the images, found {found.device}"
+                )
         if self.steps is not None:
             self._check_images(x)
 
@@ -153,7 +155,9 @@ class Engine:
             return on_cpu
         return max(1, CALL_BYTES_GPU // self._image_bytes(x[0]))
 
-    def _each(self, weights: Weights, x: Tensor, call: Callable[[slice], T], size: int | None = None) -> list[T]:
+    def _each(
+        self, weights: Weights, x: Tensor, call: Callable[[slice], T], size: int | None = None
+    ) -> list[T]:
         """The results of `call` for slices of members, of `size` or as many as fit on a GPU.
 
         A call that runs out of a GPU's memory is repeated with half as many members.
@@ -193,7 +197,14 @@ class _Losses(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, engine: Engine, names: list[str], x: Tensor, y: Tensor, loss: Loss, own: bool, *values: Tensor
+        ctx: Any,
+        engine: Engine,
+        names: list[str],
+        x: Tensor,
+        y: Tensor,
+        loss: Loss,
+        own: bool,
+        *values: Tensor,
     ) -> Tensor:
         weights = dict(zip(names, values, strict=True))
         way = engine.way(x.device)

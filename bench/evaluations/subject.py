@@ -55,6 +55,11 @@ class Subject:
             raise ValueError("expected a task with outliers for the ood evaluation, found none")
         return self.data.outliers.first(self.scale.images)
 
+    @property
+    def classes(self) -> int:
+        """Outputs of a network, K."""
+        return self.logits(self.test).shape[-1]
+
     def logits(self, split: Split) -> np.ndarray:
         """Logits [M, B, K] of all members on a split, float32 on the host."""
         if split.name not in self._logits:

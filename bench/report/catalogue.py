@@ -49,8 +49,8 @@ def all_tables(material: Material) -> list[Table]:
     found = [
         Table(
             "summary", "Summary",
-            "Each method at its largest ensemble: sizes may differ, the tables below compare equal ones. Where "
-            "a task has several outlying sets, the AUROC is that of the first.",
+            "Each method at its largest ensemble: sizes may differ, the tables below compare equal ones. "
+            "Where a task has several outlying sets, the AUROC is that of the first.",
             tables.summary(rows), tables.BLOCK, ("task", "method", "members"), ("metric",),
             ("task",), tables.SUMMARY,
         ),
@@ -120,7 +120,7 @@ def _accuracy(part: Material, looks: Looks) -> Iterator[tuple[Picture, Figure]]:
     for task, own in table.groupby("task", sort=False):
         for dataset, frame in own.groupby("dataset", sort=False):
             subject = str(task) if own["dataset"].nunique() == 1 else f"{task}-{dataset}"
-            caption = f"Accuracy on {dataset} by number of networks; mean over seeds, bars ± 1 sd where there are several."
+            caption = f"Accuracy on {dataset} by number of networks; bars ± 1 sd over seeds, if several."
             title = f"Accuracy by ensemble size — {_where(frame, subject)}"
             yield (
                 _picture("accuracy", subject, frame, caption, str(task)),
@@ -190,7 +190,7 @@ def _entropy(part: Material, looks: Looks) -> Iterator[tuple[Picture, Figure]]:
 
 
 def _classes(part: Material, names: pd.Series) -> int:
-    """K of a task: from its runs' JSON or, where that lacks it, the classes that labels and predictions show."""
+    """K of a task: from its runs' JSON or, where that lacks it, from the labels and predictions stored."""
     known = [int(part.abouts[run].get("classes") or 0) for run in sorted(set(names))]
     if any(known):
         return max(known)

@@ -20,7 +20,7 @@ _CSS = """
 @media (prefers-color-scheme: dark) { :root { --ink: #e4e7ea; --soft: #9aa5b1; --page: #15181c;
   --card: #1e2329; --line: #39414a; --link: #7db7f0; } }
 * { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 4rem; background: var(--page);
+body { margin: 0 auto; max-width: 72rem; padding: 1.5rem 1rem 4rem; background: var(--page);
   color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
 a { color: var(--link); }
 h1 { margin: 0 0 .5rem; line-height: 1.2; }
@@ -35,7 +35,7 @@ caption { text-align: left; font-weight: 600; padding: .25rem 0; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right;
   white-space: nowrap; }
 thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; white-space: normal;
-  min-width: 6.5rem; }
+  min-width: 5.5rem; }
 thead th.name { min-width: 0; }
 th.name, td.name { text-align: left; font-weight: normal; }
 thead th.name { font-weight: 600; }
