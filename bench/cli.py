@@ -178,6 +178,35 @@ def report(results: Path) -> None:
     click.echo(f"{len(paths)} files · open {results / 'report.html'}")
 
 
+@main.command()
+@click.argument("kind", type=click.Choice(["predict", "train", "attack"]))
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where."
+)
+@click.option(
+    "--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write a list of objects."
+)
+def perf(kind: str, device: str, file: Path | None) -> None:
+    """Measure how fast networks are evaluated: a plain loop, vmap, this suite's engine.
+
+    \b
+    Example:
+      bench perf predict --json predict.json
+
+    All ways do the same work in one run; a float32 matrix product of that run is the ceiling.
+    """
+    import json
+
+    from bench import perf as benchmark
+    from bench.records import write_atomic
+    from bench.sweep import device_of
+
+    found = list(benchmark.measure(kind, device_of(device)))
+    click.echo(benchmark.table(found))
+    if file is not None:
+        write_atomic(file, (json.dumps(benchmark.documents(found), indent=1) + "\n").encode())
+
+
 @main.group("list")
 def list_() -> None:
     """Show what there is: methods, tasks, presets.

@@ -19,7 +19,8 @@ import torch
 PACKAGE = Path(__file__).parent
 # What decides trained weights, beside the method's own module.
 TRAINING = (
-    "checkpoint.py", "diversity.py", "ensemble.py", "engine", "method.py", "networks.py", "rng.py", "training.py",
+    "checkpoint.py", "diversity.py", "ensemble.py", "engine", "method.py", "networks.py", "rng.py",
+    "training.py",
 )  # fmt: skip
 # What decides rows once networks are drawn, beside the task's own module.
 EVALUATION = ("evaluations", "metrics.py", "records.py", "runner.py", "task.py")

@@ -14,7 +14,9 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 
 # For each room: what of this suite it may import. A name allows what lies below it.
 ALLOWED = {
-    "methods": {"method", "training", "ensemble", "engine", "networks", "diversity", "rng", "registry", "task"},
+    "methods": {
+        "method", "training", "ensemble", "engine", "networks", "diversity", "rng", "registry", "task",
+    },
     "datasets": {"task", "networks", "registry", "errors", "datasets"},
     "bench/engine": {"engine", "networks"},
     "bench/evaluations": {

@@ -178,7 +178,7 @@ def test_misfits_name_the_layer_and_what_was_found():
         engine.logits(weights | {"conv2.weight": torch.zeros(2, 7)}, x)
     with pytest.raises(ValueError, match=r"another set: \['extra'\]"):
         engine.logits(weights | {"extra": torch.zeros(2)}, x)
-    with pytest.raises(ValueError, match="conv1.weight: expected weights on cpu as the images, found meta"):
+    with pytest.raises(ValueError, match=r"conv1.weight: expected weights on cpu as the images, found meta"):
         engine.logits(weights | {"conv1.weight": weights["conv1.weight"].to("meta")}, x)
     with pytest.raises(ValueError, match=r"conv1: expected images \[B, 1, H, W\], found \[3, 3, 28, 28\]"):
         engine.logits(weights, torch.rand(3, 3, 28, 28))

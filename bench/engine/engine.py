@@ -65,8 +65,7 @@ class Engine:
         if torch.is_grad_enabled() and any(w.requires_grad for w in weights.values()):
             return self._run(weights, x, x.shape[0])
         if torch.is_grad_enabled() and x.requires_grad:
-            fits = self._image_bytes(x[0]) * x.shape[0] * _count(weights) <= self.graph_bytes
-            if fits:
+            if self.fits(weights, x):
                 return self._run(weights, x, IMAGES_CPU_GRADIENT)
             return _Recomputed.apply(self, dict(weights), x)
         with torch.no_grad():
@@ -134,11 +133,16 @@ class Engine:
                 f"{first.name}: expected inputs of {first.module.in_features} numbers, found {list(x.shape)}"
             )
 
-    def _image_bytes(self, image: Tensor) -> int:
+    def image_bytes(self, image: Tensor) -> int:
+        """Bytes that one network keeps for the backward pass of one image."""
         key = (image.shape, image.element_size())
         if key not in self._bytes:
             self._bytes[key] = plan.activation_bytes(self.network, *key)
         return self._bytes[key]
+
+    def fits(self, weights: Weights, x: Tensor) -> bool:
+        """Whether one graph over all members on these images stays within `graph_bytes`."""
+        return self.image_bytes(x[0]) * x.shape[0] * _count(weights) <= self.graph_bytes
 
     def _run(self, weights: Weights, x: Tensor, images: int) -> Tensor:
         """Logits in chunks: of images, and for each of them of members."""
@@ -153,7 +157,7 @@ class Engine:
         """Images of one call."""
         if x.device.type == "cpu":
             return on_cpu
-        return max(1, CALL_BYTES_GPU // self._image_bytes(x[0]))
+        return max(1, CALL_BYTES_GPU // self.image_bytes(x[0]))
 
     def _each(
         self, weights: Weights, x: Tensor, call: Callable[[slice], T], size: int | None = None
@@ -164,7 +168,7 @@ class Engine:
         """
         total = _count(weights)
         if x.device.type != "cpu":
-            fit = CALL_BYTES_GPU // max(1, self._image_bytes(x[0]) * x.shape[0])
+            fit = CALL_BYTES_GPU // max(1, self.image_bytes(x[0]) * x.shape[0])
             size = max(1, min(total, fit, self._members_gpu or total))
         results: list[T] = []
         start, size = 0, size or total
