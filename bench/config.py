@@ -20,6 +20,7 @@ class LoopConfig:
     """Settings of the training loop, the same for every method; they stand in the same TOML tables."""
 
     trace_every: int = 0  # rounds between traces; 0: a tenth of the fit
+    tf32: bool = False  # train with TF32 on a GPU; evaluation is float32 always
 
 
 @dataclass(frozen=True)

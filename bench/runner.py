@@ -17,6 +17,7 @@ import torch
 
 from bench import provenance, records
 from bench.config import Settings, digest
+from bench.engine import float32
 from bench.errors import BenchError
 from bench.evaluations import EVALUATIONS, Result, Subject
 from bench.method import Method
@@ -113,6 +114,11 @@ def possible_sizes(method: Method, sizes: tuple[int, ...], reporter: Reporter) -
 
 def run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: Reporter) -> Path:
     """Compute a cell and write its files; returns the path of the rows."""
+    with float32(tf32=False):  # rounds of a fit may allow it for themselves
+        return _run(cell, data, results, device, reporter)
+
+
+def _run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: Reporter) -> Path:
     provenance.reset_peak_memory(device)
     method = cell.entry.load()(cell.task.network(), cell.settings.method)
     sizes = possible_sizes(method, cell.sizes, reporter)
@@ -161,6 +167,7 @@ def _fit(
         trace_every=cell.settings.loop.trace_every or math.ceil(method.rounds() / TRACES),
         trace_members=max(cell.sizes),
         path=cell.checkpoint(results),
+        tf32=cell.settings.loop.tf32,
         progress=progress,
     )
     with warnings.catch_warnings(record=True) as caught:

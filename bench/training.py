@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import diversity
-from bench.engine import Loss
+from bench.engine import Loss, float32
 from bench.errors import BenchError
 from bench.records import row
 from bench.rng import Streams
@@ -115,6 +115,7 @@ class FitSettings:
     trace_images: int = 1000
     path: Path | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    tf32: bool = False
     progress: Callable[[int, int, dict[str, float]], None] = lambda done, rounds, losses: None
 
 
@@ -146,7 +147,8 @@ def fit(method: Method, train: Split, val: Split, settings: FitSettings) -> Fit:
     total = method.rounds()
     while result.rounds < total:
         begun = time.perf_counter()
-        losses = method.round(result.rounds)
+        with float32(settings.tf32):
+            losses = method.round(result.rounds)
         _check_finite(method, result.rounds, losses)
         result.rounds += 1
         result.seconds += time.perf_counter() - begun

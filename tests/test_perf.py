@@ -64,7 +64,9 @@ def test_json_holds_every_case_and_way(monkeypatch, tmp_path):
         "case", "network", "members", "batch", "device", "way", "seconds", "gflop_per_s",
         "gemm_gflop_per_s", "fraction_of_gemm", "peak_memory_bytes",
     }  # fmt: skip
-    assert all(m["fraction_of_gemm"] == pytest.approx(m["gflop_per_s"] / m["gemm_gflop_per_s"]) for m in found)
+    assert all(
+        m["fraction_of_gemm"] == pytest.approx(m["gflop_per_s"] / m["gemm_gflop_per_s"]) for m in found
+    )
 
 
 def test_case_names_are_unique_and_the_promised_ones_are_there():

@@ -152,3 +152,18 @@ def test_optimiser_state_survives_the_file(tmp_path):
     for pair in ((layer, optimiser), (other, other_optimiser)):
         step(*pair)
     assert torch.equal(layer.weight, other.weight)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_tf32_is_allowed_in_rounds_alone_and_only_where_asked(asked, train, val):
+    places = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before, seen = [p.allow_tf32 for p in places], []
+
+    class Looking(Constant):
+        def round(self, i):
+            seen.append([p.allow_tf32 for p in places])
+            return super().round(i)
+
+    Looking(small_network(), Constant.Config()).fit(train, val, FitSettings(seed=0, tf32=asked))
+    assert seen == [[asked, asked]] * 2
+    assert [p.allow_tf32 for p in places] == before
