@@ -34,9 +34,12 @@ class Entry:
     target: str
     about: str
 
+    @property
+    def module(self) -> str:
+        return self.target.partition(":")[0]
+
     def load(self) -> Any:
-        module, _, attribute = self.target.partition(":")
-        return getattr(import_module(module), attribute)
+        return getattr(import_module(self.module), self.target.partition(":")[2])
 
 
 @dataclass(frozen=True)
@@ -84,10 +87,9 @@ def _load_plugins() -> None:
 
 
 def _toml_of(entry: Entry) -> dict[str, Any]:
-    module = entry.target.partition(":")[0]
-    spec = find_spec(module)
+    spec = find_spec(entry.module)
     if spec is None or spec.origin is None:
-        raise BenchError(f"method {entry.name!r}: module {module} not found; reinstall its package")
+        raise BenchError(f"method {entry.name!r}: module {entry.module} not found; reinstall its package")
     path = Path(spec.origin).with_suffix(".toml")
     try:
         return tomllib.loads(path.read_text("utf-8"))

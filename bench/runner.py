@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from bench import provenance, records
+from bench import provenance, records, registry
 from bench.config import Settings, digest
 from bench.engine import float32
 from bench.errors import BenchError
@@ -74,9 +74,9 @@ class Cell:
 
     def code(self) -> str:
         """Version of the code that computes the cell's rows."""
-        return provenance.code_version(
-            (*provenance.TRAINING, *provenance.EVALUATION), (self._module(), self.task.load.__module__)
-        )
+        task = registry.tasks()[self.task.name].module
+        names = (*provenance.TRAINING, *provenance.EVALUATION)
+        return provenance.code_version(names, (self.entry.module, task))
 
     def checkpoint(self, results: Path) -> Path:
         """The file of the trained method, shared by tasks with the same train key."""
@@ -88,13 +88,10 @@ class Cell:
             "seed": self.seed,
             "threads": torch.get_num_threads(),
             "data": self.fitted_on,
-            "code": provenance.code_version(provenance.TRAINING, (self._module(),)),
+            "code": provenance.code_version(provenance.TRAINING, (self.entry.module,)),
         }
         folder = results / "checkpoints" / self.task.train / digest(document)[:16]
         return folder / "fit.safetensors"
-
-    def _module(self) -> str:
-        return self.entry.target.partition(":")[0]
 
 
 def possible_sizes(method: Method, sizes: tuple[int, ...], reporter: Reporter) -> tuple[int, ...]:
