@@ -1,0 +1,38 @@
+"""What is built and installed is everything that the source tree holds."""
+
+from __future__ import annotations
+
+import importlib
+import tomllib
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+FOLDERS = {"bench": "bench", "methods": "bench.methods", "datasets": "bench.datasets"}
+
+
+def packages(folder: str) -> set[str]:
+    """Import names of a top-level folder and the packages below it."""
+    found = (path.parent.relative_to(ROOT).parts for path in (ROOT / folder).rglob("__init__.py"))
+    return {".".join((FOLDERS[top], *below)) for top, *below in found}
+
+
+def test_every_package_of_the_source_tree_is_listed() -> None:
+    assert set().union(*map(packages, FOLDERS)) == set(SETUPTOOLS["packages"])
+
+
+@pytest.mark.parametrize(("folder", "name"), FOLDERS.items())
+def test_every_file_of_the_source_tree_is_installed(folder: str, name: str) -> None:
+    (installed,) = importlib.import_module(name).__path__
+    for path in (ROOT / folder).rglob("*"):
+        if path.is_file() and path.suffix != ".pyc":
+            copy = Path(installed) / path.relative_to(ROOT / folder)
+            assert copy.read_bytes() == path.read_bytes(), f"install again: {path} has changed"
+
+
+def test_the_plugins_of_the_suite_are_entry_points() -> None:
+    points = {point.value for point in entry_points(group="bench.plugins")}
+    assert {"bench.methods", "bench.datasets"} <= points
