@@ -1,8 +1,9 @@
 """Three ways to evaluate stacked networks; each computes the same logits and gradients.
 
-A way has three parts. `prepare` lays weights out in memory, once for all images; `enter` does what all
-members share on an image batch, once; `run` evaluates the members on what was entered. All are differentiable. Shapes: x [B, ...] shared by all members, or
-[M, B, ...] with own images; weights by name [M, *shape]; logits [M, B, K].
+A way has three parts. `prepare` lays weights out in memory, once for all images; `enter` does what
+all members share on an image batch, once; `run` evaluates the members on what was entered. All are
+differentiable. Shapes: x [B, ...] shared by all members, or [M, B, ...] with own images; weights by
+name [M, *shape]; logits [M, B, K].
 """
 
 from __future__ import annotations
