@@ -14,12 +14,13 @@ from bench import __version__, registry
 from bench.errors import BenchError, UsageError
 
 DEFAULT_RESULTS = "results"
+NAMES = "NAME[,NAME..]|all"
 
 
 class Names(click.ParamType):
     """A comma-separated list of registered names, or `all`."""
 
-    name = "NAME[,NAME..]|all"
+    name = "names"
 
     def __init__(self, kind: str, table: Callable[[], Any]) -> None:
         self.kind, self.table = kind, table
@@ -101,9 +102,21 @@ data_option = click.option(
 
 @main.command()
 @click.option(
-    "--method", "methods", type=Names("method", registry.methods), required=True, help="What to train."
+    "--method",
+    "methods",
+    type=Names("method", registry.methods),
+    metavar=NAMES,
+    required=True,
+    help="What to train.",
 )
-@click.option("--task", "tasks", type=Names("task", registry.tasks), required=True, help="What to ask.")
+@click.option(
+    "--task",
+    "tasks",
+    type=Names("task", registry.tasks),
+    metavar=NAMES,
+    required=True,
+    help="What to ask.",
+)
 @click.option(
     "--preset",
     type=click.Choice(list(registry.PRESETS)),
@@ -157,7 +170,7 @@ def run(ctx: click.Context, methods: list[str], tasks: list[str], **options: Any
     click.echo(f"{counts} · next: bench report --results {options['results']}")
     if done.failed:
         for name, message in done.failed.items():
-            click.echo(f"failed: {name}: {message.splitlines()[0]}", err=True)
+            click.echo(f"failed: {name}: {message.splitlines()[0] if message else ''}", err=True)
         ctx.exit(1)
 
 
@@ -258,7 +271,7 @@ def _root(folder: Path | None) -> Path:
 
 
 @data.command()
-@click.argument("name", type=Names("data source", registry.sources))
+@click.argument("name", type=Names("data source", registry.sources), metavar=NAMES)
 @data_option
 def fetch(name: list[str], data: Path | None) -> None:
     """Download a data set and verify its checksums.
@@ -273,7 +286,7 @@ def fetch(name: list[str], data: Path | None) -> None:
 
 
 @data.command()
-@click.argument("name", type=Names("data source", registry.sources), default="all")
+@click.argument("name", type=Names("data source", registry.sources), metavar=NAMES, default="all")
 @data_option
 @click.pass_context
 def verify(ctx: click.Context, name: list[str], data: Path | None) -> None:

@@ -87,7 +87,6 @@ def run(
         try:
             data = task.load(selection.data)
         except DataError as error:
-            reporter.say(f"{name}: {error}")
             outcome.failed[name] = str(error)
             continue
         for cell in cells(selection, task, data):
