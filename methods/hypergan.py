@@ -26,7 +26,7 @@ STATISTICS_CODES = 2048
 
 
 @dataclass(frozen=True)
-class Config:
+class HyperGANConfig:
     """Settings of HyperGAN. The paper states neither beta, nor learning rates, nor K, nor epochs."""
 
     epochs: int = 100  # passes of all K networks together over the data; the paper's MNF and APD have 100
@@ -42,7 +42,7 @@ class Config:
     scaled: bool = True  # generator outputs start at rms sqrt(2 / fan_in) instead of 0.41
     lr: float = 1e-3  # mixer and generators, annealed by a cosine; the reference code has 5e-4, 1e-4
     lr_discriminator: float = 1e-4  # reference code
-    weight_decay: float = 1e-4  # reference code
+    weight_decay: float = 0.0  # reference code: 1e-4; see the class on why not here
 
 
 class HyperGAN(Method):
@@ -63,15 +63,16 @@ class HyperGAN(Method):
     biases too; outputs are scaled per layer (`scaled`), so that norms compare with Table 1 only for
     the unscaled variant; the K networks of a step see own slices of the data (`shared`). Without the
     mixer codes are the prior itself and a discriminator has nothing to act on, so `no-both` equals
-    `no-mixer`, though the paper reports them apart.
+    `no-mixer`, though the paper reports them apart. No weight decay: once the loss is small, decay
+    wins over it in the weights that carry the code, and all drawn networks become one (measured).
 
     Batch normalisation uses the statistics of the step's K codes in training. For drawing they are
     recomputed from fixed fresh codes and frozen, so that a network does not depend on its
     batch-mates.
     """
 
-    Config = Config
-    config: Config
+    Config = HyperGANConfig
+    config: HyperGANConfig
 
     def start(self, train: Split, val: Split, *, loss: Loss, rng: Streams) -> None:
         c = self.config
@@ -195,6 +196,7 @@ class HyperGAN(Method):
         h = _settle(self.mixer, h) if self.config.mixer else h
         codes = h.unflatten(1, (len(self.targets), self.config.latent))
         for i, generator in enumerate(self.generators):
+            assert isinstance(generator, nn.Sequential)
             _settle(generator[:-1], codes[:, i])  # the last layer is wide and has no statistics
         self._frozen = True
 

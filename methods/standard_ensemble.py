@@ -16,7 +16,7 @@ from bench.training import Loss, Minibatches, adam, anneal
 
 
 @dataclass(frozen=True)
-class Config:
+class StandardEnsembleConfig:
     """Settings of the standard ensemble."""
 
     networks: int = 10  # paper, Table 1: 10 networks
@@ -36,10 +36,10 @@ class StandardEnsemble(Method):
     started from N(0, 1), which handicaps the baseline.
     """
 
-    Config = Config
-    config: Config
+    Config = StandardEnsembleConfig
+    config: StandardEnsembleConfig
 
-    def __init__(self, network: nn.Module, config: Config) -> None:
+    def __init__(self, network: nn.Module, config: StandardEnsembleConfig) -> None:
         super().__init__(network, config)
         self.max_members = config.networks
 

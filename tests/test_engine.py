@@ -31,7 +31,7 @@ def convolutional(draw):
         layers.append(nn.Conv2d(inside, out, kernel, padding=padding, bias=draw(st.booleans())))
         inside, side = out, side + 2 * padding - kernel + 1
         layers.append(draw(st.sampled_from([nn.LeakyReLU(0.01), nn.ReLU(), nn.LeakyReLU(0.0)])))
-        if draw(st.booleans()):
+        if side > 1 and draw(st.booleans()):
             layers.append(nn.MaxPool2d(2))
             side //= 2
     layers += [nn.Flatten(), nn.Linear(inside * side * side, 6), nn.ReLU(), nn.Linear(6, 3)]
