@@ -186,7 +186,7 @@ class Engine:
 
 
 def _run_members(way: Way, weights: Weights, entered: Entered, members: slice) -> Tensor:
-    return way.run(_members(weights, members), entered.at(members))
+    return way.run(_members(weights, members), entered)
 
 
 def _count(weights: Weights) -> int:
@@ -213,14 +213,16 @@ class _Losses(torch.autograd.Function):
     ) -> Tensor:
         weights = dict(zip(names, values, strict=True))
         way = engine.way(x.device)
-        entered = way.enter(x, own)
+        # Own images enter member by member, so that what entering makes of them is still in cache.
+        entered = None if own else way.enter(x, False)
         own_labels = y.dim() > 1 and own
         gradients = [torch.empty_like(v) for v in values]
 
         def call(members: slice) -> Tensor:
             with torch.enable_grad():
                 leaves = [v[members].detach().requires_grad_() for v in values]
-                logits = way.run(dict(zip(names, leaves, strict=True)), entered.at(members))
+                seen = way.enter(x[members], True) if entered is None else entered
+                logits = way.run(dict(zip(names, leaves, strict=True)), seen)
                 found = loss(logits, y[members] if own_labels else y)
                 parts = torch.autograd.grad(found.sum(), leaves)
             for gradient, part in zip(gradients, parts, strict=True):

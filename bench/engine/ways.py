@@ -34,10 +34,6 @@ class Entered:
     own: bool
     patches: tuple[int, int] | None = None  # height and width of the first layer's output
 
-    def at(self, members: slice) -> Entered:
-        """The part that these members see: own images are theirs alone, shared ones everybody's."""
-        return Entered(self.data[members], self.batch, True, self.patches) if self.own else self
-
 
 class Way(ABC):
     """How stacked networks of one shape are evaluated."""
