@@ -6,7 +6,9 @@ Layer names are those of the `layer` column. Weights follow Tables 3 and 4 of th
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -101,3 +103,17 @@ def shapes(network: nn.Module) -> dict[str, torch.Size]:
 def count(network: nn.Module) -> int:
     """Number of weights and biases, P."""
     return sum(shape.numel() for shape in shapes(network).values())
+
+
+def initial(shapes: Mapping[str, torch.Size], rng: torch.Generator) -> dict[str, Tensor]:
+    """PyTorch's default initialisation of one network, from a given stream and on the CPU.
+
+    Weights and biases ~ U(-1/sqrt(fan_in), 1/sqrt(fan_in)), fan_in that of the layer's weight.
+    shapes: of `<layer>.weight` and `<layer>.bias`, as `shapes` gives them.
+    """
+    fan_in = {n.rpartition(".")[0]: s[1:].numel() for n, s in shapes.items() if n.endswith("weight")}
+    values = {}
+    for name, shape in shapes.items():
+        bound = 1 / math.sqrt(fan_in[name.rpartition(".")[0]])
+        values[name] = (torch.rand(shape, generator=rng) * 2 - 1) * bound
+    return values

@@ -184,7 +184,7 @@ def test_misfits_name_the_layer_and_what_was_found():
         engine.logits(weights, torch.rand(3, 3, 28, 28))
 
 
-def test_a_call_out_of_memory_is_repeated_with_half_the_members(monkeypatch):
+def test_a_call_out_of_memory_is_repeated_with_half_the_members():
     network = networks.mnist()
     engine, weights = Engine(network), stacked(networks.mnist(), 6, torch.float32)
     calls = []
@@ -195,7 +195,8 @@ def test_a_call_out_of_memory_is_repeated_with_half_the_members(monkeypatch):
             raise torch.OutOfMemoryError
         return members
 
-    done = engine._each(weights, torch.rand(1, 1, 28, 28), call)
+    # Any device but the CPU: there slices are single calls side by side, and memory is not watched.
+    done = engine._each(weights, torch.empty(1, 1, 28, 28, device="meta"), call)
     assert [(s.start, s.stop) for s in calls] == [
         (0, 6),
         (0, 3),

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 import torch
 from conftest import small_method, stripes
 from torch.func import functional_call
 
+from bench import networks
 from bench.rng import Streams
 from bench.training import FitSettings, Minibatches, adam, anneal, cross_entropy
 
@@ -47,3 +51,12 @@ def test_a_draw_of_all_is_a_permutation():
     draws = [set(method.sample(4, seed=s).hashes()) for s in range(3)]
     assert draws[0] == draws[1] == draws[2]
     assert len(draws[0]) == 4
+
+
+def test_the_normal_start_gives_the_norms_of_the_papers_table_1():
+    method = small_method("standard_ensemble-n01", networks.mnist(), networks=2)
+    method.start(stripes(96), stripes(30, 1), loss=cross_entropy, rng=Streams(0, "fit"))
+    norms = {n: w[0].norm().item() for n, w in method.weights.items() if n.endswith("weight")}
+    assert norms["conv1.weight"] == pytest.approx(math.sqrt(800), rel=0.08)
+    assert norms["conv2.weight"] == pytest.approx(math.sqrt(25_600), rel=0.02)
+    assert norms["linear.weight"] == pytest.approx(math.sqrt(10 / 3), rel=0.05)  # PyTorch's default

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -11,15 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from bench.engine import plan
-from bench.engine.ways import Batched, Entered, LayerOperation, MemberLoop, Vmap, Way, Weights
+from bench.engine import parallel, plan
+from bench.engine.memberloop import MemberLoop
+from bench.engine.plan import Step
+from bench.engine.ways import Batched, Entered, LayerOperation, Vmap, Way, Weights
 from bench.networks import shapes
 
-# Images a CPU walk takes at once without gradients: the first layer's output of the MNIST network,
-# 72 KiB an image, then stays in a few MiB of cache. Measured on two cores: 50 beat 25 and 32 by a tenth.
-IMAGES_CPU = 50
-# The same with a graph, where 50 beat 25 by a sixth.
-IMAGES_CPU_GRADIENT = 50
+# Images a CPU walk takes at once: the first layer's output of the MNIST network, 72 KiB an image, then
+# stays in a few MiB of cache. Measured on two cores: fewer leave the cores waiting between operations.
+IMAGES_CPU = 100
+# Slices of members a core takes one after the other, so that none idles for long at the end.
+SLICES_PER_CORE = 4
 # A graph over all members is kept up to this size, recomputed member by member beyond it. It admits
 # 100 networks x 100 MNIST images (1.33 GiB).
 GRAPH_BYTES = 3 * 2**29
@@ -57,19 +59,20 @@ class Engine:
     def logits(self, weights: Weights, x: Tensor) -> Tensor:
         """Logits [M, B, K] of every member on shared images x [B, ...].
 
-        Differentiable in x in bounded memory: where the graph of all members would exceed
-        `graph_bytes`, the backward pass recomputes it member by member. Differentiable in the
-        weights through one graph; `losses` is the bounded way to train.
+        Differentiable in x in bounded memory: where the graphs of all members would exceed
+        `graph_bytes`, the backward pass recomputes them one by one. Differentiable in the weights
+        through one graph; `losses` is the bounded way to train.
         """
         self.check(weights, x)
         if torch.is_grad_enabled() and any(w.requires_grad for w in weights.values()):
-            return self._run(weights, x, x.shape[0])
+            way = self.way(x.device)
+            return way.run(weights, way.enter(x, False))
         if torch.is_grad_enabled() and x.requires_grad:
-            if self.fits(weights, x):
-                return self._run(weights, x, IMAGES_CPU_GRADIENT)
-            return _Recomputed.apply(self, dict(weights), x)
+            if x.device.type != "cpu" and self.fits(weights, x):
+                return self._run(weights, x)
+            return _InputGradient.apply(self, dict(weights), x)
         with torch.no_grad():
-            return self._run(weights, x, IMAGES_CPU)
+            return self._run(weights, x)
 
     def losses(self, weights: Weights, x: Tensor, y: Tensor, loss: Loss, own: bool = False) -> Tensor:
         """Loss [M] of every member, differentiable in the weights, in memory of one call.
@@ -89,16 +92,20 @@ class Engine:
         weights: by name [*shape], whatever the operation wants. Raises ValueError for a network
         with layers that the walk does not know.
         """
+        steps = self.known_steps()
+        for step in steps:
+            if step.kind == "normalise":
+                x = step.module(x)
+        return MemberLoop(steps).walk(weights, x, operation=operation)
+
+    def known_steps(self) -> tuple[Step, ...]:
+        """The network's layers in the order of the walk; ValueError where it holds one that is not known."""
         if self.steps is None:
             raise ValueError(
                 "expected a Sequential of convolution, linear, (leaky) ReLU, max-pool and flatten "
                 f"layers, found {type(self.network).__name__}; write the network with those"
             )
-        loop = MemberLoop([s for s in self.steps if s.kind != "normalise"])
-        for step in self.steps:
-            if step.kind == "normalise":
-                x = step.module(x)
-        return loop.walk(weights, x, operation=operation)
+        return self.steps
 
     def check(self, weights: Weights, x: Tensor) -> None:
         """Raises ValueError, naming the layer, where weights or images do not fit the network."""
@@ -144,35 +151,42 @@ class Engine:
         """Whether one graph over all members on these images stays within `graph_bytes`."""
         return self.image_bytes(x[0]) * x.shape[0] * _count(weights) <= self.graph_bytes
 
-    def _run(self, weights: Weights, x: Tensor, images: int) -> Tensor:
+    def _run(self, weights: Weights, x: Tensor) -> Tensor:
         """Logits in chunks: of images, and for each of them of members."""
-        parts = []
         way = self.way(x.device)
         weights = way.prepare(weights)
-        for part in x.split(self._images(x, images)):
+        parts = []
+        for part in x.split(self._images(x)):
             entered = way.enter(part, False)
             parts.append(torch.cat(self._each(weights, part, partial(_run_members, way, weights, entered))))
         return torch.cat(parts, 1)
 
-    def _images(self, x: Tensor, on_cpu: int) -> int:
+    def _images(self, x: Tensor) -> int:
         """Images of one call."""
         if x.device.type == "cpu":
-            return on_cpu
+            return IMAGES_CPU
         return max(1, CALL_BYTES_GPU // self.image_bytes(x[0]))
 
     def _each(
         self, weights: Weights, x: Tensor, call: Callable[[slice], T], size: int | None = None
     ) -> list[T]:
-        """The results of `call` for slices of members, of `size` or as many as fit on a GPU.
+        """The results of `call` for slices of members, in order.
 
-        A call that runs out of a GPU's memory is repeated with half as many members.
+        On a CPU slices run side by side, of `size` members or so that every core has a few; on a GPU
+        one after the other, of as many members as fit, and a call that runs out of its memory is
+        repeated with half as many.
         """
         total = _count(weights)
-        if x.device.type != "cpu":
-            fit = CALL_BYTES_GPU // max(1, self.image_bytes(x[0]) * x.shape[0])
-            size = max(1, min(total, fit, self._members_gpu or total))
+        if x.device.type == "cpu":
+            concurrent = self.way(x.device).concurrent
+            cores = torch.get_num_threads() if concurrent else 1
+            size = size or -(-total // (SLICES_PER_CORE * cores))
+            slices = [slice(m, min(m + size, total)) for m in range(0, total, size)]
+            return parallel.each(call, slices) if concurrent else [call(members) for members in slices]
+        fit = CALL_BYTES_GPU // max(1, self.image_bytes(x[0]) * x.shape[0])
+        size = max(1, min(total, fit, self._members_gpu or total))
         results: list[T] = []
-        start, size = 0, size or total
+        start = 0
         while start < total:
             try:
                 results.append(call(slice(start, min(start + size, total))))
@@ -187,6 +201,13 @@ class Engine:
 
 def _run_members(way: Way, weights: Weights, entered: Entered, members: slice) -> Tensor:
     return way.run(_members(weights, members), entered)
+
+
+def _graphs(members: slice, device: torch.device) -> list[slice]:
+    """A slice in parts that have one graph each: single members on a CPU, where it stays in cache."""
+    if device.type != "cpu":
+        return [members]
+    return [slice(m, m + 1) for m in range(members.start, members.stop)]
 
 
 def _count(weights: Weights) -> int:
@@ -213,7 +234,6 @@ class _Losses(torch.autograd.Function):
     ) -> Tensor:
         weights = dict(zip(names, values, strict=True))
         way = engine.way(x.device)
-        # Own images enter member by member, so that what entering makes of them is still in cache.
         entered = None if own else way.enter(x, False)
         own_labels = y.dim() > 1 and own
         gradients = [torch.empty_like(v) for v in values]
@@ -240,36 +260,69 @@ class _Losses(torch.autograd.Function):
         return (None, None, None, None, None, None, *scaled)
 
 
-class _Recomputed(torch.autograd.Function):
-    """Logits whose input gradient is recomputed member by member: constant memory in M."""
+# Of one slice of members: for each graph the input it starts from, the logits it ends in, its members.
+Graphs = list[tuple[Tensor, Tensor, slice]]
+
+
+class _InputGradient(torch.autograd.Function):
+    """Logits with the gradient of shared images, from one graph a member.
+
+    Graphs are kept from the forward pass where all of them fit, and else made again, one at a time:
+    constant memory in M.
+    """
 
     @staticmethod
     def forward(ctx: Any, engine: Engine, weights: dict[str, Tensor], x: Tensor) -> Tensor:
-        ctx.engine, ctx.weights = engine, weights
+        ctx.engine, ctx.weights, ctx.kept = engine, weights, None
         ctx.save_for_backward(x)
-        return engine._run(weights, x, IMAGES_CPU)
+        if not engine.fits(weights, x):
+            return engine._run(weights, x)
+        ctx.kept, logits = [], []
+        way = engine.way(x.device)
+        weights = way.prepare(weights)
+        for part in x.split(engine._images(x)):
+            entered = way.enter(part, False)
+
+            def call(members: slice, entered=entered) -> Graphs:
+                return [_graph(way, weights, entered, one) for one in _graphs(members, x.device)]
+
+            found = engine._each(weights, part, call)
+            ctx.kept.append(found)
+            logits.append(torch.cat([out.detach() for graphs in found for _, out, _ in graphs]))
+        return torch.cat(logits, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        engine, weights = ctx.engine, ctx.weights
+        engine, weights, kept = ctx.engine, ctx.weights, ctx.kept
+        ctx.kept = None  # a second backward pass makes its own graphs
         (x,) = ctx.saved_tensors
         way = engine.way(x.device)
         weights = way.prepare(weights)
-        size = engine._images(x, IMAGES_CPU_GRADIENT)
         gradients = []
-        for part, wanted in zip(x.split(size), upstream.split(size, 1), strict=True):
+        size = engine._images(x)
+        for i, (part, wanted) in enumerate(zip(x.split(size), upstream.split(size, 1), strict=True)):
             with torch.enable_grad():
                 leaf = part.detach().requires_grad_()
                 entered = way.enter(leaf, False)
-                shared = replace(entered, data=entered.data.detach().requires_grad_())
-            total = torch.zeros_like(shared.data)
 
-            def call(members: slice, shared=shared, wanted=wanted, total=total) -> None:
-                with torch.enable_grad():
-                    logits = _run_members(way, weights, shared, members)
-                total.add_(torch.autograd.grad(logits, shared.data, wanted[members])[0])
+            def pull(graphs: Iterable[tuple[Tensor, Tensor, slice]], wanted=wanted) -> Tensor:
+                parts = (torch.autograd.grad(out, start, wanted[m])[0] for start, out, m in graphs)
+                total = next(parts)  # nobody else's: later parts may be added in place
+                for each in parts:
+                    total += each
+                return total
 
-            engine._each(weights, part, call, size=1)
-            gradients.append(torch.autograd.grad(entered.data, leaf, total)[0])
+            def call(members: slice, entered=entered, pull=pull) -> Tensor:
+                return pull(_graph(way, weights, entered, one) for one in _graphs(members, x.device))
+
+            totals = engine._each(weights, part, call) if kept is None else parallel.each(pull, kept[i])
+            gradients.append(torch.autograd.grad(entered.data, leaf, sum(totals[1:], totals[0]))[0])
         return None, None, torch.cat(gradients)
+
+
+def _graph(way: Way, weights: Weights, entered: Entered, members: slice) -> tuple[Tensor, Tensor, slice]:
+    """A graph of its own from what has entered to these members' logits."""
+    with torch.enable_grad():
+        start = entered.data.detach().requires_grad_()
+        return start, _run_members(way, weights, replace(entered, data=start), members), members

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -15,7 +16,8 @@ def float32(tf32: bool) -> Iterator[None]:
     TF32 keeps 10 bits of mantissa. PyTorch allows it for convolutions unless told otherwise, so
     evaluation has to say no. Nothing changes on a CPU; the settings before are put back.
     """
-    places = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    # Any: these are module stand-ins whose attributes a type checker cannot see.
+    places: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [place.allow_tf32 for place in places]
     for place in places:
         place.allow_tf32 = tf32

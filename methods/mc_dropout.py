@@ -1,0 +1,105 @@
+"""Monte-Carlo dropout: one trained network, and a random mask over its units for every draw.
+
+Source: Gal & Ghahramani 2016, "Dropout as a Bayesian Approximation".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.engine import Step, Weights, apply
+from bench.method import Method
+from bench.networks import initial
+from bench.rng import Streams
+from bench.task import Split
+from bench.training import Loss, Minibatches, adam, anneal
+
+
+@dataclass(frozen=True)
+class MCDropoutConfig:
+    """Settings of MC dropout."""
+
+    p: float = 0.5  # share dropped; HyperGAN paper, section 4
+    epochs: int = 100  # HyperGAN paper, section 4.1
+    batch: int = 100  # as the MNF and APD code
+    lr: float = 1e-3  # Adam's default, the HyperGAN code on MNIST; annealed by a cosine
+    weight_decay: float = 1e-4  # the dropout script of the HyperGAN code; Gal's prior on the weights
+
+
+class MCDropout(Method):
+    """One network trained with dropout; a draw keeps one mask, folded into the weights.
+
+    Before every layer with weights but the first, h -> h * z / (1 - p) with z ~ Bernoulli(1 - p): per
+    channel before a convolution, per unit before a linear layer. In training every image has its own
+    mask; a drawn network has one for all images, as scaled columns of its weights:
+    W (h * s) = (W * s) h. Only pooling, flattening and ReLU-like activations may lie between a mask
+    and its layer, which scaling by s >= 0 passes through.
+
+    Differs from the paper's code: whole channels are dropped before a convolution, in training as in
+    drawing (there single activations), because only so is one mask one network; no mask on the input;
+    the HyperGAN code put dropout on another network than its other methods'.
+    """
+
+    Config = MCDropoutConfig
+    config: MCDropoutConfig
+
+    def start(self, train: Split, val: Split, *, loss: Loss, rng: Streams) -> None:
+        c = self.config
+        self.rng, self.loss = rng, loss
+        values = initial(self.engine.shapes, rng("initialise"))
+        holder = nn.ParameterList(nn.Parameter(w.to(self.device)) for w in values.values())
+        self.weights = dict(zip(values, holder, strict=True))
+        self.trains("weights", holder)
+        self.optimiser = adam(holder.parameters(), c.lr, weight_decay=c.weight_decay)
+        self.trains("optimiser", self.optimiser)
+        self.batches = Minibatches(train, c.batch)
+
+    def rounds(self) -> int:
+        return self.config.epochs
+
+    def round(self, i: int) -> dict[str, float]:
+        """One epoch, a fresh mask for every image of every step."""
+        c = self.config
+        total, steps = 0.0, len(self.batches)
+        masks = self.rng("masks", i)
+        for step, (x, y) in enumerate(self.batches.epoch(self.rng("order", i), own=False)):
+            anneal(self.optimiser, c.lr, i * steps + step, c.epochs * steps)
+            loss = self.loss(self.logits(x, masks)[None], y).mean()
+            self.optimiser.zero_grad()
+            loss.backward()
+            self.optimiser.step()
+            total += loss.item()
+        return {"loss": total / steps}
+
+    def logits(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """Logits [B, K] of images x [B, ...], each under its own mask."""
+        masked = self._masked()
+
+        def drop(step: Step, weights: Weights, h: Tensor) -> Tensor:
+            if step.name in masked:
+                scale = self._mask(h.shape[:2], rng)
+                h = h * scale.view(*h.shape[:2], *[1] * (h.dim() - 2))
+            return apply(step, weights, h)
+
+        return self.engine.single(self.weights, x, drop)
+
+    def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        drawn = {name: w.detach().expand(len(rngs), *w.shape) for name, w in self.weights.items()}
+        for layer in self._masked():
+            weight = drawn[f"{layer}.weight"]  # [M, outputs, inputs, ...]
+            scale = torch.stack([self._mask(weight.shape[2:3], rng) for rng in rngs])
+            drawn[f"{layer}.weight"] = weight * scale.view(len(rngs), 1, -1, *[1] * (weight.dim() - 3))
+        return drawn
+
+    def _masked(self) -> list[str]:
+        """Names of the layers that a mask lies before: all with weights but the first."""
+        return [step.name for step in self.engine.known_steps() if step.has_weights][1:]
+
+    def _mask(self, shape: torch.Size, rng: torch.Generator) -> Tensor:
+        """Kept units as 1 / (1 - p), dropped ones as 0."""
+        kept = torch.rand(shape, generator=rng) >= self.config.p
+        return (kept / (1 - self.config.p)).to(self.device)
