@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -27,12 +28,17 @@ class Method(ABC):
 
     Config: ClassVar[type]
     max_members: int | None = None  # None: draws without end
+    members_setting: ClassVar[str] = "networks"  # which setting raises `max_members`
+    # Settings that decide the first rounds of a fit; variants that agree on them share those rounds.
+    stage: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, network: nn.Module, config: Any) -> None:
         self.config = config
         self.device = torch.device("cpu")
         self.network = self.adapt(network)
         self.engine = Engine(self.network)
+        self.stage_folder: Path | None = None  # where shared rounds lie; None: in memory alone
+        self.borrowed_seconds: dict[int, float] = {}  # by round: what a round read from there cost
         self._parts: dict[str, checkpoint.Trainable] = {}
 
     def adapt(self, network: nn.Module) -> nn.Module:
@@ -69,6 +75,26 @@ class Method(ABC):
         self._parts[name] = part
 
     @final
+    def stage_round(
+        self, i: int, compute: Callable[[], tuple[dict[str, Tensor], dict[str, float]]]
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """What round i of the shared stage leaves (tensors, on the device) and its losses.
+
+        Read from the stage's folder where a fit has left it there, else computed and written: a round
+        is one file, whole or absent. Raises BenchError for a file that cannot be read.
+        """
+        path = None if self.stage_folder is None else self.stage_folder / f"round-{i:05}.safetensors"
+        if path is not None and path.exists():
+            tensors, about = checkpoint.read(path)
+            self.borrowed_seconds[i] = about["seconds"]
+            return {name: t.to(self.device) for name, t in tensors.items()}, about["losses"]
+        begun = time.perf_counter()
+        tensors, losses = compute()
+        if path is not None:
+            checkpoint.write(path, tensors, {"losses": losses, "seconds": time.perf_counter() - begun})
+        return tensors, losses
+
+    @final
     def fit(self, train: Split, val: Split, settings: training.FitSettings) -> training.Fit:
         """Train, going on from the checkpoint in `settings` where there is one."""
         return training.fit(self, train, val, settings)
@@ -84,7 +110,8 @@ class Method(ABC):
             name = type(self).__name__
             raise BenchError(
                 f"{name} holds {self.max_members} networks, {members} asked for; "
-                f"ask for fewer with --members, or train more with --set <method>.networks={members}"
+                "ask for fewer with --members, or train more with a larger "
+                f"--set <method>.{self.members_setting}"
             )
         rng = Streams(seed, purpose)
         weights = self.draw([rng(i) for i in range(members)])

@@ -80,9 +80,19 @@ class Cell:
 
     def checkpoint(self, results: Path) -> Path:
         """The file of the trained method, shared by tasks with the same train key."""
+        return self._folder(results, self.entry.name, self.settings.document()) / "fit.safetensors"
+
+    def stage(self, results: Path) -> Path | None:
+        """The folder of the rounds that variants share; None for a method without such rounds."""
+        names = self.entry.load().stage
+        document = self.settings.document()
+        shared = {name: document[name] for name in (*names, "tf32")}
+        return self._folder(results, self.entry.base, shared) if names else None
+
+    def _folder(self, results: Path, method: str, config: dict[str, Any]) -> Path:
         document = {
-            "method": self.entry.name,
-            "config": self.settings.document(),
+            "method": method,
+            "config": config,
             "train": self.task.train,
             "preset": self.preset,
             "seed": self.seed,
@@ -90,8 +100,7 @@ class Cell:
             "data": self.fitted_on,
             "code": provenance.code_version(provenance.TRAINING, (self.entry.module,)),
         }
-        folder = results / "checkpoints" / self.task.train / digest(document)[:16]
-        return folder / "fit.safetensors"
+        return results / "checkpoints" / self.task.train / digest(document)[:16]
 
 
 def possible_sizes(method: Method, sizes: tuple[int, ...], reporter: Reporter) -> tuple[int, ...]:
@@ -164,6 +173,7 @@ def _fit(
         trace_every=cell.settings.loop.trace_every or math.ceil(method.rounds() / TRACES),
         trace_members=max(cell.sizes),
         path=cell.checkpoint(results),
+        stage=cell.stage(results),
         tf32=cell.settings.loop.tf32,
         progress=progress,
     )
@@ -177,7 +187,8 @@ def _fit(
         reporter.say(f"  fit: reusing {settings.path.parent.name} ({fit.seconds:.1f} s when it was made)")
     else:
         resumed = "" if len(rounds) == fit.rounds else f", resumed after {fit.rounds - len(rounds)}"
-        reporter.say(f"  fit: {fit.rounds} rounds{resumed} in {fit.seconds:.1f} s")
+        borrowed = f", {len(method.borrowed_seconds)} of them made before" if method.borrowed_seconds else ""
+        reporter.say(f"  fit: {fit.rounds} rounds{resumed}{borrowed}, {fit.seconds:.1f} s")
     return fit
 
 

@@ -103,8 +103,9 @@ class FitSettings:
     """How a fit runs, apart from the method's own settings.
 
     trace_every: rounds between traces (0: none). trace_members, trace_images: how much a trace
-    evaluates. path: checkpoint file, None for none. progress: called after each round with the
-    number of rounds done, of all, and the round's losses.
+    evaluates. path: checkpoint file, None for none. stage: folder of rounds that variants share, None
+    for none. progress: called after each round with the number of rounds done, of all, and the
+    round's losses.
     """
 
     seed: int
@@ -114,6 +115,7 @@ class FitSettings:
     trace_members: int = 100
     trace_images: int = 1000
     path: Path | None = None
+    stage: Path | None = None
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     tf32: bool = False
     progress: Callable[[int, int, dict[str, float]], None] = lambda done, rounds, losses: None
@@ -134,7 +136,7 @@ def fit(method: Method, train: Split, val: Split, settings: FitSettings) -> Fit:
 
     Raises BenchError where a loss is no longer a number.
     """
-    method.device = settings.device
+    method.device, method.stage_folder = settings.device, settings.stage
     rng = Streams(settings.seed, "fit")
     method.start(train.to(settings.device), val.to(settings.device), loss=settings.loss, rng=rng)
     result = Fit()
@@ -149,9 +151,11 @@ def fit(method: Method, train: Split, val: Split, settings: FitSettings) -> Fit:
         begun = time.perf_counter()
         with float32(settings.tf32):
             losses = method.round(result.rounds)
-        _check_finite(method, result.rounds, losses)
+        check_finite(method, f"round {result.rounds}", losses)
+        # A round that a variant made before costs what it cost then.
+        spent = time.perf_counter() - begun
+        result.seconds += method.borrowed_seconds.get(result.rounds, spent)
         result.rounds += 1
-        result.seconds += time.perf_counter() - begun
         if settings.trace_every and (result.rounds % settings.trace_every == 0 or result.rounds == total):
             result.trace += trace(method, val, result.rounds, losses, settings)
         settings.progress(result.rounds, total, losses)
@@ -169,12 +173,16 @@ def _save(method: Method, path: Path, result: Fit, finished: bool = False) -> No
     method.save(path, about, finished=finished)
 
 
-def _check_finite(method: Method, i: int, losses: dict[str, float]) -> None:
+def check_finite(method: Method, where: str, losses: dict[str, float], setting: str = "lr") -> None:
+    """Raises BenchError where a loss is no longer a number, naming the place and the setting to lower.
+
+    where: round, or epoch and step. A method whose step is not called `lr` checks for itself.
+    """
     broken = {name: value for name, value in losses.items() if not math.isfinite(value)}
     if broken:
         raise BenchError(
-            f"{type(method).__name__}, round {i}: expected finite losses, found {broken}; "
-            "lower the learning rate with --set <method>.lr=..."
+            f"{type(method).__name__}, {where}: expected finite losses, found {broken}; "
+            f"lower the learning rate with --set <method>.{setting}=..."
         )
 
 

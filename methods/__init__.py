@@ -4,3 +4,6 @@ from bench.registry import add_method
 
 add_method("hypergan", "bench.methods.hypergan:HyperGAN")
 add_method("standard_ensemble", "bench.methods.standard_ensemble:StandardEnsemble")
+add_method("apd", "bench.methods.apd:APD")
+add_method("mc_dropout", "bench.methods.mc_dropout:MCDropout")
+add_method("mnf", "bench.methods.mnf:MNF")

@@ -272,7 +272,7 @@ class _InputGradient(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, engine: Engine, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    def forward(ctx: Any, engine: Engine, weights: Weights, x: Tensor) -> Tensor:
         ctx.engine, ctx.weights, ctx.kept = engine, weights, None
         ctx.save_for_backward(x)
         if not engine.fits(weights, x):

@@ -1,0 +1,357 @@
+"""APD: a chain of stochastic gradient Langevin dynamics, distilled into a generator by a WGAN-GP.
+
+Source: Wang, Vicol, Lucas, Gu, Grosse & Zemel, "Adversarial Distillation of Bayesian Neural Network
+Posteriors", ICML 2018, and its code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from bench.method import Method
+from bench.networks import initial
+from bench.rng import Streams
+from bench.task import Split
+from bench.training import Loss, Minibatches, adam, anneal, check_finite
+
+DISTILS = ("wgan", "gaussian", "none")
+# Networks whose spread is compared with the chain's after a block of generator steps.
+SPREAD_NETWORKS = 256
+# Factor of the generator's last layer at the start. He-uniform spreads as much into every direction,
+# also into those where the chain hardly moves; networks off by that much fail (measured: 65 % accuracy
+# where the chain has 98.6 %), and unlearning it takes longest.
+FIRST_SPREAD = 0.1
+# Directions of less than this share of the largest variance are rounding.
+NEGLIGIBLE = 1e-10
+
+
+@dataclass(frozen=True)
+class APDConfig:
+    """Settings of APD; the chain's come first, then the generator's."""
+
+    distil: str = "wgan"  # paper; "none": the chain's own networks; "gaussian": mean and diagonal variance
+    epochs: int = 100  # of the chain; the HyperGAN paper gives APD 100, the code has 400
+    batch: int = 100  # images per step, of the chain; reference code
+    step_size: float = 0.05  # eta, reference code
+    first_step_size: float = 0.05  # falls to step_size by a cosine in burn-in; reference code: constant
+    precision: float = 50.0  # of the prior, N lambda: the code's lambda 1e-3 at its N of 50,000
+    burn_in: float = 0.2  # of the epochs, our choice; the code's 500 steps keep untrained networks
+    keep: int = 27  # networks per epoch: every 20th step at N = 55,000, reference code
+    span: bool = True  # the generator emits coordinates in the span of the kept networks
+    blocks: int = 100  # of generator steps: how often a fit can be looked at and stopped
+    block_steps: int = 1000  # 100,000 generator steps in all, reference code
+    latent: int = 32  # reference code, fully-connected networks
+    hidden: int = 100  # of generator and critic, three layers each, reference code
+    samples: int = 100  # networks per step of generator and critic, reference code
+    critic_steps: int = 5  # per generator step, reference code
+    penalty: float = 10.0  # weight of the gradient penalty, reference code
+    lr: float = 1e-4  # Adam, generator and critic; reference code
+
+
+class Chain(nn.Module):
+    """What a chain leaves: its networks as vectors [epochs, keep, P], the last of an epoch its end.
+
+    done: rounds of the fit that are over. held: epochs that are in memory. stored: whether networks
+    belong to the state; where they lie in a folder of shards, they do not.
+    """
+
+    samples: Tensor
+    done: Tensor
+    held: Tensor
+
+    def __init__(self, epochs: int, keep: int, count: int, stored: bool) -> None:
+        super().__init__()
+        self.register_buffer("samples", torch.zeros(epochs, keep, count), persistent=stored)
+        self.register_buffer("held", torch.tensor(0), persistent=stored)
+        self.register_buffer("done", torch.tensor(0))
+
+
+class APD(Method):
+    """Networks of a Langevin chain (SGLD), or of a generator that was trained to imitate them.
+
+    The chain starts from PyTorch's default initialisation. With N training images, step size eta
+    and prior precision lambda N, a step is
+
+        theta <- theta - (eta / 2) (grad mean_batch loss + lambda theta) + N(0, eta / N)
+
+    which is Langevin dynamics at temperature 1 of the posterior exp(-N loss - lambda N |theta|^2 / 2)
+    with step eta / N. After burn-in `keep` networks of each epoch are kept. The generator G (latent
+    z ~ N(0, I) -> P numbers) and the critic D minimise
+
+        L_G = -E D(G(z)),    L_D = E D(G(z)) - E D(theta) + penalty E (|grad D(u)| - 1)^2
+
+    u uniform between pairs of both. Rounds: epochs of the chain, then blocks of generator steps.
+
+    `distil` = "none" draws from the kept networks themselves, without replacement, so that the loss
+    by distillation shows; "gaussian" draws each weight from its own normal distribution with the
+    chain's mean and variance: the control that a generator has to beat. Variants share the chain.
+
+    Differs from the reference code: the weights that the GAN sees are centred on the chain's mean
+    and scaled by one number; where `span`, they are coordinates in the span of the kept networks, an
+    isometry, because a generator step on all weights takes a second on a CPU. The generator's last
+    layer starts at a tenth of He's scale. The learning rate of both falls by a cosine. Burn-in is a
+    share of the epochs, in which the chain's step may fall (`first_step_size`). All kept networks are
+    the GAN's data; the code draws 10,000 of them.
+    """
+
+    Config = APDConfig
+    config: APDConfig
+    stage = ("epochs", "batch", "step_size", "first_step_size", "precision", "burn_in", "keep")
+    members_setting = "keep"
+
+    def __init__(self, network: nn.Module, config: APDConfig) -> None:
+        super().__init__(network, config)
+        if config.distil not in DISTILS:
+            raise ValueError(f"distil: expected one of {', '.join(DISTILS)}, found {config.distil!r}")
+        self.burnt = min(round(config.burn_in * config.epochs), config.epochs - 1)
+        self.kept = (config.epochs - self.burnt) * config.keep
+        if config.distil != "none" and self.kept < 2:
+            raise ValueError(f"keep: expected at least 2 networks to distil, found {self.kept}; raise keep")
+        if config.distil == "none":
+            self.max_members = self.kept
+
+    def start(self, train: Split, val: Split, *, loss: Loss, rng: Streams) -> None:
+        c = self.config
+        self.rng, self.loss, self.images = rng, loss, len(train)
+        self.batches = Minibatches(train, c.batch)
+        if c.keep > len(self.batches):
+            raise ValueError(
+                f"keep: an epoch of {len(self.batches)} steps holds no {c.keep} networks; "
+                f"lower it with --set <method>.keep={len(self.batches)}, or lower batch"
+            )
+        count = sum(shape.numel() for shape in self.engine.shapes.values())
+        self.chain = Chain(c.epochs, c.keep, count, stored=self.stage_folder is None)
+        self.trains("chain", self.chain)
+        self._coordinates: Coordinates | None = None
+        if c.distil == "wgan":
+            self._start_gan(min(self.kept - 1, count) if c.span else count)
+
+    def _start_gan(self, width: int) -> None:
+        c = self.config
+        with self.rng.initialise():
+            self.generator = mlp(c.latent, c.hidden, width, last=FIRST_SPREAD)
+            self.critic = mlp(width, c.hidden, 1)
+        self.trains("generator", self.generator)
+        self.trains("critic", self.critic)
+        self.optimiser = adam(self.generator.parameters(), c.lr, betas=(0.5, 0.9))
+        self.trains("optimiser", self.optimiser)
+        self.critic_optimiser = adam(self.critic.parameters(), c.lr, betas=(0.5, 0.9))
+        self.trains("critic_optimiser", self.critic_optimiser)
+
+    def rounds(self) -> int:
+        return self.config.epochs + (self.config.blocks if self.config.distil == "wgan" else 0)
+
+    def round(self, i: int) -> dict[str, float]:
+        """An epoch of the chain, or a block of generator steps."""
+        epochs = self.config.epochs
+        self._hold(min(i, epochs))
+        losses = self._epoch(i) if i < epochs else self._block(i - epochs)
+        self.chain.done.fill_(i + 1)
+        return losses
+
+    def _hold(self, epochs: int) -> None:
+        """Have the chain's first epochs in memory; those in the folder of shards are read."""
+        while self.chain.held < epochs:
+            self._epoch(int(self.chain.held))
+
+    def _epoch(self, i: int) -> dict[str, float]:
+        tensors, losses = self.stage_round(i, lambda: self._langevin(i))
+        self.chain.samples[i] = tensors["samples"]
+        self.chain.held.fill_(i + 1)
+        return losses
+
+    @torch.enable_grad()  # a network asked for may be computed anew where its shard was removed
+    def _langevin(self, i: int) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Epoch i of the chain, from the last network of the epoch before."""
+        c, steps = self.config, len(self.batches)
+        theta = self.chain.samples[i - 1, -1].clone() if i else self._first()
+        noise = self.rng("noise", i)
+        kept, total = [], 0.0
+        for step, (x, y) in enumerate(self.batches.epoch(self.rng("order", i), own=False)):
+            eta = self.step_size(i * steps + step)
+            leaf = theta.detach().requires_grad_()
+            loss = self.engine.losses(self._stacked(leaf[None]), x, y, self.loss)[0]
+            setting = "step_size" if eta <= c.step_size else "first_step_size"
+            check_finite(self, f"epoch {i}, step {step}", {"loss": loss.item()}, setting)
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            theta = self.step(theta, gradient, eta, noise)
+            if (step + 1) * c.keep // steps > step * c.keep // steps:
+                kept.append(theta)
+            total += loss.item()
+        end = {"loss": total / steps, "weight_norm": theta.norm().item()}
+        check_finite(self, f"epoch {i}, step {step}", end, setting)
+        return {"samples": torch.stack(kept)}, {"loss": end["loss"]}
+
+    def step(self, theta: Tensor, gradient: Tensor, eta: float, noise: torch.Generator) -> Tensor:
+        """One step of Langevin dynamics: theta, gradient of the mean loss [P] -> theta [P]."""
+        drift = gradient + (self.config.precision / self.images) * theta
+        random = torch.randn(theta.shape, generator=noise).to(theta.device)
+        return theta - eta / 2 * drift + math.sqrt(eta / self.images) * random
+
+    def step_size(self, step: int) -> float:
+        """eta of a step: a cosine from `first_step_size` in burn-in, `step_size` after it."""
+        c, burnt = self.config, self.burnt * len(self.batches)
+        if step >= burnt:
+            return c.step_size
+        falling = (1 + math.cos(math.pi * step / burnt)) / 2
+        return c.step_size + (c.first_step_size - c.step_size) * falling
+
+    def _first(self) -> Tensor:
+        values = initial(self.engine.shapes, self.rng("initialise"))
+        return torch.cat([v.flatten() for v in values.values()]).to(self.device)
+
+    def _stacked(self, vectors: Tensor) -> dict[str, Tensor]:
+        """Vectors [M, P] as stacked weights by name, [M, *shape]."""
+        shapes = self.engine.shapes
+        parts = vectors.split([shape.numel() for shape in shapes.values()], 1)
+        return {n: part.unflatten(1, s) for (n, s), part in zip(shapes.items(), parts, strict=True)}
+
+    def _pool(self) -> Tensor:
+        """The networks kept so far [n, P]; in burn-in those of the latest epoch."""
+        epochs = min(int(self.chain.done), self.config.epochs)
+        self._hold(epochs)
+        return self.chain.samples[min(self.burnt, epochs - 1) : epochs].flatten(0, 1)
+
+    @property
+    def coordinates(self) -> Coordinates:
+        """What the GAN sees of the kept networks."""
+        if self._coordinates is None:
+            self._coordinates = Coordinates(self._pool(), self.config.span)
+        return self._coordinates
+
+    def _block(self, i: int) -> dict[str, float]:
+        """A block of generator steps, `critic_steps` of the critic before each."""
+        c, data = self.config, self.coordinates.values
+        rng, device = self.rng("distil", i), data.device
+        shape = (c.critic_steps, c.samples)
+        total = torch.zeros(2, device=device)
+        for step in range(c.block_steps):
+            now, end = i * c.block_steps + step, c.blocks * c.block_steps
+            anneal(self.optimiser, c.lr, now, end)
+            anneal(self.critic_optimiser, c.lr, now, end)
+            real = data[torch.randint(len(data), shape, generator=rng).to(device)]
+            mix = torch.rand(*shape, 1, generator=rng).to(device)
+            with torch.no_grad():
+                fake = self.generator(torch.randn(*shape, c.latent, generator=rng).to(device))
+            for r, f, m in zip(real, fake, mix, strict=True):
+                of_real, of_fake = self.critic(torch.cat([r, f])).chunk(2)
+                distance = of_real.mean() - of_fake.mean()
+                penalty = gradient_penalty(self.critic, m * r + (1 - m) * f)
+                _descend(self.critic_optimiser, c.penalty * penalty - distance)
+                total += torch.stack([distance.detach(), penalty.detach()])
+            z = torch.randn(c.samples, c.latent, generator=rng).to(device)
+            # The critic's own gradients of this step are cleared before its next one.
+            _descend(self.optimiser, -self.critic(self.generator(z)).mean())
+        distance, penalty = (total / (c.block_steps * c.critic_steps)).tolist()
+        losses = {"wasserstein": distance, "gradient_penalty": penalty}
+        check_finite(self, f"block {i}", losses)
+        return losses | self.spread(i)
+
+    @torch.no_grad()
+    def spread(self, block: int) -> dict[str, float]:
+        """The generator's standard deviation over the chain's: sqrt(sum of variances), by layer too."""
+        rng = self.rng("spread", block)
+        z = torch.randn(SPREAD_NETWORKS, self.config.latent, generator=rng).to(self.device)
+        drawn, chain = (v.var(0) for v in (self.coordinates.vectors(self.generator(z)), self._pool()))
+        found = {"sd_ratio": _ratio(drawn, chain)}
+        parts = (self._stacked(v[None]).items() for v in (drawn, chain))
+        for (name, of_drawn), (_, of_chain) in zip(*parts, strict=True):
+            layer, _, kind = name.rpartition(".")
+            if kind == "weight":
+                found[f"sd_ratio_{layer}"] = _ratio(of_drawn, of_chain)
+        return found
+
+    @torch.no_grad()
+    def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        c = self.config
+        if c.distil == "wgan" and self.chain.done > c.epochs:
+            z = torch.cat([torch.randn(1, c.latent, generator=rng) for rng in rngs]).to(self.device)
+            return self._stacked(self.coordinates.vectors(self.generator(z)))
+        pool = self._pool()
+        if c.distil == "gaussian":
+            noise = torch.stack([torch.randn(pool.shape[1], generator=rng) for rng in rngs])
+            sd, mean = torch.std_mean(pool, 0, correction=0)
+            return self._stacked(mean + sd * noise.to(self.device))
+        # From the first generator alone, so that a larger draw begins with a smaller one. A trace
+        # may ask for more than there are yet.
+        order = torch.randperm(len(pool), generator=rngs[0]).to(self.device)
+        turns = torch.arange(len(rngs), device=self.device) % len(pool)
+        return self._stacked(pool[order[turns]])
+
+
+class Coordinates:
+    """Coordinates of vectors [n, P] around their mean, scaled to root mean square 1, and the way back.
+
+    span: orthonormal coordinates in the affine span, [n, min(n - 1, P)], by the eigenvectors of the
+    Gram matrix: distances are those of the vectors up to the one scale, so that a 1-Lipschitz critic
+    means the same; else the centred vectors themselves, [n, P].
+    """
+
+    def __init__(self, vectors: Tensor, span: bool) -> None:
+        self.mean = vectors.mean(0)
+        centred = vectors - self.mean
+        self.basis = _basis(centred) if span else None
+        values = centred if self.basis is None else centred @ self.basis.t()
+        self.scale = values.square().mean().sqrt()
+        self.values = values / self.scale
+
+    def vectors(self, values: Tensor) -> Tensor:
+        """Vectors [M, P] of coordinates [M, D]."""
+        scaled = self.scale * values
+        return self.mean + (scaled if self.basis is None else scaled @ self.basis)
+
+
+def _basis(centred: Tensor) -> Tensor:
+    """Orthonormal rows [min(n - 1, P), P] that span centred vectors [n, P], largest variance first."""
+    n, count = centred.shape
+    wide = centred.double()
+    variances, directions = torch.linalg.eigh(wide @ wide.t())
+    size = min(n - 1, count)
+    variances, directions = variances.flip(0)[:size], directions.flip(1)[:, :size]
+    # A sign of its own for every direction, so that a stored generator fits on another machine.
+    largest = directions.abs().argmax(0, keepdim=True)
+    directions = directions * directions.gather(0, largest).sign()
+    lengths = variances.clamp_min(0).sqrt()
+    inverse = torch.where(variances > NEGLIGIBLE * variances[0], 1 / lengths, 0.0)
+    return ((directions * inverse).t() @ wide).to(centred.dtype)
+
+
+def mlp(inputs: int, hidden: int, outputs: int, last: float = 1.0) -> nn.Sequential:
+    """Three hidden layers with ReLU; weights He-uniform (the last layer's times `last`), biases zero."""
+    layers: list[nn.Module] = []
+    for width in (inputs, hidden, hidden):
+        layers += [nn.Linear(width, hidden), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.Linear(hidden, outputs))
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        cast(nn.Linear, network[-1]).weight.mul_(last)
+    return network
+
+
+def gradient_penalty(critic: nn.Module, x: Tensor) -> Tensor:
+    """Mean over x [B, D] of (|grad D(x)| - 1)^2, differentiable in the critic's weights.
+
+    Source: Gulrajani et al., "Improved Training of Wasserstein GANs", equation 3.
+    """
+    x = x.requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    return (gradient.norm(dim=1) - 1).square().mean()
+
+
+def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+
+
+def _ratio(drawn: Tensor, chain: Tensor) -> float:
+    return (drawn.sum() / chain.sum()).sqrt().item()
