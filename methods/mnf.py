@@ -56,12 +56,12 @@ class MNF(Method):
     by local reparameterisation with one z per image (`MNFLinear`, `MNFConvolution`). With `mse` as
     loss that is a Gaussian likelihood of variance 1/2. A drawn network keeps one z a layer and one
     eps a weight for all images. Sigma is clipped at `max_sd` in training and in drawing, while the
-    divergence sees it unclipped, as in the code. Source: paper, section 3, and code.
+    divergence sees it unclipped, as in the code. Source: paper and code.
 
-    Differs from the paper, as the code does: flow steps mask inputs at random, with a fresh mask
-    every time; r's hidden unit is linear in convolutions. Differs from the code: an epoch is a
-    permutation of the images instead of draws with replacement; the learning rate falls by a
-    cosine; biases learn a log sd instead of a log variance.
+    Differs from the paper, as the code does: r's hidden unit is linear in convolutions. Differs from
+    the code: an epoch is a permutation of the images instead of draws with replacement; the learning
+    rate falls by a cosine; biases learn a log sd instead of a log variance; prediction is by drawn
+    networks, where the code's test draws z and the noise of every activation anew for each image.
     """
 
     Config = MNFConfig
