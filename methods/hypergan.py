@@ -18,9 +18,10 @@ from bench.rng import Streams
 from bench.task import Split
 from bench.training import Loss, Minibatches, adam, anneal
 
-# Root mean square of an untrained generator's output: PyTorch's default initialisation behind
-# batch normalisation and ReLU (measured; 0.41).
-UNTRAINED_RMS = 0.41
+ACTIVATIONS: dict[str, type[nn.Module]] = {"elu": nn.ELU, "relu": nn.ReLU}
+# Root mean square of an untrained generator's output: PyTorch's default initialisation behind batch
+# normalisation and the activation (measured).
+UNTRAINED_RMS = {"elu": 0.46, "relu": 0.41}
 # Fresh codes from which the frozen statistics of batch normalisation are computed.
 STATISTICS_CODES = 2048
 
@@ -36,10 +37,11 @@ class HyperGANConfig:
     code: int = 256  # j, paper section 4.1
     latent: int = 128  # d on MNIST, paper section 4.1; 256 on CIFAR
     hidden: int = 512  # paper section 4.1, two hidden layers everywhere
+    activation: str = "elu"  # reference code on MNIST; the paper and its code on CIFAR have relu
     mixer: bool = True  # without: q_i ~ N(0, I_d), independent per layer (paper section 5)
     discriminator: bool = True  # without: beta = 0 (paper section 5)
     beta: float = 1.0  # weight of the adversarial term, equation 2
-    scaled: bool = True  # generator outputs start at rms sqrt(2 / fan_in) instead of 0.41
+    scaled: bool = True  # generator outputs start at rms sqrt(2 / fan_in) instead of 0.46
     lr: float = 1e-3  # mixer and generators, annealed by a cosine; the reference code has 5e-4, 1e-4
     lr_discriminator: float = 1e-4  # reference code
     weight_decay: float = 0.0  # reference code: 1e-4; see the class on why not here
@@ -59,12 +61,17 @@ class HyperGAN(Method):
     log D(code), so that both pushed codes away from the prior; here codes are pulled towards it. D
     ends in a logit, without a sigmoid before the loss. D's gradients are cleared every step and its
     codes are detached. Codes are not pretrained: that loss was below its stopping value at the
-    start. Differs from the paper: generators have batch normalisation (as in the code) and emit the
-    biases too; outputs are scaled per layer (`scaled`), so that norms compare with Table 1 only for
-    the unscaled variant; the K networks of a step see own slices of the data (`shared`). Without the
-    mixer codes are the prior itself and a discriminator has nothing to act on, so `no-both` equals
-    `no-mixer`, though the paper reports them apart. No weight decay: once the loss is small, decay
-    wins over it in the weights that carry the code, and all drawn networks become one (measured).
+    start. No weight decay: once the loss is small, decay wins over it in the weights that carry the
+    code, and all drawn networks become one (measured).
+
+    Differs from the paper: mixer and generators have batch normalisation and ELU, as in the code on
+    MNIST, and emit the biases too; outputs are scaled per layer (`scaled`), so that norms compare with
+    Table 1 only for the unscaled variant; the K networks of a step see own slices of the data
+    (`shared`). Without the mixer codes are the prior itself and a discriminator has nothing to act
+    on, so `no-both` equals `no-mixer`, though the paper reports them apart. Why ELU: what the mean of
+    the hidden units feeds into a weight is the same for every code. Behind ReLU, whose mean is 0.4,
+    this shared part learns fastest and takes over, so that networks differ by their norms and hardly
+    by their directions (cosine 0.95 between two; docs/measurements.md); ELU's mean is 0.16.
 
     Batch normalisation uses the statistics of the step's K codes in training. For drawing they are
     recomputed from fixed fresh codes and frozen, so that a network does not depend on its
@@ -74,16 +81,27 @@ class HyperGAN(Method):
     Config = HyperGANConfig
     config: HyperGANConfig
 
+    def __init__(self, network: nn.Module, config: HyperGANConfig) -> None:
+        super().__init__(network, config)
+        if config.activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation: expected one of {', '.join(ACTIVATIONS)}, found {config.activation!r}"
+            )
+
     def start(self, train: Split, val: Split, *, loss: Loss, rng: Streams) -> None:
         c = self.config
         self.rng, self.loss = rng, loss
         self.targets = self._targets()
         layers = len(self.targets)
+        outputs = [sum(s.numel() for s in shapes.values()) for shapes in self.targets.values()]
         with rng.initialise():
-            self.mixer = _mlp(c.code, c.hidden, layers * c.latent) if c.mixer else nn.Identity()
-            outputs = [sum(s.numel() for s in shapes.values()) for shapes in self.targets.values()]
-            self.generators = nn.ModuleList(_mlp(c.latent, c.hidden, out) for out in outputs)
-            self.critic = _mlp(c.latent, c.hidden, 1, normalised=False)
+            self.mixer = self._mlp(c.code, layers * c.latent) if c.mixer else nn.Identity()
+            self.generators = nn.ModuleList(self._mlp(c.latent, out) for out in outputs)
+            self.critic = nn.Sequential(
+                nn.Linear(c.latent, c.hidden), nn.ReLU(),
+                nn.Linear(c.hidden, c.hidden), nn.ReLU(),
+                nn.Linear(c.hidden, 1),
+            )  # fmt: skip
         self.trains("mixer", self.mixer)
         self.trains("generators", self.generators)
         self.trains("critic", self.critic)
@@ -94,6 +112,14 @@ class HyperGAN(Method):
         self.trains("critic_optimiser", self.critic_optimiser)
         self.batches = Minibatches(train, c.batch, 1 if c.shared else c.networks)
         self._frozen = False
+
+    def _mlp(self, inputs: int, outputs: int) -> nn.Sequential:
+        """Two hidden layers with batch normalisation before the activation."""
+        hidden, activation = self.config.hidden, ACTIVATIONS[self.config.activation]
+        layers: list[nn.Module] = []
+        for width in (inputs, hidden):
+            layers += [nn.Linear(width, hidden), nn.BatchNorm1d(hidden), activation()]
+        return nn.Sequential(*layers, nn.Linear(hidden, outputs))
 
     def rounds(self) -> int:
         return self.config.epochs
@@ -169,7 +195,7 @@ class HyperGAN(Method):
             flat = generator(codes[:, i])
             if self.config.scaled:
                 fan_in = max(shape[1:].numel() for shape in shapes.values())
-                flat = flat * (math.sqrt(2 / fan_in) / UNTRAINED_RMS)
+                flat = flat * (math.sqrt(2 / fan_in) / UNTRAINED_RMS[self.config.activation])
             sizes = [shape.numel() for shape in shapes.values()]
             for (name, shape), part in zip(shapes.items(), flat.split(sizes, 1), strict=True):
                 weights[name] = part.unflatten(1, shape)
@@ -199,16 +225,6 @@ class HyperGAN(Method):
             assert isinstance(generator, nn.Sequential)
             _settle(generator[:-1], codes[:, i])  # the last layer is wide and has no statistics
         self._frozen = True
-
-
-def _mlp(inputs: int, hidden: int, outputs: int, normalised: bool = True) -> nn.Sequential:
-    """Two hidden layers with ReLU, batch normalisation before it where asked for."""
-    layers: list[nn.Module] = []
-    for width in (inputs, hidden):
-        layers += [nn.Linear(width, hidden)]
-        layers += [nn.BatchNorm1d(hidden)] if normalised else []
-        layers += [nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(hidden, outputs))
 
 
 def _settle(network: nn.Module, x: Tensor) -> Tensor:

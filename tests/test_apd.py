@@ -87,6 +87,14 @@ def test_the_kept_networks_are_those_after_burn_in_and_end_with_the_epoch():
     assert torch.equal(again["samples"], method.chain.samples[3])
 
 
+def test_the_chain_goes_on_across_epochs():
+    method = small_method("sgld", keep=12, step_size=0.05, first_step_size=0.05)
+    fit(method)
+    walk = torch.cat([method._first()[None], method.chain.samples.flatten(0, 1)])  # every step
+    gaps = walk.diff(dim=0).norm(dim=1)
+    assert gaps.max() < 2 * gaps.median()
+
+
 @pytest.mark.parametrize("slope", [0.0, 0.5, 3.0])
 def test_the_penalty_of_a_linear_critic_is_its_slope_off_one(slope):
     critic = nn.Linear(4, 1)
