@@ -13,7 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from bench import networks
-from bench.engine import Batched, Engine, Vmap
+from bench.engine import Batched, Engine, Vmap, parallel
 from bench.networks import Normalise, shapes
 from bench.rng import stream
 from bench.training import cross_entropy
@@ -123,6 +123,62 @@ def test_target_networks_are_read_and_agree_with_their_own_forward(network):
         torch.testing.assert_close(
             engine.logits(weights, x), by_hand(network, weights, x), rtol=0, atol=1e-10
         )
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_equal_entries_of_a_pooled_window_send_their_gradient_where_the_network_does(channels):
+    network = nn.Sequential(
+        nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 2), nn.LeakyReLU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3),
+    )  # fmt: skip
+    # Small integers, which add up without rounding: half of the windows have equal largest entries.
+    weights = {n: w.mul(4).round() for n, w in stacked(network, 2).items()}
+    x = torch.randint(0, 2, (6, channels, 13, 13), generator=stream(5)).double().requires_grad_()
+    y = torch.arange(6) % 3
+    (expected,) = torch.autograd.grad(F.cross_entropy(by_hand(network, weights, x).mean(0), y), x)
+    (found,) = torch.autograd.grad(F.cross_entropy(Engine(network).logits(weights, x).mean(0), y), x)
+    assert expected.abs().sum() > 0
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_members_side_by_side_are_the_members_one_by_one_and_repeat_bit_for_bit(threads):
+    network = networks.mnist()
+    weights = {n: w.requires_grad_() for n, w in stacked(network, 5, torch.float32).items()}
+    x, y = torch.rand(20, 1, 28, 28, generator=stream(6)), torch.arange(20) % 10
+    found = []
+    for count in (1, 3, 3):
+        threads(count)
+        engine = Engine(network)
+        losses = engine.losses(weights, x, y, cross_entropy)
+        leaf = x.clone().requires_grad_()
+        logits = engine.logits({n: w.detach() for n, w in weights.items()}, leaf)
+        gradients = torch.autograd.grad(losses.sum(), list(weights.values()))
+        found.append([losses, logits, *gradients])
+        assert torch.get_num_threads() == count
+    for one, many, again in zip(*found, strict=True):
+        torch.testing.assert_close(one, many, rtol=1e-5, atol=1e-6)
+        assert torch.equal(many, again)
+
+
+def test_an_error_in_a_member_is_the_callers(threads):
+    threads(2)
+
+    def call(item):
+        if item == 1:
+            raise ValueError("member 1")
+        return item, torch.is_grad_enabled(), torch.get_num_threads()
+
+    with torch.no_grad():
+        assert parallel.each(call, [0, 2, 3]) == [(i, False, 1) for i in (0, 2, 3)]
+        with pytest.raises(ValueError, match="member 1"):
+            parallel.each(call, [0, 1])
 
 
 def test_layer_shapes_are_those_of_the_papers_tables():

@@ -19,7 +19,7 @@ def each(call: Callable[[S], T], items: Sequence[S]) -> list[T]:
     """`call` of every item, in their order; items run at once on as many cores as torch may use.
 
     One network's layers are too small to be worth splitting: two cores on one member each are faster
-    than two on every operation, and what is computed does not depend on their number.
+    than two on every operation. Which core takes which item changes no result.
     """
     threads = torch.get_num_threads()
     if threads == 1 or len(items) < 2:
@@ -36,8 +36,15 @@ def each(call: Callable[[S], T], items: Sequence[S]) -> list[T]:
 @cache
 def _workers(threads: int, process: int) -> ThreadPoolExecutor:
     """Threads that run their operations on one core each; a forked process gets its own."""
-    pool = ThreadPoolExecutor(threads, "bench-engine", torch.set_num_threads, (1,))
+    pool = ThreadPoolExecutor(threads, "bench-engine", _alone)
     started = threading.Barrier(threads)
     list(pool.map(lambda _: started.wait(), range(threads)))
     torch.set_num_threads(threads)  # the workers' calls changed what later threads begin with
     return pool
+
+
+def _alone() -> None:
+    """Have this thread run its operations by itself."""
+    # A thread takes over the process's number when it first asks: later, that would undo the next line.
+    torch.get_num_threads()
+    torch.set_num_threads(1)
