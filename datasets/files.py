@@ -77,16 +77,17 @@ def find(root: Path, path: str) -> Path | None:
 
 
 def read(path: Path, limit: int, advice: str) -> bytes:
-    """The bytes of a file, unpacked where its name ends in .gz.
+    """The bytes of a file, unpacked where its name ends in .gz but not in .tar.gz: archives stay as they are.
 
     advice: what to do about a bad file. Raises: DataError where it cannot be read, is a broken gzip, or
     holds more than `limit` bytes (no more than that is ever unpacked).
     """
+    packed = path.suffix == ".gz" and not path.name.endswith(".tar.gz")
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+        with gzip.open(path) if packed else path.open("rb") as stream:
             data = stream.read(limit + 1)
     except (OSError, EOFError, zlib.error) as error:
-        kind = "whole gzip" if path.suffix == ".gz" else "readable file"
+        kind = "whole gzip" if packed else "readable file"
         raise DataError(f"{path}: expected a {kind}, found {error}; {advice}") from error
     if len(data) > limit:
         raise DataError(f"{path}: expected at most {limit:,} bytes, found more; {advice}")

@@ -18,10 +18,6 @@ from bench.rng import Streams
 from bench.task import Split
 from bench.training import Loss, Minibatches, adam, anneal
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"elu": nn.ELU, "relu": nn.ReLU}
-# Root mean square of an untrained generator's output: PyTorch's default initialisation behind batch
-# normalisation and the activation (measured).
-UNTRAINED_RMS = {"elu": 0.46, "relu": 0.41}
 # Fresh codes from which the frozen statistics of batch normalisation are computed.
 STATISTICS_CODES = 2048
 
@@ -37,11 +33,11 @@ class HyperGANConfig:
     code: int = 256  # j, paper section 4.1
     latent: int = 128  # d on MNIST, paper section 4.1; 256 on CIFAR
     hidden: int = 512  # paper section 4.1, two hidden layers everywhere
-    activation: str = "elu"  # reference code on MNIST; the paper and its code on CIFAR have relu
+    alpha: float = 0.5  # of ELU in mixer and generators; 1: the code on MNIST, 0: ReLU, as the paper says
     mixer: bool = True  # without: q_i ~ N(0, I_d), independent per layer (paper section 5)
     discriminator: bool = True  # without: beta = 0 (paper section 5)
     beta: float = 1.0  # weight of the adversarial term, equation 2
-    scaled: bool = True  # generator outputs start at rms sqrt(2 / fan_in) instead of 0.46
+    scaled: bool = True  # generator outputs start at rms sqrt(2 / fan_in) instead of PyTorch's
     lr: float = 1e-3  # mixer and generators, annealed by a cosine; the reference code has 5e-4, 1e-4
     lr_discriminator: float = 1e-4  # reference code
     weight_decay: float = 0.0  # reference code: 1e-4; see the class on why not here
@@ -64,14 +60,15 @@ class HyperGAN(Method):
     start. No weight decay: once the loss is small, decay wins over it in the weights that carry the
     code, and all drawn networks become one (measured).
 
-    Differs from the paper: mixer and generators have batch normalisation and ELU, as in the code on
-    MNIST, and emit the biases too; outputs are scaled per layer (`scaled`), so that norms compare with
-    Table 1 only for the unscaled variant; the K networks of a step see own slices of the data
-    (`shared`). Without the mixer codes are the prior itself and a discriminator has nothing to act
-    on, so `no-both` equals `no-mixer`, though the paper reports them apart. Why ELU: what the mean of
-    the hidden units feeds into a weight is the same for every code. Behind ReLU, whose mean is 0.4,
-    this shared part learns fastest and takes over, so that networks differ by their norms and hardly
-    by their directions (cosine 0.95 between two; docs/measurements.md); ELU's mean is 0.16.
+    Differs from the paper: mixer and generators have batch normalisation, as in the code, and emit the
+    biases too; outputs are scaled per layer (`scaled`), so that norms compare with Table 1 only for
+    the unscaled variant; the K networks of a step see own slices of the data (`shared`). Without the
+    mixer codes are the prior itself and a discriminator has nothing to act on, so `no-both` equals
+    `no-mixer`, though the paper reports them apart. ELU with alpha 0.5 lies between the paper's ReLU
+    and the code's ELU: what the mean of the hidden units feeds into a weight is the same for every
+    code, and the larger that mean (0.40 for ReLU, 0.28, 0.16 for ELU), the faster this shared part
+    learns and takes over. Networks then become accurate sooner, and differ by their norms and hardly
+    by their directions (docs/measurements.md).
 
     Batch normalisation uses the statistics of the step's K codes in training. For drawing they are
     recomputed from fixed fresh codes and frozen, so that a network does not depend on its
@@ -80,13 +77,6 @@ class HyperGAN(Method):
 
     Config = HyperGANConfig
     config: HyperGANConfig
-
-    def __init__(self, network: nn.Module, config: HyperGANConfig) -> None:
-        super().__init__(network, config)
-        if config.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"activation: expected one of {', '.join(ACTIVATIONS)}, found {config.activation!r}"
-            )
 
     def start(self, train: Split, val: Split, *, loss: Loss, rng: Streams) -> None:
         c = self.config
@@ -115,10 +105,10 @@ class HyperGAN(Method):
 
     def _mlp(self, inputs: int, outputs: int) -> nn.Sequential:
         """Two hidden layers with batch normalisation before the activation."""
-        hidden, activation = self.config.hidden, ACTIVATIONS[self.config.activation]
+        hidden = self.config.hidden
         layers: list[nn.Module] = []
         for width in (inputs, hidden):
-            layers += [nn.Linear(width, hidden), nn.BatchNorm1d(hidden), activation()]
+            layers += [nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ELU(self.config.alpha)]
         return nn.Sequential(*layers, nn.Linear(hidden, outputs))
 
     def rounds(self) -> int:
@@ -195,7 +185,7 @@ class HyperGAN(Method):
             flat = generator(codes[:, i])
             if self.config.scaled:
                 fan_in = max(shape[1:].numel() for shape in shapes.values())
-                flat = flat * (math.sqrt(2 / fan_in) / UNTRAINED_RMS[self.config.activation])
+                flat = flat * (math.sqrt(2 / fan_in) / untrained_rms(self.config.alpha))
             sizes = [shape.numel() for shape in shapes.values()]
             for (name, shape), part in zip(shapes.items(), flat.split(sizes, 1), strict=True):
                 weights[name] = part.unflatten(1, shape)
@@ -225,6 +215,22 @@ class HyperGAN(Method):
             assert isinstance(generator, nn.Sequential)
             _settle(generator[:-1], codes[:, i])  # the last layer is wide and has no statistics
         self._frozen = True
+
+
+def untrained_rms(alpha: float) -> float:
+    """Root mean square of what a generator emits before training.
+
+    A last layer in PyTorch's default initialisation has weights of variance 1 / (3 width), so that its
+    output has E[h^2] / 3, with h = ELU(x), x ~ N(0, 1) behind batch normalisation:
+    E[h^2] = 1/2 + alpha^2 E[(e^x - 1)^2; x < 0].
+    """
+    below = math.exp(2) * _normal(-2) - 2 * math.exp(0.5) * _normal(-1) + 0.5  # 0.145
+    return math.sqrt((0.5 + alpha**2 * below) / 3)
+
+
+def _normal(x: float) -> float:
+    """The standard normal distribution function."""
+    return 0.5 * math.erfc(-x / math.sqrt(2))
 
 
 def _settle(network: nn.Module, x: Tensor) -> Tensor:

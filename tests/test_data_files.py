@@ -76,6 +76,12 @@ def test_no_more_is_unpacked_than_a_file_may_hold(tmp_path: Path) -> None:
         files.read(tmp_path / "x.gz", 1000, "")
 
 
+def test_an_archive_is_read_as_it_is_and_not_unpacked(tmp_path: Path) -> None:
+    archive = gzip.compress(bytes(10**6))
+    (tmp_path / "x.tar.gz").write_bytes(archive)
+    assert files.read(tmp_path / "x.tar.gz", len(archive), "") == archive
+
+
 # Files known by checksum
 
 CONTENT = idx_file(np.arange(100, dtype=np.uint8))

@@ -76,9 +76,10 @@ def test_without_the_mixer_layers_are_independent():
     assert across.abs().max() < 0.1
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("network", [networks.mnist(), networks.cifar()], ids=["mnist", "cifar"])
-def test_untrained_outputs_have_the_scale_of_a_trainable_network(network):
-    method = started(network=network, hidden=512, latent=128, code=256, networks=64)
+def test_untrained_outputs_have_the_scale_of_a_trainable_network(network, alpha):
+    method = started(network=network, hidden=512, latent=128, code=256, networks=64, alpha=alpha)
     weights = method._weights(method.codes(method._noise(64, stream(0))))
     for name, w in weights.items():
         layer = dict(network.named_modules())[name.rpartition(".")[0]]
