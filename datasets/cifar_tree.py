@@ -1,0 +1,212 @@
+"""CIFAR-10 from class folders of PNG or JPEG files, decoded once; what such a copy is called.
+
+Several mirrors distribute `cifar10/{train,test}/<class>/*`. Its files, never its folder, decide its name:
+
+- `cifar10-png`: PNG files, which lose nothing themselves; what they were made from, they do not say;
+- `cifar10-jpeg75`: JPEG files, lossy, with the standard's quantisation tables at quality 75 and chroma
+  halved in both directions (4:2:0); other qualities have their own number;
+- `cifar10-jpeg75-422`, `cifar10-jpeg75-444`: chroma halved in one direction, and whole;
+- `cifar10-jpeg`: JPEG files with other tables or another sampling;
+- `cifar10-mixed`: files of which some would have one of these names and some another.
+
+`cifar10` alone is the canonical files' name (`bench.datasets.cifar`), so that no copy passes for them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, JpegImagePlugin
+
+from bench.datasets.files import read, write
+from bench.errors import DataError
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+PER_CLASS = {"train": 5_000, "test": 1_000}  # images of each class
+SIDE = 32  # pixels
+TREE = "cifar10"
+VERSION = b"1"  # of what a cached file holds; another number makes every tree be decoded again
+SUFFIXES = (".png", ".jpg", ".jpeg")
+MAX_PICTURE = 2**16  # bytes; as PNG, 32x32 pixels of noise have about 3,200
+SAMPLING = {2: "", 1: "-422", 0: "-444"}  # Pillow's numbers for 4:2:0, 4:2:2 and 4:4:4
+# SHA-256 of names, sizes and bytes of the one lossy copy that this suite was checked with.
+CHECKED = {"cifar10-jpeg75": "28395a3b36c62ef69966a5c4535d90d864297cc5abdba09901854977e9f33871"}
+log = logging.getLogger("bench.datasets")
+_BROKEN_PICTURE = (
+    OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError,
+)  # fmt: skip
+_BROKEN_CACHE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+_ADVICE = "put it right, or get the canonical files, which go first, with `bench data fetch cifar10`"
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """All of CIFAR-10: levels [B, 3, 32, 32] and labels [B] of both parts, uint8, and what it is called."""
+
+    name: str
+    train: np.ndarray
+    train_labels: np.ndarray
+    test: np.ndarray
+    test_labels: np.ndarray
+
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of levels and labels: of what was decoded, whatever decoded it."""
+        whole = hashlib.sha256()
+        for array in (self.train, self.train_labels, self.test, self.test_labels):
+            whole.update(array.data)
+        return whole.hexdigest()
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name, without hidden files. Raises: DataError where there is no folder."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
+    except OSError as error:
+        raise DataError(f"{folder}: expected a readable folder, found {error.strerror}; {_ADVICE}") from error
+
+
+def _listing(tree: Path, part: str) -> list[Path]:
+    """The files of a part, class by class and by name within a class.
+
+    Raises: DataError where a class is missing, a folder has another name, or images are too few or many.
+    """
+    found = {entry.name for entry in _entries(tree / part) if entry.is_dir()}
+    if found != set(CLASSES):
+        lacking = [f"no {name}" for name in CLASSES if name not in found]
+        strange = [f"{name}, which is none" for name in sorted(found - set(CLASSES))]
+        raise DataError(
+            f"{tree / part}: expected the class folders {', '.join(CLASSES)}, found "
+            f"{' and '.join(lacking + strange)}; {_ADVICE}"
+        )
+    paths = []
+    for name in CLASSES:
+        folder = tree / part / name
+        own = [folder / e.name for e in _entries(folder) if e.name.lower().endswith(SUFFIXES)]
+        if len(own) != PER_CLASS[part]:
+            raise DataError(
+                f"{folder}: expected {PER_CLASS[part]:,} PNG or JPEG files, found {len(own):,}; {_ADVICE}"
+            )
+        paths += own
+    return paths
+
+
+def _contents(tree: Path, paths: list[Path]) -> tuple[list[bytes], str]:
+    """The bytes of the files, and SHA-256 of their names, sizes and bytes."""
+    contents, whole = [], hashlib.sha256(VERSION)
+    for path in paths:
+        data = read(path, MAX_PICTURE, _ADVICE)
+        whole.update(b"%s\0%d\0" % (os.fsencode(path.relative_to(tree).as_posix()), len(data)))
+        whole.update(data)
+        contents.append(data)
+    return contents, whole.hexdigest()
+
+
+@cache
+def _qualities() -> dict[tuple[tuple[int, ...], ...], int]:
+    """Quality 1 to 100 by the quantisation tables that the standard's give there: libjpeg's own scale."""
+    found = {}
+    for quality in range(1, 101):
+        out = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(out, "JPEG", quality=quality)
+        with Image.open(out) as image:
+            found[_tables(image)] = quality
+    return found
+
+
+def _tables(image: Image.Image) -> tuple[tuple[int, ...], ...]:
+    assert isinstance(image, JpegImagePlugin.JpegImageFile)
+    return tuple(tuple(table) for _, table in sorted(image.quantization.items()))
+
+
+def _form(image: Image.Image) -> str:
+    """What a name says of an opened image: `png`, `jpeg75`, `jpeg75-444`, or `jpeg` where it is neither."""
+    if image.format == "PNG":
+        return "png"
+    quality = _qualities().get(_tables(image))
+    sampling = SAMPLING.get(JpegImagePlugin.get_sampling(image))
+    return "jpeg" if quality is None or sampling is None else f"jpeg{quality}{sampling}"
+
+
+def _picture(data: bytes, path: Path) -> tuple[np.ndarray, str]:
+    """Levels [3, 32, 32] and form of a PNG or JPEG file. Raises: DataError where it is none in 32x32 RGB."""
+    wanted = f"{path}: expected a PNG or JPEG image of {SIDE}x{SIDE} RGB pixels, found"
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:  # reads the header only
+            found = f"{image.width}x{image.height} {image.mode}"
+            if found == f"{SIDE}x{SIDE} RGB":
+                return np.asarray(image).transpose(2, 0, 1), _form(image)
+    except _BROKEN_PICTURE as error:
+        what = "an unreadable one" if data else "an empty file"
+        raise DataError(f"{wanted} {what} ({type(error).__name__}); {_ADVICE}") from error
+    raise DataError(f"{wanted} {found}; {_ADVICE}")
+
+
+def _decode(contents: list[bytes], paths: list[Path]) -> Pictures:
+    """CIFAR-10 from the files of both parts, training part first."""
+    levels = np.empty((len(paths), 3, SIDE, SIDE), np.uint8)
+    forms = set()
+    for i, (data, path) in enumerate(zip(contents, paths, strict=True)):
+        levels[i], form = _picture(data, path)
+        forms.add(form)
+    labels = [np.repeat(np.arange(len(CLASSES), dtype=np.uint8), count) for count in PER_CLASS.values()]
+    train = len(labels[0])
+    name = f"{TREE}-{forms.pop() if len(forms) == 1 else 'mixed'}"
+    return Pictures(name, levels[:train], labels[0], levels[train:], labels[1])
+
+
+def _read_cache(path: Path) -> Pictures | None:
+    """What was decoded before; None where there is nothing, or not what was written there."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = [stored[key] for key in ("train", "train_labels", "test", "test_labels")]
+            found, checksum = Pictures(str(stored["name"]), *arrays), str(stored["checksum"])
+        if found.checksum == checksum:
+            return found
+        reason = f"expected sha256:{checksum}, found sha256:{found.checksum}"
+    except FileNotFoundError:
+        return None
+    except _BROKEN_CACHE as error:
+        reason = str(error)
+    log.warning("%s: %s; the images are decoded again", path, reason)
+    return None
+
+
+def _write_cache(path: Path, pictures: Pictures) -> None:
+    out = io.BytesIO()
+    arrays = {key: getattr(pictures, key) for key in ("train", "train_labels", "test", "test_labels")}
+    np.savez(out, name=np.array(pictures.name), checksum=np.array(pictures.checksum), **arrays)
+    try:
+        write(path, out.getvalue())
+    except DataError as error:
+        log.warning("%s; the images are decoded again each time", error)
+
+
+def read_tree(tree: Path) -> Pictures:
+    """CIFAR-10 from class folders `{train,test}/<class>/*`, decoded once and kept beside them.
+
+    The file `decoded-<SHA-256 of the tree's names, sizes and bytes>.npz` holds the decoded images; where
+    it cannot be written, they are decoded each time. Images are in the order of classes and file names.
+    Raises: DataError naming the folder or file that is not as expected, and what was expected.
+    """
+    paths = [path for part in PER_CLASS for path in _listing(tree, part)]
+    contents, checksum = _contents(tree, paths)
+    kept = tree / f"decoded-{checksum}.npz"
+    pictures = _read_cache(kept)
+    if pictures is None:
+        pictures = _decode(contents, paths)
+        _write_cache(kept, pictures)
+    if CHECKED.get(pictures.name, checksum) != checksum:
+        log.warning("%s: not the copy this suite was checked with; its checksum goes with the rows", tree)
+    return pictures
