@@ -176,19 +176,26 @@ def run(ctx: click.Context, methods: list[str], tasks: list[str], **options: Any
 
 @main.command()
 @results_option
-def report(results: Path) -> None:
+@click.option("--check", is_flag=True, help="Exit with 1 where a claim departs from what is expected.")
+@click.pass_context
+def report(ctx: click.Context, results: Path, check: bool) -> None:
     """Write every table, figure and the page from stored rows alone.
 
     \b
-    Example:
+    Examples:
       bench report --results results
+      bench report --check
     """
-    from bench.report import build
+    from bench.report import build, departures
 
     paths = build(results)
     for path in paths:
         click.echo(path)
     click.echo(f"{len(paths)} files · open {results / 'report.html'}")
+    if check and (departing := departures(results)):
+        for line in departing:
+            click.echo(f"departs: {line}", err=True)
+        ctx.exit(1)
 
 
 @main.command()

@@ -20,6 +20,7 @@ METHODS = {"hypergan": 100, "mc_dropout": 100, "standard_ensemble": 10}
 SIZES = (1, 5, 10, 100)
 LAYERS = {"conv1": 2.0, "conv2": 9.0, "linear": 24.0}
 TASKS = {"digits": ("digits", "letters", 10), "digits-open": ("digits:0-4", "digits:5-9", 5)}
+OF_THE_PAPER = ("claims", "table1", "table2", "table5", "table6")
 STRANGE = 'odd<b>"method"</b>|'
 
 
@@ -255,7 +256,8 @@ def test_an_empty_folder_says_what_to_do_next(tmp_path):
 def test_a_folder_of_failures_alone_still_gives_a_page(tmp_path):
     fake_failure(tmp_path)
     names = {path.name for path in report.build(tmp_path)}
-    assert names == {"failures.csv", "failures.md", "report.html"}
+    tables = {f"{name}.{kind}" for name in ("failures", *OF_THE_PAPER) for kind in ("csv", "md")}
+    assert names == tables | {"published.csv", "report.html"}
 
 
 def test_devices_never_meet(tmp_path):

@@ -1,20 +1,23 @@
-"""The report: every table, figure and the page, from the files of `<results>/raw` alone. No torch."""
+"""The report: tables, figures, the ledger of claims and the page, from a results folder alone. No torch."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import pandas as pd
+
 from bench import records
-from bench.report import figures, page, sheets, tables
+from bench.report import claims, figures, page, published, sheets, tables
 from bench.report.catalogue import Material, Picture, all_figures, all_tables
 
-__all__ = ["build"]
+__all__ = ["build", "departures"]
 
 # What a build may have written: a file of these names that the rows no longer give is removed.
 _OWN = {
     "tables": re.compile(
-        r"(summary|accuracy|calibration|out-of-distribution|weight-norms|diversity|cost|failures)\.(csv|md)"
+        r"(summary|accuracy|calibration|out-of-distribution|weight-norms|diversity|cost|failures|claims"
+        r"|table[1256])\.(csv|md)"
     ),
     "figures": re.compile(r"(accuracy|weight-norms|entropy-ecdf|training)-.+\.(svg|png)"),
 }
@@ -23,14 +26,16 @@ _OWN = {
 def build(results: Path) -> list[Path]:
     """Write every table, figure and `report.html` of a results folder, the same bytes each time.
 
-    results: the folder whose `raw/` holds the runs. Returns the written paths, sorted. Tables and
-    figures of an earlier build that no longer have rows are removed. Raises: BenchError where there
-    is no run, a file is not readable, or the folder cannot be written.
+    results: the folder whose `raw/` holds the runs; it gets a copy of the published values where it
+    lacks them. Returns the written paths, sorted. Tables and figures of an earlier build that no longer
+    have rows are removed. Raises: BenchError where there is no run, a file is not readable, or the
+    folder cannot be written.
     """
     results = Path(results)
     rows = records.read(results)
     abouts = {run: records.read_about(results, run) for run in sorted(set(rows["run"]))}
-    material = Material(results, tables.prepare(rows, abouts), abouts)
+    copied = published.provide(results)
+    material = Material(results, tables.prepare(rows, abouts), abouts, published.read(results))
     files: dict[Path, bytes] = {}
 
     found = all_tables(material)
@@ -42,6 +47,10 @@ def build(results: Path) -> list[Path]:
         files[results / "tables" / "failures.csv"] = sheets.to_csv(failed).encode()
         files[results / "tables" / "failures.md"] = page.failures_markdown(failed).encode()
 
+    ledger = claims.ledger(material.rows, abouts, material.published)
+    files[results / "tables" / "claims.csv"] = sheets.to_csv(ledger).encode()
+    files[results / "tables" / "claims.md"] = page.claims_markdown(ledger).encode()
+
     drawn: list[tuple[Picture, bytes]] = []
     with figures.style():
         for picture, figure in all_figures(material):
@@ -49,11 +58,21 @@ def build(results: Path) -> list[Path]:
                 files[results / "figures" / f"{picture.name}.{kind}"] = figures.image(figure, kind)
             drawn.append((picture, files[results / "figures" / f"{picture.name}.svg"]))
 
-    files[results / "report.html"] = page.render(material, found, failed, drawn).encode()
+    files[results / "report.html"] = page.render(material, found, ledger, failed, drawn).encode()
     for path, data in files.items():
         records.write_atomic(path, data)
     _remove_stale(results, set(files))
-    return sorted(files)
+    return sorted([*files, *copied])
+
+
+def departures(results: Path) -> list[str]:
+    """The lines of the ledger that `build` has written whose verdict is not what is expected."""
+    ledger = pd.read_csv(Path(results) / "tables" / "claims.csv", keep_default_na=False)
+    return [
+        f"{line.claim} · {line.preset} · {line.device}: {line.verdict}, expected: {line.expected}. "
+        f"{line.statement} ({line.section}). {line.evidence}"
+        for line in ledger[ledger["departs"] == "yes"].itertuples()
+    ]
 
 
 def _remove_stale(results: Path, written: set[Path]) -> None:

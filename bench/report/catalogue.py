@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from bench import records
 from bench.report import figures, tables
+from bench.report import published as paper
 from bench.report.figures import Curve, Looks
 from bench.report.sheets import Table
 from bench.statistics import dkw_half_width
@@ -26,11 +27,12 @@ _BY_SIZE = "Lines of one ensemble size compete with each other; 1 network is the
 
 @dataclass(frozen=True)
 class Material:
-    """What a report is made of: its folder, prepared rows, and each of their runs' JSON by name."""
+    """What a report is made of: its folder, prepared rows, each of their runs' JSON, published rows."""
 
     results: Path
     rows: pd.DataFrame
     abouts: Mapping[str, Mapping[str, Any]]
+    published: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,10 @@ class Picture:
 
 
 def all_tables(material: Material) -> list[Table]:
-    """Every table that has rows, the summary first."""
+    """Every table that has lines, the summary first, those of the paper last."""
     rows, abouts = material.rows, material.abouts
     size = ("members", "method")
+    accuracy, norms = tables.accuracy(rows, abouts), tables.weight_norms(rows)
     found = [
         Table(
             "summary", "Summary",
@@ -57,7 +60,7 @@ def all_tables(material: Material) -> list[Table]:
         Table(
             "accuracy", "Accuracy by ensemble size [%] ↑",
             "1 network is the mean of single networks.",
-            tables.accuracy(rows, abouts), _DATA, ("method",), ("members",),
+            accuracy, _DATA, ("method",), ("members",),
         ),
         Table(
             "calibration", "Calibration", _BY_SIZE,
@@ -73,7 +76,7 @@ def all_tables(material: Material) -> list[Table]:
             "weight-norms", "Weight 2-norm of each layer over networks",
             "Mean and sd are over the networks of one ensemble; spread of norms is no merit by "
             "itself: read it beside disagreement.",
-            tables.weight_norms(rows), _TASK, ("method", "members"), ("layer", "metric"), (), tables.NORMS,
+            norms, _TASK, ("method", "members"), ("layer", "metric"), (), tables.NORMS,
         ),
         Table(
             "diversity", "Diversity of the networks",
@@ -87,6 +90,7 @@ def all_tables(material: Material) -> list[Table]:
             "cost", "Cost", "A fit that was reused counts with its original time.",
             tables.cost(rows), _TASK, ("method", "members"), ("metric",), ("members",), tables.COST,
         ),
+        *paper.paper_tables(rows, accuracy, norms, material.published),
     ]  # fmt: skip
     return [table for table in found if len(table.frame)]
 
@@ -96,7 +100,7 @@ def all_figures(material: Material) -> Iterator[tuple[Picture, Figure]]:
     measured = material.rows["metric"] != "failed"
     looks = figures.looks(material.rows.loc[measured, "method"].tolist())
     for _, rows in material.rows.groupby(list(tables.BLOCK), sort=False):
-        part = Material(material.results, rows, material.abouts)
+        part = replace(material, rows=rows)
         yield from _accuracy(part, looks)
         yield from _weight_norms(part, looks)
         yield from _entropy(part, looks)

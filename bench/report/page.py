@@ -12,7 +12,8 @@ from typing import Any
 import pandas as pd
 
 from bench.report.catalogue import Material, Picture
-from bench.report.sheets import GENERAL, Cell, Sheet, Table, lines_to_markdown, sheets
+from bench.report.claims import FAILS, HOLDS, UNKNOWN
+from bench.report.sheets import GAPS, GENERAL, Cell, Sheet, Table, lines_to_markdown, sheets
 
 _CSS = """
 :root { color-scheme: light dark; --ink: #1c2126; --soft: #5a6470; --page: #fff; --card: #f5f6f8;
@@ -29,6 +30,7 @@ h3 { margin: 2.25rem 0 .25rem; }
 h4 { margin: 1.5rem 0 .25rem; }
 nav ul { padding-left: 1.25rem; }
 .note, figcaption { color: var(--soft); font-size: .875rem; max-width: 48rem; }
+ul.note { max-width: none; }
 .wide { overflow-x: auto; margin: .5rem 0 1rem; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .25rem 0; }
@@ -41,6 +43,10 @@ th.name, td.name { text-align: left; font-weight: normal; }
 thead th.name { font-weight: 600; }
 tr.group td { border-top: 2px solid var(--line); }
 td.name:last-child { white-space: normal; min-width: 16rem; overflow-wrap: anywhere; }
+table.prose td { white-space: normal; vertical-align: top; min-width: 5.5rem; }
+table.prose td:first-child { min-width: 14rem; } table.prose td:last-child { min-width: 24rem; }
+code { font-size: .8125rem; }
+td code { display: block; }
 figure { margin: 1rem 0 1.5rem; }
 figure img { display: block; max-width: 100%; height: auto; background: #fff; padding: .5rem;
   border: 1px solid var(--line); border-radius: .4rem; }
@@ -63,6 +69,19 @@ _READING = (
     "AUROC is the chance that an outlying image has the higher entropy: 0.5 is guessing.",
 )
 
+_LEDGER = (
+    "What the paper claims, tested on these rows. A comparison holds when its 95 % interval over seeds "
+    "excludes no difference; with one seed the point value decides. A claim holds where all its comparisons "
+    "do, and fails where one does; until then, with rows missing, it is not measured. Expected is what this "
+    "project expects of its own data, in bold where the verdict departs from it; the paper's own numbers are "
+    "its tables, put to the same test. Of several configurations of a method the one with most seeds counts."
+)
+_LEDGER_HEADINGS = (
+    "claim", "section", "verdict", "expected", "paper's numbers", "evidence",
+)  # fmt: skip
+
+VERDICTS = (HOLDS, FAILS, UNKNOWN)
+_PAPER = "the paper's tables"
 _FAILURE_HEADINGS = ("preset", "device", "task", "method", "seed", "error", "message")
 
 
@@ -77,19 +96,33 @@ def failures_markdown(failed: pd.DataFrame) -> str:
     return "# Failures\n\n" + lines_to_markdown(_FAILURE_HEADINGS, lines, len(_FAILURE_HEADINGS))
 
 
+def claims_markdown(ledger: pd.DataFrame) -> str:
+    """The ledger as Markdown, a heading a preset and device."""
+    parts = [f"# Claims of the paper\n\n{_LEDGER}\n"]
+    for (preset, device), part in ledger.groupby(["preset", "device"], sort=False):
+        table = lines_to_markdown(_LEDGER_HEADINGS, _ledger_lines(part), len(_LEDGER_HEADINGS))
+        parts.append(f"\n## {preset} · {device}\n\n{table}")
+    return "".join(parts)
+
+
 def render(
-    material: Material, tables: Sequence[Table], failed: pd.DataFrame, drawn: Sequence[tuple[Picture, bytes]]
+    material: Material,
+    tables: Sequence[Table],
+    ledger: pd.DataFrame,
+    failed: pd.DataFrame,
+    drawn: Sequence[tuple[Picture, bytes]],
 ) -> str:
-    """The whole page. drawn: each figure's place and caption, with its SVG."""
+    """The whole page. ledger: of `claims`. drawn: each figure's place and caption, with its SVG."""
     laid = [(table, sheet) for table in tables for sheet in sheets(table)]
     blocks: list[tuple[str, str]] = list(
         dict.fromkeys(zip(material.rows["preset"], material.rows["device"], strict=True))
     )
-    body = [_head(material, blocks, failed)]
+    body = [_head(material, blocks, failed, ledger)]
     for preset, device in blocks:
         own = [(t, s) for t, s in laid if (s.block["preset"], s.block["device"]) == (preset, device)]
         seen = [(p, svg) for p, svg in drawn if (p.block["preset"], p.block["device"]) == (preset, device)]
         body.append(_block(preset, device, own, seen))
+    body.append(_claims(ledger))
     body.append(_failures(failed))
     body.append(_provenance(material))
     body.append('<h2 id="reading">How to read it</h2>' + _list(_READING))
@@ -110,7 +143,9 @@ def _anchor(*parts: str) -> str:
     return escape("-".join(p.replace(" ", "-") for p in parts if p))
 
 
-def _head(material: Material, blocks: Sequence[tuple[str, str]], failed: pd.DataFrame) -> str:
+def _head(
+    material: Material, blocks: Sequence[tuple[str, str]], failed: pd.DataFrame, ledger: pd.DataFrame
+) -> str:
     """Title, what the page rests on, and where to find it."""
     rows = material.rows
     held = rows[rows["metric"] != "failed"]
@@ -129,9 +164,11 @@ def _head(material: Material, blocks: Sequence[tuple[str, str]], failed: pd.Data
             f'<a href="#{_anchor(preset, device, task)}">{escape(task)}</a>'
             for task in sorted(set(part["task"]))
         ]
+        links.append(f'<a href="#{_anchor(preset, device, _PAPER)}">{_PAPER}</a>')
         place = f'<a href="#{_anchor(preset, device)}">{escape(preset)} · {escape(device)}</a>'
         entries.append(f"{place}: {', '.join(links)}")
     entries += [
+        f'<a href="#claims">Claims of the paper</a>: {escape(_counts(ledger))}',
         '<a href="#failures">Failures</a>',
         '<a href="#provenance">Provenance</a>',
         '<a href="#reading">How to read it</a>',
@@ -146,8 +183,10 @@ def _head(material: Material, blocks: Sequence[tuple[str, str]], failed: pd.Data
 def _block(
     preset: str, device: str, laid: Sequence[tuple[Table, Sheet]], drawn: Sequence[tuple[Picture, bytes]]
 ) -> str:
-    """One preset on one device: the summary, then each task with its tables and figures."""
+    """One preset on one device: the summary, each task with its tables and figures, the paper's tables."""
     parts = [f'<h2 id="{_anchor(preset, device)}">Preset {escape(preset)} · {escape(device)}</h2>']
+    beside = [(table, sheet) for table, sheet in laid if table.part == "paper"]
+    laid = [(table, sheet) for table, sheet in laid if table.part != "paper"]
     parts += [_titled(table, sheet) for table, sheet in laid if "task" not in sheet.block]
     tasks = {s.block["task"] for _, s in laid if "task" in s.block} | {p.block["task"] for p, _ in drawn}
     for task in sorted(tasks):
@@ -159,6 +198,8 @@ def _block(
             parts += [_figure(p, svg) for p, svg in pictures if _follows(p, name)]
         followed = {name for table, _ in own for name in [table.name]}
         parts += [_figure(p, svg) for p, svg in pictures if not any(_follows(p, n) for n in followed)]
+    parts.append(f'<h3 id="{_anchor(preset, device, _PAPER)}">{_PAPER.capitalize()}</h3>')
+    parts += [_titled(table, sheet) for table, sheet in beside]
     return "\n".join(parts)
 
 
@@ -170,30 +211,39 @@ def _follows(picture: Picture, table: str) -> bool:
 
 def _titled(table: Table, sheet: Sheet) -> str:
     """A table under its heading, with what it was measured on and how to read it."""
-    where = " · ".join(escape(sheet.block[k]) for k in ("dataset", "examples") if sheet.block.get(k))
+    where = " · ".join(escape(sheet.block[k]) for k in ("train", "dataset", "examples") if sheet.block.get(k))
     title = escape(table.title) + (f" — {where}" if where else "")
     body = _html_table(sheet.headings, sheet.lines, sheet.lead, table.title)
-    return f'<h4>{title}</h4>{body}<p class="note">{escape(table.note)}</p>'
+    gaps = "".join(f"<li><code>{escape(text)}</code></li>" for text in sheet.commands)
+    gaps = gaps and f'<p class="note">{GAPS}</p><ul class="note">{gaps}</ul>'
+    return f'<h4>{title}</h4>{body}<p class="note">{escape(table.note)}</p>{gaps}'
 
 
-def _html_table(headings: Sequence[str], lines: Sequence[Sequence[Cell]], lead: int, label: str) -> str:
-    """A table that scrolls sideways where it is wider than the page."""
+def _html_table(
+    headings: Sequence[str], lines: Sequence[Sequence[Cell]], lead: int, label: str, kind: str = ""
+) -> str:
+    """A table that scrolls sideways where it is wider than the page. kind: a class of its own."""
 
     def cell(tag: str, place: int, content: str, scope: str = "") -> str:
-        kind = ' class="name"' if place < lead else ""
-        return f"<{tag}{scope}{kind}>{content}</{tag}>"
+        named = ' class="name"' if place < lead else ""
+        return f"<{tag}{scope}{named}>{content}</{tag}>"
+
+    def content(c: Cell) -> str:
+        text = f"<strong>{escape(c.text)}</strong>" if c.best else escape(c.text)
+        return f"{text} <code>{escape(c.command)}</code>" if c.command else text
 
     head = "".join(cell("th", i, escape(h), ' scope="col"') for i, h in enumerate(headings))
+    own = f' class="{kind}"' if kind else ""
     body = []
     # A rule above each group of lines that share their first cell.
     groups = len({line[0].text for line in lines}) < len(lines)
     for i, line in enumerate(lines):
         new = groups and i > 0 and line[0].text != lines[i - 1][0].text
-        texts = [f"<strong>{escape(c.text)}</strong>" if c.best else escape(c.text) for c in line]
-        row = "".join(cell("td", place, content) for place, content in enumerate(texts))
+        row = "".join(cell("td", place, content(c)) for place, c in enumerate(line))
         body.append(f'<tr class="group">{row}</tr>' if new else f"<tr>{row}</tr>")
     return (
-        f'<div class="wide" role="region" tabindex="0" aria-label="{escape(label)}"><table>'
+        f'<div class="wide" role="region" tabindex="0" aria-label="{escape(label)}">'
+        f"<table{own}>"
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
     )
 
@@ -207,6 +257,41 @@ def _figure(picture: Picture, svg: bytes) -> str:
         f'<figure id="{_anchor(picture.name)}"><img src="data:image/svg+xml;base64,{data}" '
         f'alt="{caption} {escape(place)}"><figcaption>{caption}</figcaption></figure>'
     )
+
+
+def _ledger_lines(part: pd.DataFrame) -> list[list[Cell]]:
+    """A block of the ledger, the verdicts that depart from what is expected marked."""
+    return [
+        [
+            Cell(line["statement"]), Cell(line["section"]),
+            Cell(line["verdict"], best=line["departs"] == "yes"), Cell(line["expected"]),
+            Cell(line["paper_numbers"]), Cell(line["evidence"], command=line["command"]),
+        ]
+        for line in part.to_dict("records")
+    ]  # fmt: skip
+
+
+def _counts(ledger: pd.DataFrame) -> str:
+    """How many claims hold, fail and are not measured, block by block."""
+    found = []
+    for (preset, device), part in ledger.groupby(["preset", "device"], sort=False):
+        counts = Counter(part["verdict"])
+        numbers = ", ".join(f"{name} {counts[name]}" for name in VERDICTS if counts[name])
+        found.append(f"{preset} · {device}: {numbers}")
+    return "; ".join(found)
+
+
+def _claims(ledger: pd.DataFrame) -> str:
+    """The ledger, a table a preset and device."""
+    parts = ['<h2 id="claims">Claims of the paper</h2>', f'<p class="note">{escape(_LEDGER)}</p>']
+    departing = int((ledger["departs"] == "yes").sum())
+    if departing:
+        parts.append(f'<p class="alarm">{departing} of the verdicts depart from what is expected.</p>')
+    for (preset, device), part in ledger.groupby(["preset", "device"], sort=False):
+        label = f"Claims, preset {preset}, {device}"
+        table = _html_table(_LEDGER_HEADINGS, _ledger_lines(part), len(_LEDGER_HEADINGS), label, "prose")
+        parts.append(f"<h3>Preset {escape(preset)} · {escape(device)}</h3>{table}")
+    return "\n".join(parts)
 
 
 def _failure_lines(failed: pd.DataFrame) -> list[list[str]]:

@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bench.records import METRICS
+from bench.report.tables import command
 
 GENERAL = (
     "A number is the mean over training seeds, ± its standard deviation (ddof = 1) where there are several. "
     "The best of a column is bold, ties included, where one direction is better (↑ ↓); bold is no test of "
     "significance. — was not measured; N/A is a size the method cannot reach."
 )
+GAPS = "Published but not measured here; these fill the gaps:"
 MISSING = "—"
 UNREACHABLE = "N/A"
 
@@ -53,18 +55,21 @@ SHOWN: dict[str, tuple[str, str, float, int | None]] = {
 
 
 class Cell(NamedTuple):
-    """A text, and whether it is the best of its column."""
+    """A text, whether it is the best of its column, and a command to type that follows it."""
 
     text: str
     best: bool = False
+    command: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
     """How a tidy frame is laid out; its fields are columns of the frame.
 
-    `blocks` split it into sheets, `lines` name a line, `columns` a column; values compete for best
-    within a column among lines that agree in `within`.
+    `blocks` split it into sheets, `lines` name a line, `columns` a column, whose values in `first` come
+    first; values compete for best within a column among lines that agree in `within`. A frame with
+    the columns `published` and `command` gets a published value beside every measured one, and the
+    commands that fill its gaps. `part`: where the table stands on the page, empty with its task.
     """
 
     name: str
@@ -75,17 +80,22 @@ class Table:
     lines: tuple[str, ...]
     columns: tuple[str, ...]
     within: tuple[str, ...] = ()
-    metrics: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
+    part: str = ""
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """One block as text: `block` maps its fields to values; the first `lead` columns name the line."""
+    """One block as text: `block` maps its fields to values; the first `lead` columns name the line.
+
+    commands: what to run for the values that were published and not measured.
+    """
 
     block: dict[str, str]
     headings: list[str]
     lines: list[list[Cell]]
     lead: int
+    commands: tuple[str, ...] = ()
 
 
 def digits(metric: str, value: float) -> str:
@@ -119,7 +129,7 @@ def networks(members: Any) -> str:
 def _show(item: Any) -> str:
     """A mean with its spread over seeds, as text."""
     if pd.isna(item.mean):
-        return UNREACHABLE
+        return MISSING if getattr(item, "command", "") else UNREACHABLE
     text = digits(item.metric, item.mean)
     return text if pd.isna(item.sd) else f"{text} ± {digits(item.metric, item.sd)}"
 
@@ -136,9 +146,9 @@ def _best(items: list[Any]) -> set[int]:
 
 def _column_heading(columns: Sequence[str], values: tuple[Any, ...]) -> str:
     """What a column holds: its layer, metric, size and data set, as far as they apply."""
-    parts = []
+    parts: list[str] = []
     for field, value in zip(columns, values, strict=True):
-        if pd.isna(value) or value == "":
+        if pd.isna(value) or value == "" or (field == "dataset" and _own(value, parts)):
             continue
         parts.append(
             heading(value) if field == "metric" else networks(value) if field == "members" else str(value)
@@ -146,9 +156,14 @@ def _column_heading(columns: Sequence[str], values: tuple[Any, ...]) -> str:
     return ", ".join(parts)
 
 
+def _own(dataset: str, parts: Sequence[str]) -> bool:
+    """Whether a training set of this heading is the data set itself, or a subset of it."""
+    return any(part == dataset or part.startswith(f"{dataset}-") for part in parts)
+
+
 def _column_order(table: Table, block: pd.DataFrame) -> list[tuple[Any, ...]]:
-    """The block's distinct columns in the order of `table.columns`, metrics in their declared order."""
-    rank = {name: i for i, name in enumerate(table.metrics)}
+    """The block's distinct columns in the order of `table.columns`, values in `table.first` first."""
+    rank = {name: i for i, name in enumerate(table.first)}
 
     def place(values: tuple[Any, ...]) -> list[Any]:
         order: list[Any] = []
@@ -156,7 +171,7 @@ def _column_order(table: Table, block: pd.DataFrame) -> list[tuple[Any, ...]]:
             if field == "members":
                 order.append(-1 if pd.isna(value) else int(value))
             else:
-                order.append(rank.get(value, len(rank)) if field == "metric" else str(value))
+                order += [rank.get(value, len(rank)), "" if value in rank else str(value)]
         return order
 
     found = {_values(item, table.columns) for item in block.itertuples(index=False)}
@@ -198,13 +213,43 @@ def _sheet(table: Table, names: dict[str, str], block: pd.DataFrame) -> Sheet:
         for (column, _), items in rivals.items()
         for i in _best(items)
     }
+    beside = {c for items in cells.values() for c, item in items.items() if _published(item)}
     lines = []
     for line, found in cells.items():
-        body = [Cell(_show(found[c]), (line, c) in best) if c in found else Cell(MISSING) for c in columns]
+        body = []
+        for c in columns:
+            body.append(Cell(_show(found[c]), (line, c) in best) if c in found else Cell(MISSING))
+            body += [Cell(_published(found.get(c)))] if c in beside else []
         lines.append([*_line_cells(table, line), *body, Cell(_seeds(list(found.values())))])
     headings = [{"members": "networks"}.get(c, c) for c in table.lines]
-    headings += [_column_heading(table.columns, c) for c in columns]
-    return Sheet(names, [*headings, "seeds"], lines, len(table.lines))
+    for c in columns:
+        name = _column_heading(table.columns, c)
+        headings += [name, f"{name}, published"] if c in beside else [name]
+    return Sheet(names, [*headings, "seeds"], lines, len(table.lines), _commands(block))
+
+
+def _published(item: Any) -> str:
+    """The published value beside an item as text, with the digits it has; empty where there is none."""
+    value = getattr(item, "published", math.nan)
+    if pd.isna(value):
+        return ""
+    rounded = SHOWN[item.metric][3] is not None
+    return digits(item.metric, value) if rounded else f"{value:g}"
+
+
+def _commands(block: pd.DataFrame) -> tuple[str, ...]:
+    """What fills the gaps of a block: one command for all methods that lack the same tasks."""
+    if "command" not in block:
+        return ()
+    tasks: dict[str, dict[str, None]] = {}
+    gaps = block[block["command"] != ""].sort_index()
+    for method, task in zip(gaps["method"], gaps["task"], strict=True):
+        tasks.setdefault(method, {})[task] = None
+    methods: dict[tuple[str, ...], list[str]] = {}
+    for method, lacking in tasks.items():
+        methods.setdefault(tuple(lacking), []).append(method)
+    preset, device = block["preset"].iloc[0], block["device"].iloc[0]
+    return tuple(command(names, lacking, preset, device) for lacking, names in methods.items())
 
 
 def sheets(table: Table) -> list[Sheet]:
@@ -223,10 +268,12 @@ def sheets(table: Table) -> list[Sheet]:
 def lines_to_markdown(headings: Sequence[str], lines: Sequence[Sequence[Cell]], lead: int) -> str:
     """A Markdown table: the lead columns to the left, numbers to the right, the best in bold."""
     rule = ["---"] * lead + ["---:"] * (len(headings) - lead)
+    bar = "\\|"
 
     def text(cell: Cell) -> str:
-        safe = html.escape(cell.text, quote=False).replace("|", "\\|").replace("\n", " ")
-        return f"**{safe}**" if cell.best else safe
+        safe = html.escape(cell.text, quote=False).replace("|", bar).replace("\n", " ")
+        safe = f"**{safe}**" if cell.best else safe
+        return f"{safe} `{cell.command.replace('|', bar)}`" if cell.command else safe
 
     rows = [[text(Cell(h)) for h in headings], rule, *([text(c) for c in line] for line in lines)]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
@@ -238,6 +285,8 @@ def to_markdown(table: Table) -> str:
     for sheet in sheets(table):
         title = " · ".join(dict.fromkeys(v for v in sheet.block.values() if v))
         parts.append(f"\n## {title}\n\n{lines_to_markdown(sheet.headings, sheet.lines, sheet.lead)}")
+        if sheet.commands:
+            parts.append(f"\n{GAPS}\n\n" + "".join(f"- `{text}`\n" for text in sheet.commands))
     return "".join(parts)
 
 
@@ -249,5 +298,6 @@ def to_csv(frame: pd.DataFrame) -> str:
     frame = frame.copy()
     if "mean" in frame:
         text = frame["mean"].map(lambda v: "" if pd.isna(v) else repr(float(v)))
-        frame["mean"] = text.where(frame["seeds"] > 0, UNREACHABLE)
+        gap = frame.get("command", "") != ""
+        frame["mean"] = text.where((frame["seeds"] > 0) | gap, UNREACHABLE)
     return frame.to_csv(index=False, lineterminator="\n")

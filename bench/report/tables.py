@@ -51,10 +51,10 @@ def prepare(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
     apart = rows["method"] + " [" + rows["config"].str[:8] + "]"
     rows = rows.assign(method=rows["method"].where(~several, apart))
     keys = [*BLOCK, "task", "method", "seed", "evaluation", "dataset", "members", "metric", "layer", "epoch"]
-    return _ordered(rows, keys)
+    return ordered(rows, keys)
 
 
-def _ordered(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+def ordered(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     """Sorted by the keys, presets by rank and unknown ones last, empty numbers first."""
     rank = {name: i for i, name in enumerate(PRESETS)}
     place = frame["preset"].map(lambda name: rank.get(name, len(rank)))
@@ -87,7 +87,7 @@ def summarise(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
     whole = [c for c in ("members", "epoch", "seeds", "examples") if c in columns]
     frame = frame.astype(dict.fromkeys(whole, "Int64"))
     frame = frame.astype(dict.fromkeys(("mean", "sd", "low", "high"), "float64"))
-    return _ordered(frame, [c for c in by if c != "preset"])
+    return ordered(frame, [c for c in by if c != "preset"])
 
 
 def with_unreachable(table: pd.DataFrame, rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
@@ -111,7 +111,7 @@ def with_unreachable(table: pd.DataFrame, rows: pd.DataFrame, abouts: Abouts) ->
     if not extra:
         return table
     more = pd.DataFrame(extra, columns=table.columns).astype(table.dtypes.to_dict())
-    return _ordered(pd.concat([table, more], ignore_index=True), GROUP[1:])
+    return ordered(pd.concat([table, more], ignore_index=True), GROUP[1:])
 
 
 def accuracy(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
@@ -152,7 +152,7 @@ def out_of_distribution(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
     return with_unreachable(summarise(pd.concat(parts, ignore_index=True)), rows, abouts)
 
 
-def _ratio(rows: pd.DataFrame) -> pd.DataFrame:
+def norm_ratio(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of sd/mean of the weight norm over networks, made seed by seed from the two metrics."""
     keys = [c for c in rows.columns if c not in ("metric", "value", "unit", "examples")]
     mean = rows[rows["metric"] == "weight_norm_mean"]
@@ -166,7 +166,7 @@ def _ratio(rows: pd.DataFrame) -> pd.DataFrame:
 def weight_norms(rows: pd.DataFrame) -> pd.DataFrame:
     """Each layer's weight 2-norm: mean and sd over networks, and sd/mean, averaged over seeds."""
     norms = plain(rows, NORMS[:2], "diversity")
-    return summarise(pd.concat([norms, _ratio(norms)], ignore_index=True))
+    return summarise(pd.concat([norms, norm_ratio(norms)], ignore_index=True))
 
 
 def diversity(rows: pd.DataFrame) -> pd.DataFrame:
@@ -214,12 +214,18 @@ def traces(rows: pd.DataFrame) -> pd.DataFrame:
     method was traced with several numbers of networks, the largest counts.
     """
     trace = rows[(rows["evaluation"] == "trace") & rows["epoch"].notna() & rows["value"].notna()]
-    trace = pd.concat([trace, _ratio(trace)], ignore_index=True)
+    trace = pd.concat([trace, norm_ratio(trace)], ignore_index=True)
     single = (trace["metric"] == "accuracy") & (trace["members"] == 1)
     trace = trace.assign(metric=trace["metric"].mask(single, "accuracy_single"))
     trace = trace[trace["metric"].isin(TRACE)]
     largest = trace.groupby([*BLOCK, "task", "method", "metric"])["members"].transform("max")
     return summarise(trace[trace["members"] == largest], (*GROUP, "epoch"))
+
+
+def command(methods: Sequence[str], tasks: Sequence[str], preset: str, device: str) -> str:
+    """The command that runs these cells; those that are done are skipped."""
+    where = f"bench run --method {','.join(methods)} --task {','.join(tasks)} --preset {preset}"
+    return where if device in ("", "cpu") else f"{where} --device {device}"
 
 
 def failures(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
