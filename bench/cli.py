@@ -223,6 +223,7 @@ def perf(kind: str, device: str, file: Path | None) -> None:
 
     found = list(benchmark.measure(kind, device_of(device)))
     click.echo(benchmark.table(found))
+    click.echo(benchmark.about())
     if file is not None:
         write_atomic(file, (json.dumps(benchmark.documents(found), indent=1) + "\n").encode())
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from bench import networks, provenance
-from bench.engine import Engine, Weights
+from bench.engine import Engine, Weights, kernels
 from bench.networks import shapes
 from bench.rng import stream
 from bench.training import cross_entropy
@@ -275,6 +275,12 @@ _ENGINE: dict[str, Callable[..., Any]] = {
 def documents(measurements: list[Measurement]) -> list[dict[str, Any]]:
     """Measurements as JSON objects."""
     return [asdict(m) for m in measurements]
+
+
+def about() -> str:
+    """What the measurements hang on beside the device: threads, and the engine's compiled kernels."""
+    built = "compiled" if kernels.compiled() else "not compiled, install again where a C++ compiler is"
+    return f"{torch.get_num_threads()} threads; the engine's CPU kernels are {built}"
 
 
 def table(measurements: list[Measurement]) -> str:

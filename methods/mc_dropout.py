@@ -79,11 +79,11 @@ class MCDropout(Method):
         """Logits [B, K] of images x [B, ...], each under its own mask."""
         masked = self._masked()
 
-        def drop(step: Step, weights: Weights, h: Tensor) -> Tensor:
-            if step.name in masked:
-                scale = self._mask(h.shape[:2], rng)
-                h = h * scale.view(*h.shape[:2], *[1] * (h.dim() - 2))
-            return apply(step, weights, h)
+        def drop(step: Step, weights: Weights, h: Tensor) -> Tensor | None:
+            if step.name not in masked:
+                return None
+            scale = self._mask(h.shape[:2], rng)
+            return apply(step, weights, h * scale.view(*h.shape[:2], *[1] * (h.dim() - 2)))
 
         return self.engine.single(self.weights, x, drop)
 

@@ -13,7 +13,7 @@ from torch import nn
 from torch.func import functional_call
 
 from bench import networks
-from bench.engine import Batched, Engine, Vmap, parallel
+from bench.engine import Batched, Engine, Vmap, kernels, parallel
 from bench.networks import Normalise, shapes
 from bench.rng import stream
 from bench.training import cross_entropy
@@ -125,11 +125,12 @@ def test_target_networks_are_read_and_agree_with_their_own_forward(network):
         )
 
 
+@pytest.mark.parametrize("outputs", [4, 16])  # 16: by the compiled kernels
 @pytest.mark.parametrize("channels", [1, 3])
-def test_equal_entries_of_a_pooled_window_send_their_gradient_where_the_network_does(channels):
+def test_equal_entries_of_a_pooled_window_send_their_gradient_where_the_network_does(channels, outputs):
     network = nn.Sequential(
-        nn.Conv2d(channels, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 2, 2), nn.LeakyReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 3),
+        nn.Conv2d(channels, outputs, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(outputs, outputs, 2),
+        nn.LeakyReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * outputs, 3),
     )  # fmt: skip
     # Small integers, which add up without rounding: half of the windows have equal largest entries.
     weights = {n: w.mul(4).round() for n, w in stacked(network, 2).items()}
@@ -139,6 +140,50 @@ def test_equal_entries_of_a_pooled_window_send_their_gradient_where_the_network_
     (found,) = torch.autograd.grad(F.cross_entropy(Engine(network).logits(weights, x).mean(0), y), x)
     assert expected.abs().sum() > 0
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+@st.composite
+def first_layers(draw):
+    """A network whose first layer the compiled kernels do, and the shape of its images."""
+    channels, side = draw(st.sampled_from([1, 3])), draw(st.sampled_from([3, 5]))
+    outputs, size = draw(st.sampled_from([16, 32])), draw(st.integers(10, 14))
+    first = nn.Conv2d(channels, outputs, side, bias=draw(st.booleans()))
+    second = nn.Conv2d(outputs, 16, 2)
+    activation = [[nn.LeakyReLU(0.1)], [nn.ReLU()], []]  # at times one module in both places
+    layers = [first, *draw(st.sampled_from(activation)), nn.MaxPool2d(2), second, nn.MaxPool2d(2)]
+    left = ((size - side + 1) // 2 - 1) // 2
+    layers += [*draw(st.sampled_from(activation)), nn.Flatten(), nn.Linear(16 * left * left, 3)]
+    return nn.Sequential(Normalise((0.3,) * channels, (0.7,) * channels), *layers), (channels, size, size)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@given(first_layers(), st.integers(1, 5), st.sampled_from([torch.float64, torch.float32]))
+@settings(max_examples=25, deadline=None)
+def test_kernels_agree_with_the_network_and_so_does_what_stands_in_for_them(compiled, case, batch, dtype):
+    if compiled and not kernels.compiled():
+        pytest.skip("the kernels were not compiled")
+    network, shape = case
+    weights = {n: w.requires_grad_() for n, w in stacked(network, 2, dtype).items()}
+    x = torch.rand(batch, *shape, generator=stream(1), dtype=dtype).requires_grad_()
+    y = torch.arange(batch) % 3
+    leaves = [x, *weights.values()]
+    expected = by_hand(network, weights, x)
+    gradients = torch.autograd.grad(F.cross_entropy(expected.mean(0), y), leaves)
+    with pytest.MonkeyPatch.context() as patch:
+        if not compiled:
+            patch.setattr(kernels, "_functions", dict)
+        found = Engine(network).logits(weights, x)
+        parts = torch.autograd.grad(F.cross_entropy(found.mean(0), y), leaves)
+    close(found, expected, dtype, entries=True)
+    for part, gradient in zip(parts, gradients, strict=True):
+        close(part, gradient, dtype, entries=False)
+
+
+def test_an_attack_keeps_a_byte_for_each_pooled_entry():
+    if not kernels.compiled():
+        pytest.skip("the kernels were not compiled")
+    engine = Engine(networks.mnist())
+    assert engine.image_bytes(torch.rand(1, 28, 28)) == 32 * 12 * 12 + 32 * 4 * 4
 
 
 @pytest.fixture
@@ -208,6 +253,15 @@ def test_a_network_with_an_unknown_layer_falls_back_and_agrees():
     engine = Engine(network)
     assert engine.steps is None
     weights, x = stacked(network, 3), torch.rand(5, 1, 3, 3, dtype=torch.float64)
+    torch.testing.assert_close(engine.logits(weights, x), by_hand(network, weights, x))
+
+
+def test_layers_that_share_their_weights_fall_back_and_agree():
+    layer = nn.Linear(4, 4)
+    network = nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer)
+    engine = Engine(network)
+    assert engine.steps is None
+    weights, x = stacked(network, 3), torch.rand(5, 1, 2, 2, dtype=torch.float64)
     torch.testing.assert_close(engine.logits(weights, x), by_hand(network, weights, x))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+COMPILED = (".pyc", ".so", ".pyd")  # made anew by each installation
 FOLDERS = {"bench": "bench", "methods": "bench.methods", "datasets": "bench.datasets"}
 
 
@@ -28,7 +30,7 @@ def test_every_package_of_the_source_tree_is_listed() -> None:
 def test_every_file_of_the_source_tree_is_installed(folder: str, name: str) -> None:
     (installed,) = importlib.import_module(name).__path__
     for path in (ROOT / folder).rglob("*"):
-        if path.is_file() and path.suffix != ".pyc":
+        if path.is_file() and path.suffix not in COMPILED:
             copy = Path(installed) / path.relative_to(ROOT / folder)
             assert copy.read_bytes() == path.read_bytes(), f"install again: {path} has changed"
 
@@ -36,3 +38,12 @@ def test_every_file_of_the_source_tree_is_installed(folder: str, name: str) -> N
 def test_the_plugins_of_the_suite_are_entry_points() -> None:
     points = {point.value for point in entry_points(group="bench.plugins")}
     assert {"bench.methods", "bench.datasets"} <= points
+
+
+def test_kernels_are_compiled_where_there_is_a_compiler() -> None:
+    if shutil.which("c++") is None and shutil.which("g++") is None:
+        pytest.skip("no C++ compiler on this machine")
+    (installed,) = importlib.import_module("bench.engine").__path__
+    assert [p for p in Path(installed).glob("_kernels*") if p.suffix in (".so", ".pyd")], (
+        "expected bench/engine/_kernels beside kernels.cpp; install again and read what the compiler says"
+    )

@@ -2,81 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from bench.engine import kernels
 from bench.engine.plan import Step
-from bench.engine.ways import Entered, LayerOperation, Patches, Way, Weights, geometry
+from bench.engine.ways import Entered, LayerOperation, Way, Weights, geometry
 
-Quarters = tuple[Tensor, Tensor, Tensor, Tensor]  # of a tensor, one for each place in a 2x2 window
-Masks = tuple[Tensor, Tensor, Tensor]
+
+@dataclass(frozen=True)
+class Block:
+    """A layer, with the 2x2 pooling that follows it and the activation after that.
+
+    slope: the activation's below 0, 1 where none follows; None where no pooling follows.
+    """
+
+    step: Step
+    slope: float | None = None
 
 
 class MemberLoop(Way):
     """One member after the other.
 
-    What it gains over a plain loop: patches of a one-channel first layer are unfolded once for all
-    members, so that the layer is one matrix product a member; tensors stay channels-last; pooling
-    comes before bias and activation, and is a maximum of four whole blocks.
+    What it gains over a plain loop: a first layer of few channels pools and activates before it writes
+    (`kernels`); later ones do so in one pass; tensors are channels-last; what backward passes keep is
+    which entry of a window won, in a byte each.
     """
 
     concurrent = True
 
     def __init__(self, steps: Sequence[Step]) -> None:
         self.before = [s for s in steps if s.kind == "normalise"]
-        self.steps = tuple(s for s in steps if s.kind != "normalise")
+        self.blocks = tuple(_blocks([s for s in steps if s.kind != "normalise"]))
 
     def prepare(self, weights: Weights) -> Weights:
         # Channels-last for each member: otherwise every call of a convolution would reorder them.
         return {
-            n: w.movedim(2, -1).contiguous().movedim(-1, 2) if w.dim() == 5 else w for n, w in weights.items()
+            n: w.movedim(2, -1).contiguous().movedim(-1, 2) if w.dim() == 5 and w.shape[2] > 3 else w
+            for n, w in weights.items()
         }
 
     def enter(self, x: Tensor, own: bool) -> Entered:
-        # Own images are opened member by member, so that their patches are still in cache.
-        return Entered(x, True) if own else self._open(x)
+        # Own images are normalised member by member, so that they are still in cache.
+        return Entered(x if own else self._normalised(x), own)
 
-    def _open(self, x: Tensor) -> Entered:
+    def _normalised(self, x: Tensor) -> Tensor:
         for step in self.before:
             x = step.module(x)
-        first = self.steps[0].module
-        if isinstance(first, nn.Conv2d) and one_channel(first):
-            pooled = len(self.steps) > 1 and _in_quarters(self.steps[1].module)
-            data, patches = unfold(first, x, pooled)
-            return Entered(data, False, patches)
-        return Entered(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x, False)
+        return x
 
     def run(self, weights: Weights, entered: Entered) -> Tensor:
         names = list(weights)
         outputs = []
         for m, values in enumerate(zip(*(weights[name].unbind(0) for name in names), strict=True)):
-            opened = self._open(entered.data[m]) if entered.own else entered
-            outputs.append(self.walk(dict(zip(names, values, strict=True)), opened.data, opened.patches))
+            x = self._normalised(entered.data[m]) if entered.own else entered.data
+            outputs.append(self.walk(dict(zip(names, values, strict=True)), x))
         return torch.stack(outputs)
 
-    def walk(
-        self,
-        weights: Weights,
-        data: Tensor,
-        patches: Patches | None = None,
-        operation: LayerOperation | None = None,
-    ) -> Tensor:
-        """One member's logits [B, K]; `operation` replaces what layers with weights do."""
-        h, steps = data, self.steps
-        if patches is not None:
-            h = product(steps[0], weights, h, patches)
-            steps = steps[2:] if patches.pooled else steps[1:]
-        for step in steps:
-            if step.has_weights and operation is not None:
-                h = operation(step, weights, h)
+    def walk(self, weights: Weights, x: Tensor, operation: LayerOperation | None = None) -> Tensor:
+        """One member's logits [B, K] of normalised images.
+
+        `operation` replaces what layers with weights do, except where it returns None.
+        """
+        h = x
+        for block in self.blocks:
+            step, given = block.step, None
+            if operation is not None and step.has_weights:
+                given = operation(step, weights, h)
+            if given is not None:
+                h = given if block.slope is None else _pooled(given, block.slope)
             else:
-                h = apply(step, weights, h)
+                h = _apply(block, weights, h)
         return h
+
+    def kept_bytes(self, network: nn.Module, image: Tensor) -> int:
+        kept: dict[int, int] = {}
+        weights = {name: w.detach() for name, w in network.named_parameters()}
+        weights = {name: w.to(image.dtype) for name, w in weights.items()}
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            # Two images against one: what is kept once for all images, such as weights, falls out.
+            counts = []
+            for images in (image[None], image[None].expand(2, *image.shape)):
+                kept.clear()
+                logits = self.walk(weights, self._normalised(images).detach().requires_grad_())
+                counts.append(sum(kept.values()))
+                del logits
+        return counts[1] - counts[0]
+
+
+def _blocks(steps: Sequence[Step]) -> Iterator[Block]:
+    i = 0
+    while i < len(steps):
+        step, following = steps[i], [*(s.module for s in steps[i + 1 : i + 3]), None, None]
+        i += 1
+        if not (step.kind == "conv" and _in_quarters(following[0])):
+            yield Block(step)
+            continue
+        match following[1]:
+            case nn.LeakyReLU() as activation:
+                yield Block(step, activation.negative_slope)
+                i += 2
+            case nn.ReLU():
+                yield Block(step, 0.0)
+                i += 2
+            case _:
+                yield Block(step, 1.0)
+                i += 1
+
+
+def _apply(block: Block, weights: Weights, h: Tensor) -> Tensor:
+    module, name = block.step.module, block.step.name
+    if block.slope is None:
+        return apply(block.step, weights, h)
+    assert isinstance(module, nn.Conv2d)  # _blocks pools after nothing else
+    if kernels.convolves(module, h):
+        return kernels.pooled_convolution(
+            h, weights[f"{name}.weight"], weights.get(f"{name}.bias"), block.slope
+        )
+    return _pooled(apply(block.step, weights, h), block.slope)
+
+
+def _pooled(h: Tensor, slope: float) -> Tensor:
+    return kernels.pooled(h, slope) if kernels.pools(h) else F.leaky_relu(F.max_pool2d(h, 2), slope)
 
 
 def apply(step: Step, weights: Weights, h: Tensor) -> Tensor:
@@ -85,62 +143,20 @@ def apply(step: Step, weights: Weights, h: Tensor) -> Tensor:
     # Only without a graph: overwriting a view costs the backward pass a copy.
     inplace = not torch.is_grad_enabled()
     match module:
-        case nn.Conv2d() if one_channel(module):
-            return product(step, weights, *unfold(module, h, pooled=False))
         case nn.Conv2d():
             weight = weights[f"{step.name}.weight"].contiguous(memory_format=torch.channels_last)
-            return F.conv2d(h, weight, weights.get(f"{step.name}.bias"), *geometry(module))
+            h = h.contiguous(memory_format=torch.channels_last)
+            return _Convolution.apply(h, weight, weights.get(f"{step.name}.bias"), geometry(module))
         case nn.Linear():
             return F.linear(h, weights[f"{step.name}.weight"], weights.get(f"{step.name}.bias"))
         case nn.LeakyReLU():
             return F.leaky_relu(h, module.negative_slope, inplace and module.negative_slope > 0)
         case nn.ReLU():
             return F.relu(h, inplace)
-        case nn.MaxPool2d() if _in_quarters(module) and h.is_contiguous(memory_format=torch.channels_last):
-            return _Pooled.apply(h)
     return module(h)
 
 
-def one_channel(module: nn.Conv2d) -> bool:
-    """Whether a convolution is a product of patches here.
-
-    With more channels a channels-last convolution is faster than unfolding (measured).
-    """
-    plain = module.stride == module.dilation == (1, 1) and module.padding == (0, 0)
-    return plain and module.in_channels == 1
-
-
-def unfold(module: nn.Conv2d, x: Tensor, pooled: bool) -> tuple[Tensor, Patches]:
-    """Patches of one-channel images [B, 1, H, W] as rows [B, h w, kh kw], and how they are ordered.
-
-    Where a 2x2 pooling follows, [B, 4, h/2 w/2, kh kw]: one block for each position in a pooled
-    window, in reading order.
-    """
-    kh, kw = cast(tuple[int, int], module.kernel_size)
-    parts = x.squeeze(1).unfold(1, kh, 1).unfold(2, kw, 1)  # [B, h, w, kh, kw]
-    height, width = parts.shape[1:3]
-    if not pooled:
-        return parts.reshape(len(x), -1, kh * kw), Patches(height, width, False)
-    height, width = height // 2, width // 2
-    parts = parts[:, : 2 * height, : 2 * width].unflatten(2, (width, 2)).unflatten(1, (height, 2))
-    rows = parts.permute(0, 2, 4, 1, 3, 5, 6).reshape(len(x), 4, -1, kh * kw)
-    return rows, Patches(height, width, True)
-
-
-def product(step: Step, weights: Weights, rows: Tensor, patches: Patches) -> Tensor:
-    """A convolution as a matrix product; returns [B, O, h, w], channels last in memory.
-
-    Where patches stand in pooling order, the maximum comes first and the bias after it: rounding is
-    monotone, so the result is the same, and three quarters of the additions fall away.
-    """
-    weight = weights[f"{step.name}.weight"].flatten(1)
-    out = _PooledProduct.apply(rows, weight) if patches.pooled else rows @ weight.t()
-    if (bias := weights.get(f"{step.name}.bias")) is not None:
-        out = out.add_(bias)
-    return out.view(-1, patches.height, patches.width, out.shape[-1]).permute(0, 3, 1, 2)
-
-
-def _in_quarters(module: nn.Module) -> bool:
+def _in_quarters(module: nn.Module | None) -> bool:
     """Whether a layer is a 2x2 max-pooling without overlap."""
     return (
         isinstance(module, nn.MaxPool2d)
@@ -151,84 +167,22 @@ def _in_quarters(module: nn.Module) -> bool:
     )
 
 
-def _corners(y: Tensor) -> Quarters:
-    """The four corners of all 2x2 windows of y [B, C, H, W], in reading order."""
-    even = y[:, :, : y.shape[2] // 2 * 2, : y.shape[3] // 2 * 2]
-    return even[..., ::2, ::2], even[..., ::2, 1::2], even[..., 1::2, ::2], even[..., 1::2, 1::2]
-
-
-def _largest(quarters: Quarters, out: Tensor, masks: Masks | None) -> None:
-    """Write the entrywise maximum to `out`, and to the masks which entries it took.
-
-    Masks are 1 and 0 as numbers, which a CPU compares, writes and multiplies four times faster than
-    booleans. Strictly greater: of equal entries the first one wins, as in PyTorch's pooling.
-    """
-    a, b, c, d = quarters
-    above, below = torch.maximum(a, b), torch.maximum(c, d)
-    if masks is not None:
-        for left, right, mask in zip((a, c, above), (b, d, below), masks, strict=True):
-            torch.gt(right, left, out=mask)
-    torch.maximum(above, below, out=out)
-
-
-def _spread(upstream: Tensor, masks: Masks, quarters: Quarters) -> None:
-    """Write the gradient of the maximum to the quarters: each goes where its largest entry was."""
-    second, fourth, lower = masks
-    a, b, c, d = quarters
-    below = upstream * lower
-    above = upstream - below
-    torch.sub(above, torch.mul(above, second, out=b), out=a)
-    torch.sub(below, torch.mul(below, fourth, out=d), out=c)
-
-
-def _masks(like: Tensor) -> Masks:
-    return torch.empty_like(like), torch.empty_like(like), torch.empty_like(like)
-
-
-class _Pooled(torch.autograd.Function):
-    """2x2 max-pooling of y [B, C, H, W] by whole tensors."""
+class _Convolution(torch.autograd.Function):
+    """A convolution that keeps its input only where its weight needs a gradient; PyTorch's always does."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor) -> Tensor:
-        quarters = _corners(y)
-        out = torch.empty_like(quarters[0])
-        masks = _masks(out) if ctx.needs_input_grad[0] else None
-        _largest(quarters, out, masks)
-        if masks is not None:
-            ctx.save_for_backward(*masks)
-            ctx.like = y.shape, y.stride(), 4 * out.numel() == y.numel()
-        return out
+    def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor | None, how: tuple[Any, ...]) -> Tensor:
+        ctx.how, ctx.biased, ctx.like = how, bias is not None, (h.shape, h.stride())
+        ctx.save_for_backward(h if ctx.needs_input_grad[1] else None, weight)
+        return F.conv2d(h, weight, bias, *how)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> Tensor:
-        shape, stride, covered = ctx.like
-        whole = torch.empty_strided(shape, stride, dtype=upstream.dtype, device=upstream.device)
-        if not covered:
-            whole.zero_()
-        _spread(upstream, ctx.saved_tensors, _corners(whole))
-        return whole
-
-
-class _PooledProduct(torch.autograd.Function):
-    """Rows [B, 4, N, P] times weight [O, P], and of the four products the largest, [B, N, O]."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor) -> Tensor:
-        y = rows @ weight.t()
-        out = torch.empty_like(y[:, 0])
-        masks = _masks(out) if any(ctx.needs_input_grad) else None
-        _largest((y[:, 0], y[:, 1], y[:, 2], y[:, 3]), out, masks)
-        if masks is not None:
-            ctx.save_for_backward(rows, weight, *masks)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        rows, weight, *masks = ctx.saved_tensors
-        y = upstream.new_empty(*rows.shape[:3], weight.shape[0])
-        _spread(upstream, (masks[0], masks[1], masks[2]), (y[:, 0], y[:, 1], y[:, 2], y[:, 3]))
-        of_rows = y @ weight if ctx.needs_input_grad[0] else None
-        of_weight = y.flatten(0, 2).t() @ rows.flatten(0, 2) if ctx.needs_input_grad[1] else None
-        return of_rows, of_weight
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        h, weight = ctx.saved_tensors
+        if h is None:  # only its shape is read
+            h = torch.empty_strided(*ctx.like, dtype=upstream.dtype, device=upstream.device)
+        wanted = [*ctx.needs_input_grad[:2], ctx.biased and ctx.needs_input_grad[2]]
+        return *torch.ops.aten.convolution_backward(
+            upstream, h, weight, [len(weight)], *ctx.how, False, [0, 0], 1, wanted
+        ), None

@@ -10,6 +10,8 @@ from torch import nn
 
 from bench.networks import Normalise, shapes
 
+WEIGHTED = ("conv", "linear")  # kinds of layers with weights
+
 
 @dataclass(frozen=True)
 class Step:
@@ -21,7 +23,7 @@ class Step:
 
     @property
     def has_weights(self) -> bool:
-        return self.kind in ("conv", "linear")
+        return self.kind in WEIGHTED
 
 
 def read(network: nn.Module) -> tuple[Step, ...] | None:
@@ -34,8 +36,8 @@ def read(network: nn.Module) -> tuple[Step, ...] | None:
     steps: list[Step] = []
     for name, module in _leaves(network):
         kind = _kind(module)
-        if kind is None:
-            return None
+        if kind is None or (kind in WEIGHTED and any(s.module is module for s in steps)):
+            return None  # not known, or weights that two layers share under the name of the first
         if kind == "pool" and steps and steps[-1].kind == "activation":
             steps.insert(-1, Step(kind, name, module))
         else:
@@ -80,7 +82,8 @@ def _leaves(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Modu
     if not isinstance(network, nn.Sequential):
         yield prefix.rstrip("."), network
         return
-    for name, child in network.named_children():
+    # `named_children` would leave out a module that stands in two places, such as one activation for all.
+    for name, child in zip(dict(network._modules), network, strict=True):
         yield from _leaves(child, f"{prefix}{name}.")
 
 

@@ -18,32 +18,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from bench.engine.plan import Step
+from bench.engine.plan import Step, activation_bytes
 
 Weights = Mapping[str, Tensor]
-# A layer's own operation: (step, this member's weights by name, input) -> output.
-LayerOperation = Callable[[Step, Weights, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Patches:
-    """How the rows of unfolded patches are ordered: by image and place of a height x width output.
-
-    pooled: in four blocks instead, one for each position in a 2x2 window, and already of pooled size.
-    """
-
-    height: int
-    width: int
-    pooled: bool
+# A layer's own operation: (step, this member's weights by name, input) -> output, or None for the usual.
+LayerOperation = Callable[[Step, Weights, Tensor], Tensor | None]
 
 
 @dataclass(frozen=True)
 class Entered:
-    """An image batch after `enter`: shared by all members or own images of each, unfolded or not."""
+    """An image batch after `enter`: shared by all members, or own images of each."""
 
     data: Tensor
     own: bool
-    patches: Patches | None = None
 
 
 class Way(ABC):
@@ -64,6 +51,10 @@ class Way(ABC):
 
     @abstractmethod
     def run(self, weights: Weights, entered: Entered) -> Tensor: ...
+
+    def kept_bytes(self, network: nn.Module, image: Tensor) -> int:
+        """Bytes that one network keeps of one image [C, H, W] for the gradient of the image."""
+        return activation_bytes(network, image.shape, image.element_size())
 
 
 def geometry(module: nn.Conv2d) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
