@@ -1,4 +1,4 @@
-"""Metrics of predictions: pure functions of probabilities and labels, in float64, on the host.
+"""Metrics of predictions: pure functions of outputs or probabilities and labels, in float64, on the host.
 
 Everything starts from log-probabilities, so that a probability of 1e-60 has a finite logarithm.
 Natural logarithms throughout.
@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 import numpy as np
-from scipy.special import entr, log_softmax
+from scipy.special import entr, log_softmax, logsumexp
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 ECE_BINS = 15  # Guo et al. 2017, section 5
 RATE = 0.95  # of FPR at 95 % TPR
+VARIANCE_FLOOR = 1e-6  # of a predicted variance; Lakshminarayanan et al. 2017, section 2.2.1
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
@@ -94,3 +95,41 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
     """Probability that an outlier's score exceeds an inlier's, ties counted half."""
     truth = np.concatenate([np.zeros(len(inside)), np.ones(len(outside))])
     return float(roc_auc_score(truth, np.concatenate([inside, outside])))
+
+
+def variance(raw: np.ndarray) -> np.ndarray:
+    """The variance that a network's second output stands for, ln(1 + e^raw) + 1e-6.
+
+    Source: Lakshminarayanan et al. 2017, "Deep Ensembles", section 2.2.1.
+    """
+    return np.logaddexp(0, raw.astype(np.float64)) + VARIANCE_FLOOR
+
+
+def gaussian_log_likelihoods(outputs: np.ndarray, labels: np.ndarray, noise_sd: float) -> np.ndarray:
+    """ln N(y; f_m(x), v_m(x)) in nats of each member and example, [M, B].
+
+    outputs: [M, B, D], f alone (v is then noise_sd^2), or f and a raw variance; labels: [B].
+    Raises ValueError for another D.
+    """
+    f = outputs[..., 0].astype(np.float64)
+    if outputs.shape[-1] > 2:
+        raise ValueError(f"expected a mean, or a mean and a raw variance, found {outputs.shape[-1]} outputs")
+    v = variance(outputs[..., 1]) if outputs.shape[-1] == 2 else np.full_like(f, noise_sd**2)
+    return -0.5 * (np.square(labels - f) / v + np.log(2 * np.pi * v))
+
+
+def mixture_log_likelihood(likelihoods: np.ndarray) -> float:
+    """Mean over examples of ln (1/M sum_m N(y; f_m, v_m)); likelihoods: [M, B], as logarithms."""
+    return float((logsumexp(likelihoods, 0) - np.log(len(likelihoods))).mean())
+
+
+def covered(target: np.ndarray, mean: np.ndarray, sd: np.ndarray, width: float) -> np.ndarray:
+    """Whether the target lies within `width` standard deviations of the mean, [G] booleans."""
+    return np.abs(target - mean) <= width * sd
+
+
+def gaussian_wasserstein2(
+    mean: np.ndarray, sd: np.ndarray, other_mean: np.ndarray, other_sd: np.ndarray
+) -> np.ndarray:
+    """Wasserstein-2 distance of normal distributions on a line, sqrt((m - m')^2 + (s - s')^2), [G]."""
+    return np.hypot(mean - other_mean, sd - other_sd)

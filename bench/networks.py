@@ -1,4 +1,4 @@
-"""Target networks: small, buffer-free, normalisation inside, input in [0, 1].
+"""Target networks: small, buffer-free, normalisation inside; images in [0, 1].
 
 Layer names are those of the `layer` column. Weights follow Tables 3 and 4 of the HyperGAN paper
 (Ratzlaff & Li); every layer has a bias, which the paper's code left out on MNIST.
@@ -83,6 +83,17 @@ def cifar(classes: int = 10) -> nn.Sequential:
             activation4=nn.LeakyReLU(LEAKY_SLOPE),
             linear2=nn.Linear(128, classes),
         )
+    )
+
+
+def toy() -> nn.Sequential:
+    """The regression network: 1 -> 100 units with ReLU -> 1, 200 weights and 101 biases.
+
+    Input [B, 1], as it is; output [B, 1]. Without biases it would have one kink, at 0, and could not
+    follow x^3. Source: paper, section 4.3.
+    """
+    return nn.Sequential(
+        OrderedDict(hidden=nn.Linear(1, 100), activation=nn.ReLU(), output=nn.Linear(100, 1))
     )
 
 

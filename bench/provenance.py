@@ -23,7 +23,8 @@ TRAINING = (
     "training.py",
 )  # fmt: skip
 # What decides rows once networks are drawn, beside the task's own module.
-EVALUATION = ("evaluations", "metrics.py", "records.py", "runner.py", "task.py")
+EVALUATION = ("attacks.py", "evaluations", "metrics.py", "records.py", "runner.py", "task.py")
+SOURCES = (".py", ".cpp")
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas")
 
 
@@ -32,7 +33,7 @@ def code_version(names: Iterable[str], modules: Iterable[str]) -> str:
     files: list[Path] = []
     for name in names:
         path = PACKAGE / name
-        files += sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        files += sorted(f for f in path.rglob("*") if f.suffix in SOURCES) if path.is_dir() else [path]
     for module in modules:
         spec = find_spec(module)
         if spec is not None and spec.origin is not None:
@@ -48,7 +49,7 @@ def commit() -> tuple[str, bool]:
     """The checkout's commit and whether its code has uncommitted changes; ("", False) outside one."""
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
-        return head, bool(_git("status", "--porcelain", "--", "*.py", "*.toml"))
+        return head, bool(_git("status", "--porcelain", "--", "*.py", "*.cpp", "*.toml"))
     except (OSError, subprocess.CalledProcessError):
         return "", False
 

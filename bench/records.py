@@ -52,6 +52,15 @@ METRICS: dict[str, tuple[str, str]] = {
     "weight_spread": ("1", ""),
     "weight_cosine": ("1", ""),
     "disagreement": ("fraction", ""),
+    "success_rate": ("fraction", "lower"),
+    "fooled_share": ("fraction", "lower"),
+    "unmoved_share": ("fraction", "lower"),
+    "fooling_epsilon": ("1", "higher"),
+    "rmse": ("1", "lower"),
+    "log_likelihood_nats": ("nats", "higher"),
+    "band_coverage": ("fraction", "higher"),
+    "band_width": ("1", ""),
+    "wasserstein2_to_reference": ("1", "lower"),
     "fit_seconds": ("seconds", "lower"),
     "sample_seconds": ("seconds", "lower"),
     "predict_seconds": ("seconds", "lower"),
@@ -162,12 +171,12 @@ def read_about(results: Path, run: str) -> dict[str, Any]:
         ) from error
 
 
-def read_arrays(results: Path, run: str) -> dict[str, np.ndarray]:
-    """The per-image arrays of a run, by name `<dataset>/<members>/<quantity>`."""
+def read_arrays(results: Path, run: str, part: str = "") -> dict[str, np.ndarray]:
+    """The arrays of a run whose names contain `part`: `<dataset>/<members>/<quantity>`, `filters/...`."""
     path = Path(results) / "raw" / f"{run}.npz"
     try:
         with np.load(path, allow_pickle=False) as packed:
-            return {name: packed[name] for name in packed.files}
+            return {name: packed[name] for name in packed.files if part in name}
     except (OSError, ValueError, KeyError) as error:
         raise BenchError(
             f"{path}: expected the arrays of run {run}, found {error}; run the cell again"

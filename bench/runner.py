@@ -19,11 +19,11 @@ from bench import provenance, records, registry
 from bench.config import Settings, digest
 from bench.engine import float32
 from bench.errors import BenchError
-from bench.evaluations import EVALUATIONS, Result, Subject
+from bench.evaluations import DRAWS, EVALUATIONS, Result, Subject
 from bench.method import Method
 from bench.registry import MethodEntry
 from bench.rng import Streams
-from bench.task import Data, Task
+from bench.task import Data, Scale, Task
 from bench.training import LOSSES, Fit, FitSettings
 
 TRACES = 10  # looks at a fit where `trace_every` is not set
@@ -118,6 +118,12 @@ def possible_sizes(method: Method, sizes: tuple[int, ...], reporter: Reporter) -
     return fitting
 
 
+def _draws(method: Method, sizes: tuple[int, ...], evaluations: tuple[str, ...], scale: Scale) -> int:
+    """Networks to sample: as many as the largest evaluation needs, all where the method holds fewer."""
+    wanted = max([*sizes, *(DRAWS[name](scale) for name in evaluations if name in DRAWS)])
+    return wanted if method.max_members is None else min(wanted, method.max_members)
+
+
 def run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: Reporter) -> Path:
     """Compute a cell and write its files; returns the path of the rows."""
     with float32(tf32=False):  # rounds of a fit may allow it for themselves
@@ -130,9 +136,11 @@ def _run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: 
     sizes = possible_sizes(method, cell.sizes, reporter)
     fit = _fit(cell, method, data, results, device, reporter)
     begun = time.perf_counter()
-    ensemble = method.sample(max(sizes), cell.seed)
-    subject = Subject(ensemble, data, cell.task.scale(cell.preset), sizes, progress=_predicting(reporter))
+    scale = cell.task.scale(cell.preset).asked(cell.sizes)
+    drawn = method.sample(_draws(method, sizes, cell.task.evaluations, scale), cell.seed)
     sampled = time.perf_counter() - begun
+    ensemble = drawn[: max(sizes)]
+    subject = Subject(ensemble, data, scale, sizes, drawn, _predicting(reporter), reporter.say)
     found = Result(rows=fit.trace)
     for name in cell.task.evaluations:
         part = EVALUATIONS[name](subject, Streams(cell.seed, name))
@@ -198,10 +206,11 @@ def _predicting(reporter: Reporter) -> Callable[[str, int, int], None]:
 
 def _costs(fit: Fit, sampled: float, subject: Subject, device: torch.device) -> list[dict[str, Any]]:
     members = len(subject.ensemble)
+    drawn = len(subject.drawn)
     common = {"evaluation": "cost"}
     return [
         records.row("fit_seconds", fit.seconds, **common),
-        records.row("sample_seconds", sampled, members=members, **common),
+        records.row("sample_seconds", sampled, members=drawn, **common),
         records.row(
             "predict_seconds", subject.seconds, members=members, examples=subject.predicted, **common
         ),
@@ -261,10 +270,10 @@ def _free_name(cell: Cell, results: Path) -> str:
 
 def _summary(found: Result, sizes: tuple[int, ...]) -> str:
     """The headline numbers of a run in one line."""
-    chosen = {"accuracy": "accuracy", "auroc": "AUROC", "disagreement": "disagreement"}
+    chosen = {"accuracy": "accuracy", "auroc": "AUROC", "disagreement": "disagreement", "rmse": "RMSE"}
     parts = []
     for metric, label in chosen.items():
-        rows = [r for r in found.rows if r["metric"] == metric and r["evaluation"] != "trace"]
+        rows = [r for r in found.rows if r["metric"] == metric and r["evaluation"] not in ("trace", "attack")]
         if metric == "accuracy":
             parts += [f"{label} of {r['members']}: {r['value']:.2%}" for r in rows]
         else:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+# Standard deviation of a label around the regression's target, in the data and in every likelihood.
+NOISE_SD = 3.0  # HyperGAN paper, section 4.3: y = x^3 + N(0, 3^2)
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,13 @@ class Split:
     name: as in the `dataset` column: `mnist`, `mnist-val`, `notmnist`, `digits:5-9`.
     images: [B, C, H, W] float32 in [0, 1] (for regression [B, D], any range).
     labels: [B] int64 (for regression [B, 1] float32).
+    augment: training sees every image through a random crop and flip (`bench.training.Minibatches`).
     """
 
     name: str
     images: Tensor
     labels: Tensor
+    augment: bool = False
 
     def __post_init__(self) -> None:
         if len(self.images) != len(self.labels) or not len(self.images):
@@ -37,21 +42,38 @@ class Split:
 
     def first(self, count: int | None) -> Split:
         """The first `count` examples; everything where count is None."""
-        return self if count is None else Split(self.name, self.images[:count], self.labels[:count])
+        if count is None:
+            return self
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
 
     def at(self, index: Tensor) -> Split:
         """The examples at these positions."""
-        return Split(self.name, self.images[index], self.labels[index])
+        return replace(self, images=self.images[index], labels=self.labels[index])
 
     def to(self, device: torch.device) -> Split:
-        return Split(self.name, self.images.to(device), self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What regression is held against: the target, and a posterior known better than any method's.
+
+    grid: inputs [G, 1] in ascending order, with the target function, without noise, as labels [G, 1].
+    inside: the interval that the data cover. mean, sd: [G], of a network's output under the posterior.
+    """
+
+    grid: Split
+    inside: tuple[float, float]
+    mean: Tensor
+    sd: Tensor
 
 
 @dataclass(frozen=True)
 class Data:
     """The parts of a task's data. `fit` sees train and val; `outliers` answer the OOD question.
 
-    checksums: SHA-256 by file or array name, of what was read; part of a cell's key.
+    checksums: SHA-256 by file or array name, of what was read; part of a cell's key. reference: of
+    regression.
     """
 
     train: Split
@@ -59,6 +81,7 @@ class Data:
     test: Split
     outliers: Split | None = None
     checksums: Mapping[str, str] = field(default_factory=dict)
+    reference: Reference | None = None
 
     def fitted_on(self) -> str:
         """SHA-256 of the images and labels that `fit` sees: tasks that differ elsewhere share a fit."""
@@ -69,14 +92,41 @@ class Data:
 
 
 @dataclass(frozen=True)
+class AttackScale:
+    """How a preset attacks: the first `images` test images, ensembles of these sizes, at these epsilons.
+
+    steps: of PGD. others: networks that examples made against a single one are shown to (0: none).
+    searched: networks of the largest ensemble whose smallest fooling epsilon is searched.
+    """
+
+    images: int | None
+    sizes: tuple[int, ...]
+    epsilons: tuple[float, ...]
+    steps: int
+    others: int = 0
+    searched: int = 0
+
+
+@dataclass(frozen=True)
 class Scale:
     """What a preset changes about evaluating a task; never the training images or the network.
 
-    sizes: ensemble sizes asked for. images: test and OOD images evaluated (None: all).
+    sizes: ensemble sizes asked for. images: test and OOD images evaluated (None: all). attacks: what
+    is attacked, no size twice; the first is the task's own, others add larger ensembles on fewer images.
     """
 
     sizes: tuple[int, ...] = (1, 5, 10, 100)
     images: int | None = None
+    attacks: tuple[AttackScale, ...] = ()
+
+    def asked(self, sizes: tuple[int, ...]) -> Scale:
+        """The scale where a command asks for these ensemble sizes: other ones are attacked as well."""
+        if sizes == self.sizes:
+            return self
+        ensembles = tuple(n for n in sizes if n > 1)
+        return replace(
+            self, sizes=sizes, attacks=tuple(replace(a, sizes=ensembles) for a in self.attacks[:1])
+        )
 
 
 @dataclass(frozen=True)
@@ -85,7 +135,7 @@ class Task:
 
     train: the train key; tasks with the same key share a trained method.
     load: data root (None: none was given) -> Data. network: () -> target network, buffer-free,
-    input in [0, 1]. loss: `cross_entropy` or `mse`. evaluations: names in `bench.evaluations`.
+    input in [0, 1]. loss: of `bench.training.LOSSES`. evaluations: names in `bench.evaluations`.
     embedded: needs no download.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import diversity
-from bench.engine import Loss, float32
+from bench.engine import Loss, float32, memory
 from bench.errors import BenchError
 from bench.records import row
 from bench.rng import Streams
-from bench.task import Split
+from bench.task import NOISE_SD, Split
 
 if TYPE_CHECKING:
     from bench.method import Method
 
 CHECKPOINT_SECONDS = 60.0  # between two checkpoints: one of HyperGAN's is 200 MB
+PADDING = 4  # of augmentation: pixels that a crop may shift by, as the paper's code had it on CIFAR
 # Below this relative spread of the weights and with no disagreement, draws are one network.
 COLLAPSED_SPREAD = 1e-3
 
@@ -40,7 +41,36 @@ def mse(outputs: Tensor, y: Tensor) -> Tensor:
     return (outputs - y).square().flatten(1).mean(1)
 
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "mse": mse}
+def gaussian(outputs: Tensor, y: Tensor) -> Tensor:
+    """Negative log-likelihood of each member in nats, mean over examples: -ln N(y; f(x), 3^2).
+
+    (y - f)^2 / (2 sd^2) + ln(sd sqrt(2 pi)), sd the noise of the regression (`bench.task.NOISE_SD`),
+    so that N times it is the negative log-likelihood of the data. outputs [M, B, 1], y [B, 1] or
+    [M, B, 1] -> [M].
+    """
+    return mse(outputs, y) / (2 * NOISE_SD**2) + math.log(NOISE_SD * math.sqrt(2 * math.pi))
+
+
+LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "mse": mse, "gaussian": gaussian}
+
+
+def crops(height: int, width: int, padding: int = PADDING) -> Tensor:
+    """Where each pixel comes from, for every shifted crop of an image and its mirror image.
+
+    Returns [2 (2 padding + 1)^2, height * width] positions in the flattened image, in the order
+    vertical shift, horizontal shift, mirrored or not; height * width stands for black outside of it.
+    """
+    place = torch.arange(height * width).view(height, width)
+    place = F.pad(place, (padding,) * 4, value=height * width)
+    windows = place.unfold(0, height, 1).unfold(1, width, 1)  # [9, 9, height, width] for padding 4
+    return torch.stack([windows, windows.flip(-1)], 2).flatten(0, 2).flatten(1)
+
+
+def take(images: Tensor, places: Tensor) -> Tensor:
+    """Images [B, C, H, W] whose pixels come from these places [B, H W], as `crops` has them."""
+    with_black = F.pad(images.flatten(2), (0, 1))
+    index = places.unsqueeze(1).expand(-1, images.shape[1], -1)
+    return with_black.gather(2, index).view(images.shape)
 
 
 class Minibatches:
@@ -49,12 +79,18 @@ class Minibatches:
     batch: images per network. networks: how many share an epoch, each seeing its own slice. A
     remainder that fills no step is left out of this epoch; the next epoch has another order. A split
     smaller than one step gives one smaller step.
+
+    Where the split asks for augmentation, every image that is shown is one of the 162 of `crops`,
+    chosen by the generator that gave the order; networks that share images share the choice.
     """
 
     def __init__(self, split: Split, batch: int, networks: int = 1) -> None:
         self.split, self.networks = split, networks
         self.batch = max(1, min(batch, len(split) // networks))
         self.steps = max(1, len(split) // (self.batch * networks))
+        self.crops: Tensor | None = None
+        if split.augment:
+            self.crops = crops(*split.images.shape[2:]).to(split.images.device)
 
     def __len__(self) -> int:
         return self.steps
@@ -63,7 +99,7 @@ class Minibatches:
         """One pass of all networks together: x [K, B, ...] where own, else [B, ...]."""
         size = self.batch * self.networks
         for index in self._order(rng).split(size)[: self.steps]:
-            x, y = self.split.images[index], self.split.labels[index]
+            x, y = self._read(index, [rng])
             if own:
                 x, y = (t.unflatten(0, (self.networks, -1)) for t in (x, y))
             yield x, y
@@ -73,7 +109,17 @@ class Minibatches:
         orders = torch.stack([self._order(rng) for rng in rngs])
         for step in range(self.steps):
             index = orders[:, step * self.batch : (step + 1) * self.batch]
-            yield self.split.images[index], self.split.labels[index]
+            x, y = self._read(index.flatten(), rngs)
+            yield x.unflatten(0, index.shape), y.unflatten(0, index.shape)
+
+    def _read(self, index: Tensor, rngs: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
+        """Images and labels at these positions; an equal share of the images for each generator."""
+        x, y = self.split.images[index], self.split.labels[index]
+        if self.crops is None:
+            return x, y
+        share = len(index) // len(rngs)
+        chosen = torch.cat([torch.randint(len(self.crops), (share,), generator=rng) for rng in rngs])
+        return take(x, self.crops[chosen.to(x.device)]), y
 
     def _order(self, rng: torch.Generator) -> Tensor:
         return torch.randperm(len(self.split), generator=rng).to(self.split.images.device)
@@ -96,6 +142,44 @@ def anneal(optimiser: torch.optim.Optimizer, lr: float, step: int, steps: int) -
     """
     for group in optimiser.param_groups:
         group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+class Independent:
+    """Networks that train at once on stacked weights, each as it would alone.
+
+    Adam acts on each number by itself, and the gradient of a sum of losses is each network's own.
+
+    first: weights that each network starts from. steps: of the whole fit, over which lr is annealed.
+    What trains is registered with the method.
+    """
+
+    def __init__(
+        self, method: Method, first: Sequence[Mapping[str, Tensor]], lr: float, steps: int, decay: float = 0.0
+    ) -> None:
+        self.lr, self.steps = lr, steps
+        holder = nn.ParameterList(
+            nn.Parameter(torch.stack([f[n] for f in first]).to(method.device)) for n in first[0]
+        )
+        self.weights: dict[str, Tensor] = dict(zip(first[0], holder, strict=True))
+        method.trains("weights", holder)
+        self.optimiser = adam(holder.parameters(), lr, weight_decay=decay)
+        method.trains("optimiser", self.optimiser)
+
+    def minimise(self, losses: Tensor, step: int) -> None:
+        """One step of every network, the `step`-th of the fit, on losses [M]."""
+        anneal(self.optimiser, self.lr, step, self.steps)
+        self.optimiser.zero_grad()
+        losses.sum().backward()
+        self.optimiser.step()
+
+    def permuted(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """Weights of as many networks as generators: a permutation without replacement.
+
+        From the first generator alone, so that a larger draw begins with a smaller one.
+        """
+        count = len(next(iter(self.weights.values())))
+        order = torch.randperm(count, generator=rngs[0])[: len(rngs)]
+        return {name: w.detach()[order.to(w.device)] for name, w in self.weights.items()}
 
 
 @dataclass(frozen=True)
@@ -136,6 +220,7 @@ def fit(method: Method, train: Split, val: Split, settings: FitSettings) -> Fit:
 
     Raises BenchError where a loss is no longer a number.
     """
+    memory.keep_freed()
     method.device, method.stage_folder = settings.device, settings.stage
     rng = Streams(settings.seed, "fit")
     method.start(train.to(settings.device), val.to(settings.device), loss=settings.loss, rng=rng)

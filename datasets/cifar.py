@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -94,7 +95,7 @@ def load(root: Path | None, classes: int = 10, subset: int | None = None, outlie
     the others, the first classes are taken (of five: 2,500 and 22,500), so that no task trains on what
     another one validates on. subset: how many of the others remain (before classes are taken).
     outliers: the other classes of the test set, under their own labels. Every part's prefixes hold the
-    classes in proportion. Raises: DataError as `pictures` does.
+    classes in proportion. Training images alone are augmented. Raises: DataError as `pictures` does.
     """
     found = pictures(root)
     order = stratified(found.train_labels, SPLIT_SEED)
@@ -111,7 +112,7 @@ def load(root: Path | None, classes: int = 10, subset: int | None = None, outlie
 
     rest = f"{found.name}:{classes}-{len(CLASSES) - 1}"
     return Data(
-        train=training(found.name, order[VALIDATION:][:subset]),
+        train=replace(training(found.name, order[VALIDATION:][:subset]), augment=True),
         val=training(f"{found.name}-val", order[:VALIDATION]),
         test=testing(f"{found.name}{part}", tested[known]),
         outliers=testing(rest, tested[~known]) if outliers else None,

@@ -6,6 +6,7 @@ Posteriors", ICML 2018, and its code.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class APDConfig:
 
     distil: str = "wgan"  # paper; "none": the chain's own networks; "gaussian": mean and diagonal variance
     epochs: int = 100  # of the chain; the HyperGAN paper gives APD 100, the code has 400
+    passes: int = 1  # over the data in an epoch; more where few images make few steps
     batch: int = 100  # images per step, of the chain; reference code
     step_size: float = 0.05  # eta, reference code
     first_step_size: float = 0.05  # falls to step_size by a cosine in burn-in; reference code: constant
@@ -102,7 +104,7 @@ class APD(Method):
 
     Config = APDConfig
     config: APDConfig
-    stage = ("epochs", "batch", "step_size", "first_step_size", "precision", "burn_in", "keep")
+    stage = ("epochs", "passes", "batch", "step_size", "first_step_size", "precision", "burn_in", "keep")
     members_setting = "keep"
 
     def __init__(self, network: nn.Module, config: APDConfig) -> None:
@@ -120,10 +122,11 @@ class APD(Method):
         c = self.config
         self.rng, self.loss, self.images = rng, loss, len(train)
         self.batches = Minibatches(train, c.batch)
-        if c.keep > len(self.batches):
+        self.steps = c.passes * len(self.batches)  # of an epoch
+        if c.keep > self.steps:
             raise ValueError(
-                f"keep: an epoch of {len(self.batches)} steps holds no {c.keep} networks; "
-                f"lower it with --set <method>.keep={len(self.batches)}, or lower batch"
+                f"keep: an epoch of {self.steps} steps holds no {c.keep} networks; "
+                f"lower it with --set <method>.keep={self.steps}, or lower batch"
             )
         count = sum(shape.numel() for shape in self.engine.shapes.values())
         self.chain = Chain(c.epochs, c.keep, count, stored=self.stage_folder is None)
@@ -169,11 +172,12 @@ class APD(Method):
     @torch.enable_grad()  # a network asked for may be computed anew where its shard was removed
     def _langevin(self, i: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Epoch i of the chain, from the last network of the epoch before."""
-        c, steps = self.config, len(self.batches)
+        c, steps = self.config, self.steps
         theta = self.chain.samples[i - 1, -1].clone() if i else self._first()
-        noise = self.rng("noise", i)
+        noise, order = self.rng("noise", i), self.rng("order", i)
         kept, total = [], 0.0
-        for step, (x, y) in enumerate(self.batches.epoch(self.rng("order", i), own=False)):
+        passes = (self.batches.epoch(order, own=False) for _ in range(c.passes))
+        for step, (x, y) in enumerate(itertools.chain.from_iterable(passes)):
             eta = self.step_size(i * steps + step)
             leaf = theta.detach().requires_grad_()
             loss = self.engine.losses(self._stacked(leaf[None]), x, y, self.loss)[0]
@@ -196,7 +200,7 @@ class APD(Method):
 
     def step_size(self, step: int) -> float:
         """eta of a step: a cosine from `first_step_size` in burn-in, `step_size` after it."""
-        c, burnt = self.config, self.burnt * len(self.batches)
+        c, burnt = self.config, self.burnt * self.steps
         if step >= burnt:
             return c.step_size
         falling = (1 + math.cos(math.pi * step / burnt)) / 2

@@ -12,7 +12,7 @@ from bench.method import Method
 from bench.networks import initial
 from bench.rng import Streams
 from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal
+from bench.training import Independent, Loss, Minibatches
 
 
 @dataclass(frozen=True)
@@ -48,36 +48,25 @@ class StandardEnsemble(Method):
     def start(self, train: Split, val: Split, *, loss: Loss, rng: Streams) -> None:
         c = self.config
         self.rng, self.loss = rng, loss
-        first = [self._initial(rng("initialise", m)) for m in range(c.networks)]
-        self.weights = {n: torch.stack([f[n] for f in first]).to(self.device) for n in first[0]}
-        holder = nn.ParameterList(nn.Parameter(w) for w in self.weights.values())
-        self.weights = dict(zip(self.weights, holder, strict=True))
-        self.trains("weights", holder)
-        self.optimiser = adam(holder.parameters(), c.lr, weight_decay=c.weight_decay)
-        self.trains("optimiser", self.optimiser)
         self.batches = Minibatches(train, c.batch)
+        first = [self._initial(rng("initialise", m)) for m in range(c.networks)]
+        self.members = Independent(self, first, c.lr, c.epochs * len(self.batches), c.weight_decay)
 
     def rounds(self) -> int:
         return self.config.epochs
 
     def round(self, i: int) -> dict[str, float]:
         """One epoch of every network."""
-        c = self.config
         total, steps = 0.0, len(self.batches)
-        orders = [self.rng("order", i, m) for m in range(c.networks)]
+        orders = [self.rng("order", i, m) for m in range(self.config.networks)]
         for step, (x, y) in enumerate(self.batches.epochs(orders)):
-            anneal(self.optimiser, c.lr, i * steps + step, c.epochs * steps)
-            losses = self.engine.losses(self.weights, x, y, self.loss, own=True)
-            self.optimiser.zero_grad()
-            losses.sum().backward()
-            self.optimiser.step()
+            losses = self.engine.losses(self.members.weights, x, y, self.loss, own=True)
+            self.members.minimise(losses, i * steps + step)
             total += losses.mean().item()
         return {"loss": total / steps}
 
     def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        # From the first generator alone, so that a larger draw begins with a smaller one.
-        order = torch.randperm(self.config.networks, generator=rngs[0])[: len(rngs)]
-        return {name: w.detach()[order.to(w.device)] for name, w in self.weights.items()}
+        return self.members.permuted(rngs)
 
     def _initial(self, rng: torch.Generator) -> dict[str, Tensor]:
         """Weights that one network starts from."""

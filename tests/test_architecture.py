@@ -20,9 +20,10 @@ ALLOWED = {
     "datasets": {"task", "networks", "registry", "errors", "datasets"},
     "bench/engine": {"engine", "networks"},
     "bench/evaluations": {
-        "evaluations", "metrics", "diversity", "ensemble", "rng", "records", "task",
+        "evaluations", "attacks", "metrics", "diversity", "ensemble", "rng", "records", "task",
     },
     "bench/report": {"report", "statistics", "records", "errors", "registry"},
+    "bench/attacks.py": {"ensemble", "metrics"},
     "bench/metrics.py": set(),
     "bench/diversity.py": set(),
     "bench/statistics.py": set(),

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from shown_arrays import shown
 
 from bench import records, report
 from bench.errors import BenchError
@@ -80,6 +81,7 @@ def fake_run(results, method, task, preset, seed, largest=100, **more):
         for dataset, a, b in ((inside, 0.5, 4 + 4 * rng.random()), (outside, 1.5 + seed, 1 + rng.random())):
             values = math.log(classes) * rng.beta(a, b, 3000)
             arrays[f"{dataset}/{members}/entropy_nats"] = values.astype(np.float32)
+    arrays = shown(rng, inside, outside, classes, largest) | arrays
     about = {
         "cell": run, "created": "2025-01-01T00:00:00", "config": {"beta": 1}, "commit": "abc" * 9,
         "environment": {"torch": "2.11", "python": "3.11", "device": "cpu", "threads": 2},
@@ -181,9 +183,12 @@ def test_a_size_nobody_asked_for_is_a_gap(tmp_path):
 
 def test_every_figure_is_a_small_svg_beside_a_png(results):
     names = {path.stem for path in (results / "figures").glob("*.svg")}
-    kinds = ("accuracy", "weight-norms", "entropy-ecdf", "training")
+    kinds = ("accuracy", "weight-norms", "training")
     places = ("digits-quick", "digits-open-quick", "digits-smoke")
-    assert names == {f"{kind}-{place}" for kind in kinds for place in places}
+    expected = {f"{kind}-{place}" for kind in kinds for place in places} | {"figure4-digits-open"}
+    expected |= {f"figure{n}-{place}" for n in (6, 7, 8, 9) for place in ("digits", "digits-open")}
+    expected |= {f"figure{n}-digits-smoke" for n in (3, 6, 7, 8, 9)} | {"figure3-digits"}
+    assert names == expected
     for name in names:
         svg = (results / "figures" / f"{name}.svg").read_bytes()
         assert len(svg) < 300_000

@@ -18,7 +18,7 @@ def test_a_member_is_what_training_it_alone_gives():
     train, val = stripes(96), stripes(30, 1)
     method = small_method("standard_ensemble", networks=3, epochs=2)
     method.start(train, val, loss=cross_entropy, rng=Streams(7, "fit"))
-    first = {n: w[1].detach().clone() for n, w in method.weights.items()}
+    first = {n: w[1].detach().clone() for n, w in method.members.weights.items()}
     method.round(0)
     method.round(1)
 
@@ -32,7 +32,7 @@ def test_a_member_is_what_training_it_alone_gives():
             optimiser.zero_grad()
             cross_entropy(functional_call(method.network, alone, (x[0],))[None], y[0]).sum().backward()
             optimiser.step()
-    for name, w in method.weights.items():
+    for name, w in method.members.weights.items():
         torch.testing.assert_close(w[1], alone[name], rtol=1e-4, atol=1e-5)
 
 
@@ -41,7 +41,7 @@ def test_more_networks_change_none_of_the_first():
     for count in (2, 4):
         method = small_method("standard_ensemble", networks=count)
         method.fit(stripes(96), stripes(30, 1), FitSettings(seed=0))
-        vectors.append(torch.cat([w.flatten(1) for w in method.weights.values()], 1))
+        vectors.append(torch.cat([w.flatten(1) for w in method.members.weights.values()], 1))
     torch.testing.assert_close(vectors[1][:2], vectors[0])
 
 
@@ -56,7 +56,7 @@ def test_a_draw_of_all_is_a_permutation():
 def test_the_normal_start_gives_the_norms_of_the_papers_table_1():
     method = small_method("standard_ensemble-n01", networks.mnist(), networks=2)
     method.start(stripes(96), stripes(30, 1), loss=cross_entropy, rng=Streams(0, "fit"))
-    norms = {n: w[0].norm().item() for n, w in method.weights.items() if n.endswith("weight")}
+    norms = {n: w[0].norm().item() for n, w in method.members.weights.items() if n.endswith("weight")}
     assert norms["conv1.weight"] == pytest.approx(math.sqrt(800), rel=0.08)
     assert norms["conv2.weight"] == pytest.approx(math.sqrt(25_600), rel=0.02)
     assert norms["linear.weight"] == pytest.approx(math.sqrt(10 / 3), rel=0.05)  # PyTorch's default

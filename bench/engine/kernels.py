@@ -116,7 +116,9 @@ def _slices(batch: int) -> list[slice]:
     return [slice(b, min(b + size, batch)) for b in range(0, batch, size)]
 
 
-def _channels_last(shape: tuple[int, int, int, int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+def _channels_last(
+    shape: tuple[int, int, int, int], like: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
     return torch.empty(
         shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last
     )

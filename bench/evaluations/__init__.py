@@ -1,12 +1,17 @@
 """What is asked of an ensemble: each evaluation is a function (Subject, Streams) -> Result, named here."""
 
-from bench.evaluations import accuracy, diversity, ood
+from bench.evaluations import accuracy, attack, diversity, fooling, ood, regression
 from bench.evaluations.subject import Result, Subject
 
 EVALUATIONS = {
     "accuracy": accuracy.evaluate,
+    "attack": attack.evaluate,
     "diversity": diversity.evaluate,
+    "fooling-epsilon": fooling.evaluate,
     "ood": ood.evaluate,
+    "regression": regression.evaluate,
 }
+# Networks that an evaluation wants drawn, where that is more than the largest size asked for.
+DRAWS = {"attack": attack.draws}
 
-__all__ = ["EVALUATIONS", "Result", "Subject"]
+__all__ = ["DRAWS", "EVALUATIONS", "Result", "Subject"]

@@ -11,13 +11,16 @@ from bench.evaluations.accuracy import per_image
 from bench.evaluations.subject import SINGLES, Result, Subject
 from bench.records import row
 from bench.rng import Streams
+from bench.task import Split
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+EXTREMES = 8  # images of each set that are kept to be shown
 
 
 def evaluate(subject: Subject, rng: Streams) -> Result:
     """Rows of AUROC, AUPR, FPR95 and entropies for each size; arrays per image as for accuracy.
 
+    Of the largest ensemble also the few images that look most like the other set.
     A row that compares the two sets carries the outliers' name. Scores are larger for outliers:
     predictive entropy, mutual information, and minus the largest probability.
     """
@@ -38,7 +41,23 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
         if size in (1, max(subject.sizes)):
             for name, (log_p, expected) in zip(names, found, strict=True):
                 result.arrays |= per_image(f"{name}/{size}", log_p, expected)
+        if size == max(subject.sizes):
+            for part, (log_p, _), sign in zip(sets, found, (-1, 1), strict=True):
+                result.arrays |= extremes(part, f"{part.name}/{size}", sign * metrics.entropy(log_p))
     return result
+
+
+def extremes(part: Split, prefix: str, score: np.ndarray) -> dict[str, np.ndarray]:
+    """The images of lowest score [B], ties in order: themselves, their labels and places in the split.
+
+    Source: paper, Figure 9: test images of the highest entropy, outliers of the lowest.
+    """
+    index = np.argsort(score, kind="stable")[:EXTREMES]
+    return {
+        f"{prefix}/extreme_index": index.astype("i4"),
+        f"{prefix}/extreme_image": part.images.numpy()[index].astype("f4"),
+        f"{prefix}/extreme_label": part.labels.numpy()[index].astype("i2"),
+    }
 
 
 def _single(

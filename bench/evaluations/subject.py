@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from bench.ensemble import Ensemble
-from bench.task import Data, Scale, Split
+from bench.task import Data, Reference, Scale, Split
 
 # Ensembles of size 1 are the mean of single networks over so many members (design: the first 100).
 SINGLES = 100
@@ -20,7 +20,7 @@ BATCH = 1000  # images predicted between two progress reports
 
 @dataclass
 class Result:
-    """Rows, and arrays by `<dataset>/<members>/<quantity>`."""
+    """Rows, and arrays by `<dataset>/<members>/<quantity>`; `filters/<layer>/<index>` has no data set."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
@@ -30,15 +30,18 @@ class Result:
 class Subject:
     """An ensemble with the data it is asked about; predictions are computed once per split.
 
-    sizes: ensemble sizes that the method can fill, in order. progress: called with a split's name,
-    images done and images in all.
+    sizes: ensemble sizes that the method can fill, in order. drawn: all networks sampled; `ensemble` is
+    the first of them, the largest size. progress: called with a split's name, images done and images in
+    all. say: takes a line on what was decided.
     """
 
     ensemble: Ensemble
     data: Data
     scale: Scale
     sizes: tuple[int, ...]
+    drawn: Ensemble
     progress: Callable[[str, int, int], None] = lambda name, done, total: None
+    say: Callable[[str], None] = lambda text: None
     seconds: float = 0.0
     predicted: int = 0
     _logits: dict[str, np.ndarray] = field(default_factory=dict)
@@ -54,6 +57,13 @@ class Subject:
         if self.data.outliers is None:
             raise ValueError("expected a task with outliers for the ood evaluation, found none")
         return self.data.outliers.first(self.scale.images)
+
+    @property
+    def reference(self) -> Reference:
+        """What regression is held against. Raises ValueError where the task has none."""
+        if self.data.reference is None:
+            raise ValueError("expected a task with a reference for the regression evaluation, found none")
+        return self.data.reference
 
     @property
     def classes(self) -> int:

@@ -9,17 +9,18 @@ import pandas as pd
 
 from bench import records
 from bench.report import claims, figures, page, published, sheets, tables
-from bench.report.catalogue import Material, Picture, all_figures, all_tables
+from bench.report.catalogue import all_figures, all_tables
+from bench.report.pictures import Material, Picture
 
 __all__ = ["build", "departures"]
 
 # What a build may have written: a file of these names that the rows no longer give is removed.
 _OWN = {
     "tables": re.compile(
-        r"(summary|accuracy|calibration|out-of-distribution|weight-norms|diversity|cost|failures|claims"
-        r"|table[1256])\.(csv|md)"
+        r"(summary|accuracy|calibration|out-of-distribution|weight-norms|diversity|attacks|fooling-epsilon"
+        r"|regression|cost|failures|claims|table[1256])\.(csv|md)"
     ),
-    "figures": re.compile(r"(accuracy|weight-norms|entropy-ecdf|training)-.+\.(svg|png)"),
+    "figures": re.compile(r"(accuracy|weight-norms|entropy-ecdf|training|figure([2-9]|10))-.+\.(svg|png)"),
 }
 
 
@@ -49,11 +50,15 @@ def build(results: Path) -> list[Path]:
 
     ledger = claims.ledger(material.rows, abouts, material.published)
     files[results / "tables" / "claims.csv"] = sheets.to_csv(ledger).encode()
-    files[results / "tables" / "claims.md"] = page.claims_markdown(ledger).encode()
+    copies = tables.copies(material.rows)
+    files[results / "tables" / "claims.md"] = page.claims_markdown(ledger, copies).encode()
 
     drawn: list[tuple[Picture, bytes]] = []
     with figures.style():
         for picture, figure in all_figures(material):
+            if figure is None:
+                drawn.append((picture, b""))
+                continue
             for kind in ("svg", "png"):
                 files[results / "figures" / f"{picture.name}.{kind}"] = figures.image(figure, kind)
             drawn.append((picture, files[results / "figures" / f"{picture.name}.svg"]))

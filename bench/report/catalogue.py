@@ -2,46 +2,38 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from bench import records
-from bench.report import figures, tables
+from bench.report import attack_figures, figures, paper_figures, regression, tables
 from bench.report import published as paper
 from bench.report.figures import Curve, Looks
+from bench.report.pictures import (
+    Drawing,
+    Material,
+    Picture,
+    named,
+    paper_picture,
+    picture,
+    trained,
+    where,
+)
 from bench.report.sheets import Table
 from bench.statistics import dkw_half_width
 
 _TASK = (*tables.BLOCK, "task")
 _DATA = (*_TASK, "dataset")
 
+# The paper's numbers of the ECDF of the entropy: of its own tasks, and of the embedded ones like them.
+_ECDF = {"notmnist": 3, "digits": 3, "cifar5-open": 4, "digits-open": 4}
+
 _BY_SIZE = "Lines of one ensemble size compete with each other; 1 network is the mean of single networks. "
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a report is made of: its folder, prepared rows, each of their runs' JSON, published rows."""
-
-    results: Path
-    rows: pd.DataFrame
-    abouts: Mapping[str, Mapping[str, Any]]
-    published: pd.DataFrame
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure's file name (without suffix), the block and task it belongs to, and its caption."""
-
-    name: str
-    block: dict[str, str]
-    caption: str
 
 
 def all_tables(material: Material) -> list[Table]:
@@ -90,13 +82,23 @@ def all_tables(material: Material) -> list[Table]:
             "cost", "Cost", "A fit that was reused counts with its original time.",
             tables.cost(rows), _TASK, ("method", "members"), ("metric",), ("members",), tables.COST,
         ),
+        *attack_figures.attack_tables(rows, abouts),
+        *regression.regression_tables(rows, abouts),
         *paper.paper_tables(rows, accuracy, norms, material.published),
     ]  # fmt: skip
-    return [table for table in found if len(table.frame)]
+    copies = tables.copies(rows)
+    return [replace(table, copies=copies) for table in found if len(table.frame)]
 
 
-def all_figures(material: Material) -> Iterator[tuple[Picture, Figure]]:
-    """Every figure that has rows; to be drawn and saved inside `figures.style()`."""
+def all_figures(material: Material) -> Iterator[Drawing]:
+    """Every figure that has rows, and the gaps of those that lack arrays; drawn inside `figures.style()`."""
+    copies = tables.copies(material.rows)
+    for place, figure in named(_drawn(material)):
+        caption = " ".join(filter(None, (place.caption, tables.remark(copies, place.block))))
+        yield replace(place, caption=caption), figure
+
+
+def _drawn(material: Material) -> Iterator[Drawing]:
     measured = material.rows["metric"] != "failed"
     looks = figures.looks(material.rows.loc[measured, "method"].tolist())
     for _, rows in material.rows.groupby(list(tables.BLOCK), sort=False):
@@ -105,18 +107,11 @@ def all_figures(material: Material) -> Iterator[tuple[Picture, Figure]]:
         yield from _weight_norms(part, looks)
         yield from _entropy(part, looks)
         yield from _training(part, looks)
-
-
-def _picture(kind: str, subject: str, frame: pd.DataFrame, caption: str, task: str) -> Picture:
-    """A name of kind, subject and preset, and of the device where it is not the CPU."""
-    preset, device = str(frame["preset"].iloc[0]), str(frame["device"].iloc[0])
-    parts = [kind, subject, preset] + ([device] if device not in ("", "cpu") else [])
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(parts))
-    return Picture(name, {"preset": preset, "device": device, "task": task}, caption)
-
-
-def _where(frame: pd.DataFrame, subject: str) -> str:
-    return f"{subject} · preset {frame['preset'].iloc[0]} · {frame['device'].iloc[0]}"
+        yield from paper_figures.ablations(part, looks)
+        yield from paper_figures.kernels(part)
+        yield from paper_figures.misfits(part)
+        yield from attack_figures.attack_figures(part, looks)
+        yield from regression.regression_figures(part, looks)
 
 
 def _accuracy(part: Material, looks: Looks) -> Iterator[tuple[Picture, Figure]]:
@@ -125,47 +120,33 @@ def _accuracy(part: Material, looks: Looks) -> Iterator[tuple[Picture, Figure]]:
         for dataset, frame in own.groupby("dataset", sort=False):
             subject = str(task) if own["dataset"].nunique() == 1 else f"{task}-{dataset}"
             caption = f"Accuracy on {dataset} by number of networks; bars ± 1 sd over seeds, if several."
-            title = f"Accuracy by ensemble size — {_where(frame, subject)}"
+            title = f"Accuracy by ensemble size — {where(frame, subject)}"
             yield (
-                _picture("accuracy", subject, frame, caption, str(task)),
+                picture("accuracy", subject, frame, caption, str(task)),
                 figures.accuracy(frame, looks, title),
             )
-
-
-def _trained(frame: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Each train key with the lines of one of its tasks: tasks of one key share networks and would repeat.
-
-    The task with most methods stands for its key, then the one named like it.
-    """
-    keys = rows[["task", "train"]].drop_duplicates().set_index("task")["train"].to_dict()
-    counts = frame.groupby("task")["method"].nunique()
-    chosen: dict[str, str] = {}
-    for task in sorted(counts.index, key=lambda t: (-counts[t], t != keys[t], t)):
-        chosen.setdefault(keys[task], task)
-    for train, task in sorted(chosen.items()):
-        yield train, task, frame[frame["task"] == task]
 
 
 def _weight_norms(part: Material, looks: Looks) -> Iterator[tuple[Picture, Figure]]:
     table = tables.weight_norms(part.rows)
     largest = table.groupby(["task", "method"])["members"].transform("max")
-    for train, task, frame in _trained(table[table["members"] == largest], part.rows):
+    for train, task, frame in trained(table[table["members"] == largest], part.rows):
         caption = (
             "Weight 2-norm of each layer over the networks of the largest ensemble: mean ± sd above (scales "
             "differ between layers), sd/mean below."
         )
-        title = f"Weight norms — trained on {_where(frame, train)}"
-        yield _picture("weight-norms", train, frame, caption, task), figures.weight_norms(frame, looks, title)
+        title = f"Weight norms — trained on {where(frame, train)}"
+        yield picture("weight-norms", train, frame, caption, task), figures.weight_norms(frame, looks, title)
 
 
 def _training(part: Material, looks: Looks) -> Iterator[tuple[Picture, Figure]]:
-    for train, task, frame in _trained(tables.traces(part.rows), part.rows):
+    for train, task, frame in trained(tables.traces(part.rows), part.rows):
         caption = (
             "Accuracy, disagreement and sd/mean of each layer's weight norm along training, of networks "
             "drawn after a round and evaluated on validation data; mean over seeds."
         )
-        title = f"Training — {_where(frame, train)}"
-        yield _picture("training", train, frame, caption, task), figures.training(frame, looks, title)
+        title = f"Training — {where(frame, train)}"
+        yield picture("training", train, frame, caption, task), figures.training(frame, looks, title)
 
 
 def _entropy(part: Material, looks: Looks) -> Iterator[tuple[Picture, Figure]]:
@@ -188,9 +169,13 @@ def _entropy(part: Material, looks: Looks) -> Iterator[tuple[Picture, Figure]]:
             "(solid); several seeds are pooled. A solid curve far below its dashed one tells outliers apart. "
             f"With 95 % confidence one seed's curve lies within ± {half:.3f} of its distribution (DKW band)."
         )
-        title = f"Predictive entropy — {_where(rows, task)}"
+        number = _ECDF.get(task)
+        title = ("" if number is None else f"Figure {number}: ") + f"predictive entropy — {where(rows, task)}"
         figure = figures.entropy_ecdf(found, looks, title, inside, _classes(part, scores["run"]))
-        yield _picture("entropy-ecdf", task, rows, caption, task), figure
+        if number is None:
+            yield picture("entropy-ecdf", task, rows, caption, task), figure
+        else:
+            yield paper_picture(number, rows, caption, task), figure
 
 
 def _classes(part: Material, names: pd.Series) -> int:

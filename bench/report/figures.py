@@ -59,9 +59,11 @@ _STYLE: dict[str, Any] = {
     "figure.constrained_layout.h_pad": 0.06,
 }
 # A white rim keeps markers apart where curves meet.
-_EDGE: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+EDGE: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5}
 
-_DASHED: Any = (0, (3, 1.5))
+DASHED: Any = (0, (3, 1.5))
+# One after the other, so that a curve that lies on another leaves it to be seen.
+LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1.5, 1.5)))
 
 
 @dataclass(frozen=True)
@@ -113,14 +115,21 @@ def text(name: str) -> str:
 
 
 def image(figure: Figure, kind: str) -> bytes:
-    """The figure as `svg` or `png` (150 dpi) bytes, without date or program in its metadata."""
+    """The figure as `svg` or `png` (150 dpi) bytes, without date or program in its metadata.
+
+    It is laid out once, the first time: that takes longer than drawing it.
+    """
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        with matplotlib.rc_context({"figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)
     out = io.BytesIO()
     clean = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
     figure.savefig(out, format=kind, dpi=DPI, metadata=clean, facecolor="white")
     return out.getvalue()
 
 
-def _new(width: float, height: float, title: str, note: str) -> Figure:
+def blank(width: float, height: float, title: str, note: str) -> Figure:
     """An empty figure under its title and a line on what the numbers rest on; sizes in inches."""
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
@@ -132,7 +141,7 @@ def _methods(frame: pd.DataFrame) -> list[str]:
     return sorted(set(frame["method"]))
 
 
-def _seeds(frame: pd.DataFrame) -> str:
+def in_seeds(frame: pd.DataFrame) -> str:
     """How many seeds the frame rests on, in words."""
     least, most = int(frame["seeds"].min()), int(frame["seeds"].max())
     return f"{most} seed{'s' if most > 1 else ''}" if least == most else f"{least} to {most} seeds"
@@ -143,7 +152,7 @@ def _images(frame: pd.DataFrame) -> str:
     return f"{int(counts.max()):,} images" if len(counts) else "images not counted"
 
 
-def _legend(figure: Figure, handles: Sequence[Line2D], title: str | None = None) -> None:
+def legend(figure: Figure, handles: Sequence[Line2D], title: str | None = None) -> None:
     """One legend under the panels, in as many columns as its longest entry allows."""
     longest = max(len(str(h.get_label())) for h in handles)
     room = max(
@@ -157,7 +166,8 @@ def _legend(figure: Figure, handles: Sequence[Line2D], title: str | None = None)
     )  # fmt: skip
 
 
-def _handle(name: str, look: Look, label: str | None = None, **more: Any) -> Line2D:
+def handle(name: str, look: Look, label: str | None = None, **more: Any) -> Line2D:
+    """A method's line in a legend."""
     return Line2D([], [], color=look.color, marker=look.marker, label=text(label or name), **more)
 
 
@@ -169,7 +179,7 @@ def accuracy(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
     """
     frame = frame[frame["mean"].notna()]
     spread = ", bars: ± 1 sd over seeds" if frame["sd"].notna().any() else ""
-    figure = _new(WIDTH * 0.75, 3.8, title, f"{_images(frame)} · {_seeds(frame)}{spread}")
+    figure = blank(WIDTH * 0.75, 3.8, title, f"{_images(frame)} · {in_seeds(frame)}{spread}")
     axes = figure.add_subplot()
     methods = _methods(frame)
     for i, name in enumerate(methods):
@@ -180,7 +190,7 @@ def accuracy(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
         bars = np.nan_to_num(line["sd"].to_numpy(float)) * 100
         axes.errorbar(
             x, line["mean"] * 100, yerr=bars if bars.any() else None, color=look.color, marker=look.marker,
-            capsize=2, elinewidth=1, **_EDGE,
+            capsize=2, elinewidth=1, **EDGE,
         )  # fmt: skip
     sizes = sorted({int(n) for n in frame["members"]})
     axes.set_xscale("log")
@@ -190,7 +200,7 @@ def accuracy(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
     axes.set_xlabel("networks in the ensemble (1: mean of single networks)")
     axes.set_ylabel("accuracy [%]")
     sns.despine(ax=axes)
-    _legend(figure, [_handle(name, looks[name]) for name in methods])
+    legend(figure, [handle(name, looks[name]) for name in methods])
     return figure
 
 
@@ -203,7 +213,7 @@ def weight_norms(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
     layers, methods = sorted(set(frame["layer"])), _methods(frame)
     sizes = {str(m): int(n) for m, n in frame.groupby("method")["members"].max().items()}
     width = max(WIDTH, 2.2 + 1.35 * len(layers))
-    figure = _new(width, 1.9 + 2 * (0.35 + 0.22 * len(methods)), title, _seeds(frame))
+    figure = blank(width, 1.9 + 2 * (0.35 + 0.22 * len(methods)), title, in_seeds(frame))
     grid = figure.subplots(2, len(layers), sharey=True, squeeze=False)
     places = {name: -i for i, name in enumerate(methods)}
     for column, layer in enumerate(layers):
@@ -211,7 +221,7 @@ def weight_norms(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
         above, below = grid[0][column], grid[1][column]
         for name, item in wide.iterrows():
             look, y = looks[str(name)], places[str(name)]
-            drawn = {"color": look.color, "marker": look.marker, **_EDGE}
+            drawn = {"color": look.color, "marker": look.marker, **EDGE}
             above.errorbar(item["weight_norm_mean"], y, xerr=item["weight_norm_sd"], capsize=2, **drawn)
             ratio = item.get("weight_norm_ratio", math.nan)
             below.plot([0, ratio], [y, y], color=look.color, linewidth=1)
@@ -264,7 +274,8 @@ def entropy_ecdf(curves: Sequence[Curve], looks: Looks, title: str, inside: str,
         f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed" + "s" * (seeds[0] > 1)
     )
     note = f"largest ensemble of each method · {pooled}" + (", pooled" if seeds[-1] > 1 else "")
-    figure = _new(WIDTH, 3.7 + 0.09 * len(methods), title, note)
+    narrow = len(panels) == 1 and len(methods) <= 6
+    figure = blank(WIDTH * (0.75 if narrow else 1), 3.7 + 0.1 * len(methods), title, note)
     row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     points = min(POINTS, VERTICES // (4 * len(curves)))
     for axes, panel in zip(row, panels, strict=True):
@@ -278,19 +289,19 @@ def entropy_ecdf(curves: Sequence[Curve], looks: Looks, title: str, inside: str,
     for name in methods:
         own = sorted((c for c in curves if c.method == name), key=lambda c: c.panel)
         scores = " / ".join(f"{c.auroc:.3f}" for c in own)
-        handles.append(_handle(name, looks[name], f"{name} · {own[0].members:,} · {scores}"))
-    _legend(figure, handles, "method · networks · AUROC of the entropy")
+        handles.append(handle(name, looks[name], f"{name} · {own[0].members:,} · {scores}"))
+    legend(figure, handles, "method · networks · AUROC of the entropy")
     return figure
 
 
 def _steps(axes: Axes, curve: Curve, look: Look, top: float, points: int, start: float) -> None:
     """One method's two step functions, from 0 to the most that an entropy can be."""
-    for values, line in ((curve.inside, _DASHED), (curve.outside, "-")):
+    for values, line in ((curve.inside, DASHED), (curve.outside, "-")):
         x, y = thin(*ecdf(values), points)
         axes.plot(
             np.concatenate([[0.0], x, [top]]), np.concatenate([[0.0], y, [1.0]]), drawstyle="steps-post",
             color=look.color, linestyle=line, marker=look.marker, markevery=(start, 0.12), markersize=4.5,
-            **_EDGE,
+            **EDGE,
         )  # fmt: skip
 
 
@@ -298,10 +309,11 @@ def _entropy_axes(axes: Axes, top: float, inside: str, outside: str, curve: Curv
     """Labels of one panel: its data sets with their images, the axes, and the line at ln K."""
     within, beyond = len(curve.inside) // curve.seeds, len(curve.outside) // curve.seeds
     keys = [
-        Line2D([], [], color="0.3", linestyle=_DASHED, label=text(f"in: {inside}, {within:,} images")),
+        Line2D([], [], color="0.3", linestyle=DASHED, label=text(f"in: {inside}, {within:,} images")),
         Line2D([], [], color="0.3", label=text(f"out: {outside}, {beyond:,} images")),
     ]
-    axes.legend(handles=keys, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+    columns = 1 if len(inside) + len(outside) > 30 else 2  # two long names have no room side by side
+    axes.legend(handles=keys, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False)
     axes.axvline(top, color="0.3", linewidth=1, linestyle=":")
     axes.annotate(
         f"ln K = {top:.3f}", (top, 0.5), (-3, 0), textcoords="offset points", rotation=90, ha="right",
@@ -313,41 +325,57 @@ def _entropy_axes(axes: Axes, top: float, inside: str, outside: str, curve: Curv
     sns.despine(ax=axes)
 
 
-def training(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
-    """Validation accuracy, disagreement and sd/mean of each layer's norm by round of training.
+_TRACED = {
+    "accuracy_single": "accuracy, one network [%]",
+    "accuracy": "accuracy, ensemble [%]",
+    "disagreement": heading("disagreement"),
+    "weight_norm_ratio": "sd/mean of norm",
+    "weight_spread": "spread",
+}
 
-    frame: the traces of one preset, device and task.
+
+def training(
+    frame: pd.DataFrame,
+    looks: Looks,
+    title: str,
+    metrics: Sequence[str] = ("accuracy_single", "accuracy", "disagreement", "weight_norm_ratio"),
+    columns: int = 3,
+) -> Figure:
+    """What was traced by round of training, one panel a metric (and layer), one line a method.
+
+    frame: the traces of one preset, device and task. metrics: those shown, each layer's together.
     """
-    wanted = [("accuracy_single", ""), ("accuracy", ""), ("disagreement", "")]
-    wanted += [("weight_norm_ratio", layer) for layer in sorted(set(frame["layer"]) - {""})]
+    place = {metric: i for i, metric in enumerate(metrics)}
     held = set(zip(frame["metric"], frame["layer"], strict=True))
-    wanted = [panel for panel in wanted if panel in held]
-    columns = min(3, len(wanted))
+    wanted = sorted((p for p in held if p[0] in place), key=lambda p: (p[1], place[p[0]]))
+    columns = min(columns, len(wanted))
     rows = math.ceil(len(wanted) / columns)
-    sizes = sorted({int(n) for n in frame.loc[frame["metric"] != "accuracy_single", "members"]})
+    drawn_of = frame[frame["metric"] != "accuracy_single"].groupby("method")["members"].max()
+    sizes = sorted({int(n) for n in drawn_of})
     drawn = f"ensembles of {sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"ensembles of {sizes[0]}"
-    note = f"{drawn} networks drawn along training · validation data · {_seeds(frame)}"
-    figure = _new(WIDTH, 1.2 + 1.9 * rows, title, note)
+    note = f"{drawn} networks · {_images(frame)} of validation data · {in_seeds(frame)}"
+    figure = blank(WIDTH * (0.75 if columns < 3 else 1), 1.4 + 1.65 * rows, title, note)
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
-    for axes, (metric, layer) in zip(grid.flat, wanted, strict=False):
+    names = _methods(frame)
+    lines = {name: LINES[i % len(LINES)] for i, name in enumerate(names)}
+    for i, (axes, (metric, layer)) in enumerate(zip(grid.flat, wanted, strict=False)):
         part = frame[(frame["metric"] == metric) & (frame["layer"] == layer)]
-        factor = 1 if metric == "weight_norm_ratio" else 100
+        factor = 1 if layer else 100
         for name in _methods(part):
             line = part[part["method"] == name].sort_values("epoch")
             look = looks[name]
             axes.plot(
                 line["epoch"].to_numpy(float), line["mean"] * factor, color=look.color, marker=look.marker,
-                markersize=3.5, markevery=max(1, len(line) // 12), **_EDGE,
+                markersize=3.5, markevery=max(1, len(line) // 12), linestyle=lines[name], **EDGE,
             )  # fmt: skip
-        label = {"accuracy": "accuracy, ensemble [%]", "accuracy_single": "accuracy, one network [%]"}.get(
-            metric, heading(metric)
-        )
-        axes.set_title(label if not layer else text(f"{layer}: sd/mean of norm"), size=9)
+        axes.set_title(text(f"{layer}: {_TRACED[metric]}") if layer else _TRACED[metric], size=9)
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.tick_params(labelbottom=True)
-        axes.set_xlabel("round of training", size=8)
         sns.despine(ax=axes)
+        if i + columns >= len(wanted):
+            axes.tick_params(labelbottom=True)
+            axes.set_xlabel("round of training", size=8)
     for spare in list(grid.flat)[len(wanted) :]:
         spare.set_axis_off()
-    _legend(figure, [_handle(name, looks[name]) for name in _methods(frame)])
+    labels = {n: n if len(sizes) == 1 else f"{n} · {int(drawn_of[n]):,} networks" for n in drawn_of.index}
+    legend(figure, [handle(n, looks[n], labels.get(n), linestyle=lines[n]) for n in names])
     return figure

@@ -6,14 +6,15 @@ import base64
 import html
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from bench.report.catalogue import Material, Picture
 from bench.report.claims import FAILS, HOLDS, UNKNOWN
+from bench.report.pictures import Material, Picture
 from bench.report.sheets import GAPS, GENERAL, Cell, Sheet, Table, lines_to_markdown, sheets
+from bench.report.tables import copies, paper_first, remark
 
 _CSS = """
 :root { color-scheme: light dark; --ink: #1c2126; --soft: #5a6470; --page: #fff; --card: #f5f6f8;
@@ -80,6 +81,16 @@ _LEDGER_HEADINGS = (
     "claim", "section", "verdict", "expected", "paper's numbers", "evidence",
 )  # fmt: skip
 
+# Beginnings of the names of figures that stand right after a table.
+_AFTER: dict[str, tuple[str, ...]] = {
+    "accuracy": ("accuracy-",),
+    "out-of-distribution": ("entropy-ecdf-", "figure3-", "figure4-", "figure9-"),
+    "weight-norms": ("weight-norms-",),
+    "attacks": ("figure5-", "figure10-"),
+    "regression": ("figure2-",),
+    "diversity": ("training-", "figure6-", "figure7-", "figure8-"),
+}
+GAPS_OF_FIGURE = "What this figure lacks was not measured here; these fill the gaps:"
 VERDICTS = (HOLDS, FAILS, UNKNOWN)
 _PAPER = "the paper's tables"
 _FAILURE_HEADINGS = ("preset", "device", "task", "method", "seed", "error", "message")
@@ -96,12 +107,13 @@ def failures_markdown(failed: pd.DataFrame) -> str:
     return "# Failures\n\n" + lines_to_markdown(_FAILURE_HEADINGS, lines, len(_FAILURE_HEADINGS))
 
 
-def claims_markdown(ledger: pd.DataFrame) -> str:
-    """The ledger as Markdown, a heading a preset and device."""
+def claims_markdown(ledger: pd.DataFrame, found: Sequence[Mapping[str, str]]) -> str:
+    """The ledger as Markdown, a heading a preset and device. found: lossy copies, of `tables.copies`."""
     parts = [f"# Claims of the paper\n\n{_LEDGER}\n"]
     for (preset, device), part in ledger.groupby(["preset", "device"], sort=False):
         table = lines_to_markdown(_LEDGER_HEADINGS, _ledger_lines(part), len(_LEDGER_HEADINGS))
-        parts.append(f"\n## {preset} · {device}\n\n{table}")
+        read = remark(found, {"preset": str(preset), "device": str(device)})
+        parts.append(f"\n## {preset} · {device}\n\n{table}" + (f"\n{read}\n" if read else ""))
     return "".join(parts)
 
 
@@ -112,7 +124,10 @@ def render(
     failed: pd.DataFrame,
     drawn: Sequence[tuple[Picture, bytes]],
 ) -> str:
-    """The whole page. ledger: of `claims`. drawn: each figure's place and caption, with its SVG."""
+    """The whole page. ledger: of `claims`. drawn: each figure's place and caption, with its SVG.
+
+    An empty SVG is a gap: its caption stands with the commands that fill it.
+    """
     laid = [(table, sheet) for table in tables for sheet in sheets(table)]
     blocks: list[tuple[str, str]] = list(
         dict.fromkeys(zip(material.rows["preset"], material.rows["device"], strict=True))
@@ -122,7 +137,7 @@ def render(
         own = [(t, s) for t, s in laid if (s.block["preset"], s.block["device"]) == (preset, device)]
         seen = [(p, svg) for p, svg in drawn if (p.block["preset"], p.block["device"]) == (preset, device)]
         body.append(_block(preset, device, own, seen))
-    body.append(_claims(ledger))
+    body.append(_claims(ledger, copies(material.rows)))
     body.append(_failures(failed))
     body.append(_provenance(material))
     body.append('<h2 id="reading">How to read it</h2>' + _list(_READING))
@@ -162,7 +177,7 @@ def _head(
         part = rows[(rows["preset"] == preset) & (rows["device"] == device)]
         links = [
             f'<a href="#{_anchor(preset, device, task)}">{escape(task)}</a>'
-            for task in sorted(set(part["task"]))
+            for task in paper_first(part["task"])
         ]
         links.append(f'<a href="#{_anchor(preset, device, _PAPER)}">{_PAPER}</a>')
         place = f'<a href="#{_anchor(preset, device)}">{escape(preset)} · {escape(device)}</a>'
@@ -189,7 +204,7 @@ def _block(
     laid = [(table, sheet) for table, sheet in laid if table.part != "paper"]
     parts += [_titled(table, sheet) for table, sheet in laid if "task" not in sheet.block]
     tasks = {s.block["task"] for _, s in laid if "task" in s.block} | {p.block["task"] for p, _ in drawn}
-    for task in sorted(tasks):
+    for task in paper_first(tasks):
         parts.append(f'<h3 id="{_anchor(preset, device, task)}">{escape(task)}</h3>')
         pictures = [(p, svg) for p, svg in drawn if p.block["task"] == task]
         own = [(table, sheet) for table, sheet in laid if sheet.block.get("task") == task]
@@ -205,8 +220,7 @@ def _block(
 
 def _follows(picture: Picture, table: str) -> bool:
     """Whether a figure stands right after a table: it shows the same numbers."""
-    shown = {"accuracy": "accuracy-", "out-of-distribution": "entropy-ecdf-", "weight-norms": "weight-norms-"}
-    return table in shown and picture.name.startswith(shown[table])
+    return picture.name.startswith(_AFTER.get(table, ()))
 
 
 def _titled(table: Table, sheet: Sheet) -> str:
@@ -216,7 +230,8 @@ def _titled(table: Table, sheet: Sheet) -> str:
     body = _html_table(sheet.headings, sheet.lines, sheet.lead, table.title)
     gaps = "".join(f"<li><code>{escape(text)}</code></li>" for text in sheet.commands)
     gaps = gaps and f'<p class="note">{GAPS}</p><ul class="note">{gaps}</ul>'
-    return f'<h4>{title}</h4>{body}<p class="note">{escape(table.note)}</p>{gaps}'
+    note = escape(" ".join(filter(None, (table.note, sheet.remark))))
+    return f'<h4>{title}</h4>{body}<p class="note">{note}</p>{gaps}'
 
 
 def _html_table(
@@ -249,13 +264,17 @@ def _html_table(
 
 
 def _figure(picture: Picture, svg: bytes) -> str:
+    commands = "".join(f"<li><code>{escape(text)}</code></li>" for text in picture.commands)
+    gaps = commands and f'<p class="note">{GAPS_OF_FIGURE}</p><ul class="note">{commands}</ul>'
+    caption = escape(picture.caption)
+    if not svg:
+        return f'<p class="note">{caption}</p><ul class="note">{commands}</ul>'
     # As an image, not inline: ids of several SVG files in one document would meet.
     data = base64.b64encode(svg).decode()
     place = " · ".join(picture.block[k] for k in ("task", "preset", "device"))
-    caption = escape(picture.caption)
     return (
         f'<figure id="{_anchor(picture.name)}"><img src="data:image/svg+xml;base64,{data}" '
-        f'alt="{caption} {escape(place)}"><figcaption>{caption}</figcaption></figure>'
+        f'alt="{caption} {escape(place)}"><figcaption>{caption}</figcaption></figure>{gaps}'
     )
 
 
@@ -281,7 +300,7 @@ def _counts(ledger: pd.DataFrame) -> str:
     return "; ".join(found)
 
 
-def _claims(ledger: pd.DataFrame) -> str:
+def _claims(ledger: pd.DataFrame, found: Sequence[Mapping[str, str]]) -> str:
     """The ledger, a table a preset and device."""
     parts = ['<h2 id="claims">Claims of the paper</h2>', f'<p class="note">{escape(_LEDGER)}</p>']
     departing = int((ledger["departs"] == "yes").sum())
@@ -290,7 +309,9 @@ def _claims(ledger: pd.DataFrame) -> str:
     for (preset, device), part in ledger.groupby(["preset", "device"], sort=False):
         label = f"Claims, preset {preset}, {device}"
         table = _html_table(_LEDGER_HEADINGS, _ledger_lines(part), len(_LEDGER_HEADINGS), label, "prose")
-        parts.append(f"<h3>Preset {escape(preset)} · {escape(device)}</h3>{table}")
+        read = remark(found, {"preset": str(preset), "device": str(device)})
+        read = read and f'<p class="note">{escape(read)}</p>'
+        parts.append(f"<h3>Preset {escape(preset)} · {escape(device)}</h3>{table}{read}")
     return "\n".join(parts)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import pandas as pd
 
 from bench.records import METRICS
 from bench.report.tables import command
+from bench.report.tables import remark as note_on_copies
 
 GENERAL = (
     "A number is the mean over training seeds, ± its standard deviation (ddof = 1) where there are several. "
@@ -47,11 +48,21 @@ SHOWN: dict[str, tuple[str, str, float, int | None]] = {
     "weight_spread": ("spread", "", 1, 3),
     "weight_cosine": ("cosine", "", 1, 3),
     "disagreement": ("disagreement", "%", 100, 2),
+    "success_rate": ("success", "%", 100, 1),
+    "entropy_nats": ("entropy", "nats", 1, 3),
+    "fooled_share": ("fooled", "%", 100, 1),
+    "fooling_epsilon": ("epsilon", "", 1, 3),
+    "rmse": ("RMSE", "", 1, 2),
+    "log_likelihood_nats": ("log-likelihood", "nats", 1, 3),
+    "band_coverage": ("target in the band", "%", 100, 0),
+    "band_width": ("band width", "", 1, 2),
+    "wasserstein2_to_reference": ("W2 to HMC", "", 1, 2),
     "fit_seconds": ("fit", "s", 1, None),
     "sample_seconds": ("sample", "s", 1, None),
     "predict_seconds": ("predict", "s", 1, None),
     "peak_memory_bytes": ("peak memory", "MiB", 1 / 2**20, 1),
 }
+_LINES = {"members": "networks", "crafted_members": "attacked"}  # headings of the columns that name a line
 
 
 class Cell(NamedTuple):
@@ -70,6 +81,7 @@ class Table:
     first; values compete for best within a column among lines that agree in `within`. A frame with
     the columns `published` and `command` gets a published value beside every measured one, and the
     commands that fill its gaps. `part`: where the table stands on the page, empty with its task.
+    `copies`: what `tables.copies` finds in the rows.
     """
 
     name: str
@@ -82,13 +94,15 @@ class Table:
     within: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
     part: str = ""
+    copies: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Sheet:
     """One block as text: `block` maps its fields to values; the first `lead` columns name the line.
 
-    commands: what to run for the values that were published and not measured.
+    commands: what to run for the values that were published and not measured. remark: on the images that
+    were read.
     """
 
     block: dict[str, str]
@@ -96,6 +110,7 @@ class Sheet:
     lines: list[list[Cell]]
     lead: int
     commands: tuple[str, ...] = ()
+    remark: str = ""
 
 
 def digits(metric: str, value: float) -> str:
@@ -221,11 +236,12 @@ def _sheet(table: Table, names: dict[str, str], block: pd.DataFrame) -> Sheet:
             body.append(Cell(_show(found[c]), (line, c) in best) if c in found else Cell(MISSING))
             body += [Cell(_published(found.get(c)))] if c in beside else []
         lines.append([*_line_cells(table, line), *body, Cell(_seeds(list(found.values())))])
-    headings = [{"members": "networks"}.get(c, c) for c in table.lines]
+    headings = [_LINES.get(c, c) for c in table.lines]
     for c in columns:
         name = _column_heading(table.columns, c)
         headings += [name, f"{name}, published"] if c in beside else [name]
-    return Sheet(names, [*headings, "seeds"], lines, len(table.lines), _commands(block))
+    remark = note_on_copies(table.copies, names)
+    return Sheet(names, [*headings, "seeds"], lines, len(table.lines), _commands(block), remark)
 
 
 def _published(item: Any) -> str:
@@ -285,6 +301,8 @@ def to_markdown(table: Table) -> str:
     for sheet in sheets(table):
         title = " · ".join(dict.fromkeys(v for v in sheet.block.values() if v))
         parts.append(f"\n## {title}\n\n{lines_to_markdown(sheet.headings, sheet.lines, sheet.lead)}")
+        if sheet.remark:
+            parts.append(f"\n{sheet.remark}\n")
         if sheet.commands:
             parts.append(f"\n{GAPS}\n\n" + "".join(f"- `{text}`\n" for text in sheet.commands))
     return "".join(parts)

@@ -6,7 +6,7 @@ never mixes presets, devices, tasks, data sets or configurations: only seeds are
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from bench.records import KEY
 from bench.statistics import t_interval
 
 PRESETS = ("paper", "quick", "smoke")  # the order of blocks: the published scale first
+STAND_INS = ("digits", "digits-open")  # embedded tasks: they stand behind those of the paper
 BLOCK = ("preset", "device")
 GROUP = (*BLOCK, "task", "dataset", "method", "members", "layer", "metric")
 COLUMNS = (*GROUP, "unit", "mean", "sd", "low", "high", "seeds", "examples")
@@ -29,7 +30,7 @@ NORMS = ("weight_norm_mean", "weight_norm_sd", "weight_norm_ratio")
 DIVERSITY = ("disagreement", "weight_spread", "weight_cosine")
 COST = ("fit_seconds", "sample_seconds", "predict_seconds", "peak_memory_bytes")
 SUMMARY = ("accuracy_single", "accuracy", "nll_nats", "auroc", "disagreement")
-TRACE = ("accuracy_single", "accuracy", "disagreement", "weight_norm_ratio")
+TRACE = ("accuracy_single", "accuracy", "disagreement", "weight_norm_ratio", "weight_spread")
 
 Abouts = Mapping[str, Mapping[str, Any]]
 
@@ -62,6 +63,11 @@ def ordered(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
     return frame.drop(columns="rank").reset_index(drop=True)
 
 
+def paper_first(tasks: Iterable[str]) -> list[str]:
+    """Tasks by name, each once, those that stand in for the paper's data behind all others."""
+    return sorted(set(tasks), key=lambda task: (task in STAND_INS, task))
+
+
 def plain(rows: pd.DataFrame, metrics: Sequence[str], evaluation: str | None = None) -> pd.DataFrame:
     """The rows of these metrics on untouched images at the end of training: no attack, trace or quantile."""
     keep = rows["metric"].isin(metrics) & rows["epoch"].isna() & rows["quantile"].isna()
@@ -90,11 +96,14 @@ def summarise(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
     return ordered(frame, [c for c in by if c != "preset"])
 
 
-def with_unreachable(table: pd.DataFrame, rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
+def with_unreachable(
+    table: pd.DataFrame, rows: pd.DataFrame, abouts: Abouts, more: Sequence[str] = ()
+) -> pd.DataFrame:
     """The table with a line of zero seeds and no mean for every size asked for that a method cannot reach.
 
     A size counts as out of reach where a run that did not fail asked for it (`sizes` of its JSON) and
     the method's largest measured size is smaller. A size nobody asked for gets no line: it is a gap.
+    more: columns beyond those of every table that tell its lines apart.
     """
     asked: dict[tuple[Any, ...], set[int]] = {}
     place = [*BLOCK, "task", "method"]
@@ -104,14 +113,14 @@ def with_unreachable(table: pd.DataFrame, rows: pd.DataFrame, abouts: Abouts) ->
             asked.setdefault(tuple(key), set()).update(int(n) for n in about.get("sizes") or ())
     blank = {"mean": np.nan, "sd": np.nan, "low": np.nan, "high": np.nan, "seeds": 0, "examples": pd.NA}
     extra = []
-    for names, group in table.groupby([*place, "dataset", "layer", "metric"], sort=False):
+    for names, group in table.groupby([*place, "dataset", "layer", "metric", *more], sort=False):
         sizes = asked.get(tuple(names[:4]), set())
         for size in sorted(n for n in sizes if n > group["members"].max()):
             extra.append(dict(group.iloc[0]) | blank | {"members": size})
     if not extra:
         return table
-    more = pd.DataFrame(extra, columns=table.columns).astype(table.dtypes.to_dict())
-    return ordered(pd.concat([table, more], ignore_index=True), GROUP[1:])
+    lines = pd.DataFrame(extra, columns=table.columns).astype(table.dtypes.to_dict())
+    return ordered(pd.concat([table, lines], ignore_index=True), [*GROUP[1:], *more])
 
 
 def accuracy(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
@@ -177,10 +186,12 @@ def diversity(rows: pd.DataFrame) -> pd.DataFrame:
 def cost(rows: pd.DataFrame) -> pd.DataFrame:
     """Seconds to fit, sample and predict, and peak memory in bytes, by number of networks.
 
-    A fit has no number of networks: it stands with the method's largest.
+    A fit has no number of networks: it stands with the method's largest. Where attacks need fresh
+    networks more are sampled than predict.
     """
     found = plain(rows, COST)
-    largest = found.groupby([*BLOCK, "task", "method"])["members"].transform("max")
+    evaluated = found["members"].mask(found["metric"] == "sample_seconds")
+    largest = evaluated.groupby([found[c] for c in (*BLOCK, "task", "method")]).transform("max")
     return summarise(found.assign(members=found["members"].fillna(largest), dataset=""))
 
 
@@ -208,7 +219,7 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def traces(rows: pd.DataFrame) -> pd.DataFrame:
-    """Validation accuracy, disagreement and sd/mean of the weight norms by round of training.
+    """Validation accuracy, disagreement, sd/mean of the weight norms and spread by round of training.
 
     Accuracy of one network (`accuracy_single`) stands apart from that of the ensemble drawn; where a
     method was traced with several numbers of networks, the largest counts.
@@ -226,6 +237,29 @@ def command(methods: Sequence[str], tasks: Sequence[str], preset: str, device: s
     """The command that runs these cells; those that are done are skipped."""
     where = f"bench run --method {','.join(methods)} --task {','.join(tasks)} --preset {preset}"
     return where if device in ("", "cpu") else f"{where} --device {device}"
+
+
+def copies(rows: pd.DataFrame) -> tuple[dict[str, str], ...]:
+    """Where lossy copies of images were read: preset, device, task and train key, and the data sets.
+
+    A data set names what was really read: one whose files were JPEG says so, in weights trained on it too.
+    """
+    lossy = rows[rows["dataset"].str.contains("-jpeg", regex=False)]
+    return tuple(
+        {**dict(zip((*BLOCK, "task", "train"), map(str, key), strict=True)), "read": ", ".join(sorted(names))}
+        for key, part in lossy.groupby([*BLOCK, "task", "train"], sort=False)
+        if (names := {name.split(":")[0].removesuffix("-val") for name in part["dataset"]})
+    )
+
+
+def remark(found: Sequence[Mapping[str, str]], block: Mapping[str, str]) -> str:
+    """A sentence on the lossy copies behind a block of a table or a figure; empty where there is none."""
+    own = [c for c in found if all(block.get(k, c[k]) == c[k] for k in (*BLOCK, "task", "train"))]
+    if not own or "-jpeg" not in (block.get("dataset") or "-jpeg"):
+        return ""
+    read = ", ".join(sorted({c["read"] for c in own}))
+    tasks = ", ".join(sorted({c["task"] for c in own}))
+    return f"{tasks}: trained and tested on a JPEG copy ({read}), not on the original images."
 
 
 def failures(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:

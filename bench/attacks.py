@@ -1,0 +1,197 @@
+"""torchattacks' FGSM and PGD on an ensemble, who is fooled, and the smallest epsilon that fools.
+
+Threat model: the attacker knows every network of the ensemble it attacks and adds to each pixel of an
+image at most epsilon; pixels stay in [0, 1]. It climbs the cross-entropy of the mean logits. No function
+here reads or moves the global generator.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torchattacks
+from torch import Tensor
+
+from bench import metrics
+from bench.ensemble import Ensemble, MeanLogits
+
+ATTACKS = ("fgsm", "pgd")
+# When an ensemble counts as fooled: by its mean logits, its mean probability, or in every member.
+SENSES = ("fused", "mixture", "every")
+BATCH = 1000  # images attacked at once
+STEP = 2.5  # PGD's step times its number over epsilon: Madry et al. 2018 (2.5 eps / 100 for 100 steps)
+TINY = 2.0**-12  # of an epsilon that shows a direction: a difference of pixels that float32 holds exactly
+HALVINGS = 4  # of the interval between two epsilons of the grid, in search of the smallest
+
+
+def fgsm(ensemble: Ensemble, images: Tensor, labels: Tensor, epsilon: float | Tensor) -> Tensor:
+    """Images [B, ...] one step of size epsilon up the loss: clip(x + eps sign(dL/dx), 0, 1).
+
+    L is the cross-entropy of the mean logits. epsilon: a number, or one an image [B]. Returns images on
+    the CPU. Raises ValueError for images beyond [0, 1]; warns of images without a gradient. Source:
+    Goodfellow et al. 2015, section 4.
+    """
+    return _attack(ensemble, images, labels, epsilon, lambda m, eps: torchattacks.FGSM(m, eps=eps))
+
+
+def pgd(
+    ensemble: Ensemble,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float | Tensor,
+    steps: int,
+    rng: torch.Generator | None = None,
+) -> Tensor:
+    """Images after `steps` projected steps of size 2.5 eps / steps up the loss; the last iterate.
+
+    rng: where the random start in the ball comes from; without one PGD starts at the image, and epsilon
+    may be one number an image. Otherwise as `fgsm`. Source: Madry et al. 2018, section 2.
+    """
+
+    def build(model: MeanLogits, eps: float | Tensor) -> torchattacks.PGD:
+        alpha = STEP * eps / steps
+        return torchattacks.PGD(model, eps=eps, alpha=alpha, steps=steps, random_start=rng is not None)
+
+    seed = None if rng is None else rng.initial_seed()
+    with _seeded(seed, next(ensemble.parameters()).device):
+        return _attack(ensemble, images, labels, epsilon, build)
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Inside, the global generators follow `seed`; outside nothing of it is left.
+
+    torchattacks draws its random start from the global generator of the device and takes no other.
+    """
+    if seed is None:
+        yield
+        return
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def _attack(
+    ensemble: Ensemble,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float | Tensor,
+    build: Callable[[MeanLogits, float | Tensor], torchattacks.attack.Attack],
+) -> Tensor:
+    """Run a torchattacks attack in batches and bring the images back to the CPU."""
+    if images.min() < 0 or images.max() > 1:
+        raise ValueError(f"expected pixels in [0, 1], found {images.min():.3g} to {images.max():.3g}")
+    model = MeanLogits(ensemble)
+    device = next(ensemble.parameters()).device
+    found = []
+    for start in range(0, len(images), BATCH):
+        part = slice(start, start + BATCH)
+        eps = epsilon
+        if isinstance(epsilon, Tensor):
+            eps = epsilon[part].view(-1, *[1] * (images.dim() - 1)).to(device)
+        found.append(build(model, eps)(images[part].to(device), labels[part].to(device)).cpu())
+    return torch.cat(found)
+
+
+def unmoved(images: Tensor, attacked: Tensor) -> np.ndarray:
+    """Which images [B] an attack left bit for bit as they were, with a warning where there are any.
+
+    An image without a gradient in float32 (a margin beyond 104 nats) looks robust and is not.
+    """
+    still = (images == attacked).flatten(1).all(1).numpy()
+    if still.any():
+        warnings.warn(
+            f"{still.sum()} of {len(still)} images have no gradient: the attack could not move them, "
+            "which is no robustness",
+            stacklevel=2,
+        )
+    return still
+
+
+def fooled(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Whether each image fools the ensemble, by sense; logits [M, B, K], labels [B] -> [B] booleans.
+
+    fused: argmax_k sum_m l_mk != y. mixture: argmax_k mean_m p_m(k) != y. every: all members are wrong.
+    """
+    ((_, log_p, _),) = metrics.prefixes(logits, {len(logits)})
+    return {
+        "fused": logits.mean(0, dtype=np.float64).argmax(-1) != labels,
+        "mixture": log_p.argmax(-1) != labels,
+        "every": (logits.argmax(-1) != labels).all(0),
+    }
+
+
+def smallest_epsilon(
+    ensemble: Ensemble,
+    images: Tensor,
+    labels: Tensor,
+    attack: str,
+    grid: Sequence[float],
+    steps: int = 10,
+    sense: str = "fused",
+    halvings: int = HALVINGS,
+) -> np.ndarray:
+    """The smallest epsilon found that fools the ensemble with each image, [B].
+
+    The grid is climbed up to the first epsilon that fools; the interval below it is then halved
+    `halvings` times, so that the result fools, and lies at most 2^-halvings of the interval above one
+    that does not. 0 where the image is wrong as it is, infinite where no epsilon of the grid fools. PGD
+    starts at the image. Raises ValueError for another attack or sense.
+    """
+    if attack not in ATTACKS or sense not in SENSES:
+        raise ValueError(f"expected one of {ATTACKS} and one of {SENSES}, found {attack} and {sense}")
+    craft = _direction(ensemble, images, labels) if attack == "fgsm" else None
+
+    def fools(at: np.ndarray, epsilon: np.ndarray) -> np.ndarray:
+        chosen, eps = torch.from_numpy(at), torch.from_numpy(epsilon).float()
+        x, y = images[chosen], labels[chosen]
+        if craft is not None:
+            x = craft(chosen, eps)
+        elif epsilon.any():
+            x = pgd(ensemble, x, y, eps, steps)
+        return fooled(_logits(ensemble, x), y.numpy())[sense]
+
+    everything = np.arange(len(images))
+    high = np.full(len(images), np.inf)
+    high[fools(everything, np.zeros(len(images)))] = 0
+    low, last = np.zeros(len(images)), 0.0
+    for epsilon in sorted(grid):
+        left = everything[np.isinf(high)]
+        if not len(left):
+            break
+        hit = left[fools(left, np.full(len(left), epsilon))]
+        high[hit], low[hit], last = epsilon, last, epsilon
+    found = everything[(high > 0) & np.isfinite(high)]
+    for _ in range(halvings if len(found) else 0):
+        middle = (low[found] + high[found]) / 2
+        hit = fools(found, middle)
+        high[found[hit]], low[found[~hit]] = middle[hit], middle[~hit]
+    return high
+
+
+def _direction(ensemble: Ensemble, images: Tensor, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """FGSM for every epsilon from one gradient: (places, epsilon [B']) -> images [B', ...].
+
+    The sign does not hang on epsilon. Where clipping hides it, the pixel is at its bound and stays there.
+    """
+    sign = (fgsm(ensemble, images, labels, TINY) - images).sign()
+
+    def craft(chosen: Tensor, epsilon: Tensor) -> Tensor:
+        moved = images[chosen] + epsilon.view(-1, *[1] * (images.dim() - 1)) * sign[chosen]
+        return moved.clamp(0, 1)
+
+    return craft
+
+
+@torch.no_grad()
+def _logits(ensemble: Ensemble, images: Tensor) -> np.ndarray:
+    device = next(ensemble.parameters()).device
+    return torch.cat([ensemble(x.to(device)).cpu() for x in images.split(BATCH)], 1).numpy()

@@ -1,0 +1,229 @@
+"""Bayes by Hypernet: a hypernetwork a tensor, fed by its own noise; its divergence comes from samples.
+
+Source: Pawlowski, Brock, Lee, Rajchl & Glocker 2017, "Implicit Weight Uncertainty in Neural Networks",
+and their code, pawni/BayesByHypernet ("the code" below).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.method import Method
+from bench.networks import initial
+from bench.rng import Streams
+from bench.task import Split
+from bench.training import Loss, Minibatches, adam, anneal
+
+LEAKY_SLOPE = 0.1  # of the hypernetworks' units, code
+# Added to squared distances: the logarithm and its gradient stay finite where two samples meet; code.
+TINY = 1e-8
+# Codes from which a hypernetwork's scale before training is measured.
+PROBES = 256
+KERNELS = ("full", "weight")
+
+
+@dataclass(frozen=True)
+class BayesByHypernetConfig:
+    """Settings of Bayes by Hypernet; the code's are those of its runs on MNIST."""
+
+    epochs: int = 100  # code's commands
+    networks: int = 5  # K per step, code; at least 2, for a sample needs a neighbour
+    batch: int = 100  # images per network, code
+    shared: bool = False  # one batch for all K networks; else K slices. The code's loss has one network
+    noise: int = 8  # normal numbers a tensor; the code's commands have 1, 8 and 64
+    hidden: int = 512  # width of the last of three hidden layers; code: 64, 256, 512
+    sliced: bool = False  # one output channel at a time, named to the hypernetwork; code's slice_last_dim
+    kernel: str = "full"  # neighbours among whole networks, as the code's commands; "weight": in each weight
+    prior_sd: float = 1.0  # code's commands
+    prior_samples: int = 5  # drawn from the prior each step; code: as many as networks
+    free_epochs: int = 5  # without divergence at the start, code
+    rise_epochs: int = 15  # in which its weight then rises to 1/N, code
+    spread: float = (
+        1.0  # the noise's share in the rms of all weights at the start, code; less: around a network
+    )
+    lr: float = 1e-4  # code, there RMSProp; Adam annealed by a cosine here
+
+
+class BayesByHypernet(Method):
+    """Networks whose tensors are w_t = G_t(z_t), z_t ~ N(0, I) independent between tensors.
+
+    Minimises, with N training images and the prior N(0, prior_sd^2) on weights and biases,
+
+        E[loss(F(x; w), y)] + (1/N) KL(q(w) || p(w)).
+
+    q has no density that could be computed, so the divergence is estimated from the step's K networks
+    and samples of the prior by distances to nearest neighbours (`neighbour_kl`): between whole networks
+    (kernel "full"), or in every weight by itself, summed ("weight"; the divergence of the marginals).
+
+    Both are biased with few samples. Where D is large, all distances between whole networks are about
+    their mean: for q = N(0, s^2 I) the "full" estimate tends to (D/2) log((1 + s^2) / (2 s^2)), which
+    falls with s for ever, so that only the loss holds the weights.
+
+    Differs from the code: every network of a step has its share of the loss, there only the first;
+    outputs are scaled per tensor and have a learnt centre; Adam with a falling rate instead of RMSProp;
+    log(m/(n-1)) is added once for D dimensions, not D times (a constant). Noise shared between layers,
+    the code's default, is left out (HyperGAN's mixer is that); its `independent_noise` is what is here.
+    """
+
+    Config = BayesByHypernetConfig
+    config: BayesByHypernetConfig
+
+    def __init__(self, network: nn.Module, config: BayesByHypernetConfig) -> None:
+        super().__init__(network, config)
+        if config.kernel not in KERNELS:
+            raise ValueError(f"kernel: expected one of {', '.join(KERNELS)}, found {config.kernel!r}")
+        if not 0 < config.spread <= 1:
+            raise ValueError(f"spread: expected a share above 0 and at most 1, found {config.spread}")
+        if config.networks < 2:
+            raise ValueError(f"networks: expected at least 2, found {config.networks}; neighbours need two")
+
+    def start(self, train: Split, val: Split, *, loss: Loss, rng: Streams) -> None:
+        c = self.config
+        self.rng, self.loss, self.examples = rng, loss, len(train)
+        widths = (max(1, c.hidden // 8), max(1, c.hidden // 2), c.hidden)
+        with rng.initialise():
+            self.hypernetworks = nn.ModuleList(
+                Hypernetwork(shape, c.noise, widths, c.sliced) for shape in self.engine.shapes.values()
+            )
+        self._place(rng("initialise", "centre"), rng("probes"))
+        self.trains("hypernetworks", self.hypernetworks)
+        self.optimiser = adam(self.hypernetworks.parameters(), c.lr)
+        self.trains("optimiser", self.optimiser)
+        self.batches = Minibatches(train, c.batch, 1 if c.shared else c.networks)
+
+    def rounds(self) -> int:
+        return self.config.epochs
+
+    def round(self, i: int) -> dict[str, float]:
+        """One epoch: means over its steps of the loss and of the divergence by N at full weight."""
+        c, steps = self.config, len(self.batches)
+        # On the device: a step needs `prior_samples` normal numbers a weight.
+        noise = torch.Generator(self.device).manual_seed(self.rng("noise", i).initial_seed())
+        totals = torch.zeros(2, device=self.device)
+        for step, (x, y) in enumerate(self.batches.epoch(self.rng("order", i), own=not c.shared), i * steps):
+            anneal(self.optimiser, c.lr, step, c.epochs * steps)
+            weights = self.weights(self._noise(c.networks, noise))
+            loss = self.engine.losses(weights, x, y, self.loss, own=not c.shared).mean()
+            kl = self.kl(weights, noise)
+            self.optimiser.zero_grad()
+            (loss + self.kl_weight(step) * kl).backward()
+            self.optimiser.step()
+            totals += torch.stack([loss.detach(), kl.detach() / self.examples])
+        mean_loss, mean_kl = (totals / steps).tolist()
+        return {"loss": mean_loss, "kl_nats_per_example": mean_kl}
+
+    def kl_weight(self, step: int) -> float:
+        """What the divergence is multiplied by at a step: 0 at first, then rising, then 1/N."""
+        epoch = step / len(self.batches)
+        risen = (epoch - self.config.free_epochs) / max(self.config.rise_epochs, 1e-9)
+        return min(1.0, max(0.0, risen)) / self.examples
+
+    def kl(self, weights: dict[str, Tensor], noise: torch.Generator) -> Tensor:
+        """Estimated KL(q || p) in nats from stacked weights [K, *shape] by name: a scalar."""
+        c = self.config
+        q = torch.cat([w.flatten(1) for w in weights.values()], 1)
+        shape = (c.prior_samples, q.shape[1])
+        p = c.prior_sd * torch.randn(shape, generator=noise, device=q.device)
+        if c.kernel == "full":
+            return neighbour_kl(q, p)
+        return neighbour_kl(q.unsqueeze(-1), p.unsqueeze(-1)).sum()
+
+    def weights(self, noise: Tensor) -> dict[str, Tensor]:
+        """Stacked weights by name, [K, *shape], of normal numbers [K, tensors, noise]."""
+        parts = zip(self.engine.shapes, self.hypernetworks, noise.unbind(1), strict=True)
+        return {name: hypernetwork(z) for name, hypernetwork, z in parts}
+
+    @torch.no_grad()
+    def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        noise = torch.cat([self._noise(1, rng) for rng in rngs])
+        parts = [self.weights(part) for part in noise.split(64)]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def _noise(self, count: int, rng: torch.Generator) -> Tensor:
+        shape = (count, len(self.engine.shapes), self.config.noise)
+        return torch.randn(shape, generator=rng, device=rng.device).to(self.device)
+
+    @torch.no_grad()
+    def _place(self, centre: torch.Generator, probes: torch.Generator) -> None:
+        """Give every tensor the rms sqrt(2 / fan_in) of a trainable network, biases that of their layer.
+
+        `spread` of it comes from the noise, the rest is one network's initial weights.
+        """
+        spread = self.config.spread
+        values = initial(self.engine.shapes, centre)  # of rms 1 / sqrt(3 fan_in)
+        fan_in = {n.rpartition(".")[0]: s[1:].numel() for n, s in self.engine.shapes.items() if len(s) > 1}
+        z = torch.randn(PROBES, self.config.noise, generator=probes)
+        for (name, value), hypernetwork in zip(values.items(), self.hypernetworks, strict=True):
+            assert isinstance(hypernetwork, Hypernetwork)
+            wanted = spread * math.sqrt(2 / fan_in[name.rpartition(".")[0]])
+            hypernetwork.scale.mul_(wanted / hypernetwork(z).square().mean().sqrt())
+            hypernetwork.centre.copy_(math.sqrt(6 * (1 - spread**2)) * value)
+
+
+class Hypernetwork(nn.Module):
+    """Maps noise [K, n] to one tensor of every network, [K, *shape]: a centre and what the layers make.
+
+    widths: of the hidden layers, leaky ReLU; without any it is affine. Where sliced, it emits one of
+    the first dimension's slices at a time, of which a one-hot vector beside the noise tells it: all
+    slices of a network share their noise. Glorot's uniform weights, biases 0. Source: code, `BBHLayer`.
+    """
+
+    def __init__(self, shape: torch.Size, noise: int, widths: Sequence[int], sliced: bool) -> None:
+        super().__init__()
+        self.shape = shape
+        slices = shape[0] if sliced and len(shape) > 1 else 1
+        self.centre = nn.Parameter(torch.zeros(shape))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("names", torch.eye(slices))
+        self.scale: Tensor
+        self.names: Tensor
+        layers: list[nn.Module] = []
+        inputs = noise + slices
+        for width in widths:
+            layers += [nn.Linear(inputs, width), nn.LeakyReLU(LEAKY_SLOPE)]
+            inputs = width
+        self.layers = nn.Sequential(*layers, nn.Linear(inputs, shape.numel() // slices))
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        count, slices = len(noise), len(self.names)
+        named = [noise.unsqueeze(1).expand(-1, slices, -1), self.names.expand(count, -1, -1)]
+        return self.centre + (self.scale * self.layers(torch.cat(named, -1))).view(count, *self.shape)
+
+
+def neighbour_kl(q: Tensor, p: Tensor) -> Tensor:
+    """KL(q || p) in nats, estimated from samples: q [n, ..., d], p [m, ..., d] -> [...].
+
+    (d/n) sum_i log(rho_i / nu_i) + log(m / (n - 1)), rho_i the distance of q's sample i to the nearest
+    of p, nu_i to the nearest other one of q. Source: Perez-Cruz 2008, equation 14 with k = 1; code.
+    """
+    d = q.shape[-1]
+    logs = _log_nearest(q, p, other=False) - _log_nearest(q, q, other=True)
+    return d * logs.mean(0) + math.log(len(p) / (len(q) - 1))
+
+
+def _log_nearest(x: Tensor, among: Tensor, other: bool) -> Tensor:
+    """Log distance of each sample x [n, ..., d] to the nearest of [m, ..., d], [n, ...].
+
+    other: the samples are the same, and none is its own neighbour.
+    """
+    with torch.no_grad():
+        least = x.new_full(x.shape[:-1], math.inf)
+        nearest = torch.zeros(x.shape[:-1], dtype=torch.long, device=x.device)
+        for j, candidate in enumerate(among):
+            squares = (x - candidate).square_().sum(-1)
+            if other:
+                squares[j] = math.inf
+            nearest.masked_fill_(squares < least, j)
+            least = torch.minimum(least, squares)
+        nearest = nearest.unsqueeze(-1).expand_as(x)
+    # From the chosen pairs alone: the gradient then costs n differences, not n m.
+    return 0.5 * (x - among.gather(0, nearest)).square().sum(-1).add(TINY).log()

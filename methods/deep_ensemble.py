@@ -1,0 +1,145 @@
+"""Deep ensembles: independent networks, a proper scoring rule, and adversarial training.
+
+Source: Lakshminarayanan, Pritzel & Blundell, "Simple and Scalable Predictive Uncertainty Estimation
+using Deep Ensembles", NeurIPS 2017.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.engine import parallel
+from bench.method import Method
+from bench.networks import initial
+from bench.rng import Streams
+from bench.task import Split
+from bench.training import Independent, Loss, Minibatches
+
+MIN_VARIANCE = 1e-6  # paper, section 2.2.1: added for numerical stability
+
+
+@dataclass(frozen=True)
+class DeepEnsembleConfig:
+    """Settings of the deep ensemble."""
+
+    networks: int = 5  # paper, section 3: M = 5 in its experiments unless said otherwise
+    epochs: int = 100  # as the standard ensemble's; the paper gives 40 for regression alone
+    batch: int = 100  # per network; paper, section 3.1
+    lr: float = 1e-3  # Adam's default, annealed by a cosine; the paper's fixed 0.1 is for its regressions
+    epsilon: float = 0.01  # of each feature's range; paper, section 2.3
+
+
+class DeepEnsemble(Method):
+    """Networks trained apart, each on its images and on the same images moved against it.
+
+    With a proper scoring rule l, every network minimises on its own batches, in its own order, from
+    its own initialisation
+
+        l(theta, x, y) + l(theta, x', y),  x' = x + epsilon range sign(grad_x l(theta, x, y)),
+
+    where the range is each input feature's largest less its smallest value in the training data, and
+    x' is a constant. Classification: l is the cross-entropy. Regression: the network has two outputs,
+    mean and raw variance, and l is the Gaussian negative log-likelihood (`gaussian_nll`). A draw is a
+    seeded permutation of the networks without replacement; what is mixed is their predictions.
+
+    Source: paper, algorithm 1 and equation 1. Differs from it: the learning rate is annealed; images
+    that training augments are moved after that.
+    """
+
+    Config = DeepEnsembleConfig
+    config: DeepEnsembleConfig
+
+    def __init__(self, network: nn.Module, config: DeepEnsembleConfig) -> None:
+        super().__init__(network, config)
+        self.max_members = config.networks
+
+    def adapt(self, network: nn.Module) -> nn.Module:
+        """A regression network with an output more, its raw variance; others as they are.
+
+        A single output says that it is one: classes are two at least.
+        """
+        adapted = copy.deepcopy(network)
+        linear = [module for module in adapted.modules() if isinstance(module, nn.Linear)]
+        if not linear or linear[-1].out_features != 1:
+            return network
+        last = linear[-1]
+        last.out_features = 2
+        # Values stand for nothing: the weights of a network are always given to it.
+        last.weight = nn.Parameter(last.weight.detach().repeat(2, 1))
+        if last.bias is not None:
+            last.bias = nn.Parameter(last.bias.detach().repeat(2))
+        return adapted
+
+    def start(self, train: Split, val: Split, *, loss: Loss, rng: Streams) -> None:
+        """Raises ValueError for regression of several labels: only one has a variance here."""
+        c = self.config
+        regression = train.labels.is_floating_point()
+        if regression and train.labels.shape[1:] != (1,):
+            raise ValueError(f"{train.name}: expected labels [N, 1], found {list(train.labels.shape)}")
+        self.rng, self.loss = rng, gaussian_nll if regression else loss
+        # [C, H, W], or [D]: how far each feature of an input is moved.
+        self.move = c.epsilon * (train.images.amax(0) - train.images.amin(0))
+        self.batches = Minibatches(train, c.batch)
+        first = [initial(self.engine.shapes, rng("initialise", m)) for m in range(c.networks)]
+        self.members = Independent(self, first, c.lr, c.epochs * len(self.batches))
+
+    def rounds(self) -> int:
+        return self.config.epochs
+
+    def round(self, i: int) -> dict[str, float]:
+        """One epoch of every network."""
+        totals, steps = [0.0, 0.0], len(self.batches)
+        weights = self.members.weights
+        orders = [self.rng("order", i, m) for m in range(self.config.networks)]
+        for step, (x, y) in enumerate(self.batches.epochs(orders)):
+            plain = self.engine.losses(weights, x, y, self.loss, own=True)
+            moved = self.engine.losses(weights, self.adversarial(x, y), y, self.loss, own=True)
+            self.members.minimise(plain + moved, i * steps + step)
+            totals = [t + part.mean().item() for t, part in zip(totals, (plain, moved), strict=True)]
+        return {"loss": totals[0] / steps, "adversarial_loss": totals[1] / steps}
+
+    def adversarial(self, x: Tensor, y: Tensor) -> Tensor:
+        """Every network's images x [M, B, ...] moved by one step that raises its own loss the most.
+
+        x + epsilon range sign(grad_x l): the fast gradient sign method, for which the ball is that of
+        the maximum norm. No clipping. y: [M, B], or [M, B, 1]. Source: Goodfellow et al. 2015; paper,
+        section 2.3.
+        """
+        return x + self.move * self._gradients(x, y).sign()
+
+    def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        return self.members.permuted(rngs)
+
+    def _gradients(self, x: Tensor, y: Tensor) -> Tensor:
+        """Gradient [M, B, ...] of each network's loss in its own images."""
+        way = self.engine.way(x.device)
+        weights = {name: w.detach() for name, w in self.members.weights.items()}
+        size = 1 if way.concurrent else len(x)
+
+        def call(m: int) -> Tensor:
+            members = slice(m, m + size)
+            leaf = x[members].detach().requires_grad_()
+            part = {name: w[members] for name, w in weights.items()}
+            losses = self.loss(way.run(part, way.enter(leaf, True)), y[members])
+            return torch.autograd.grad(losses.sum(), leaf)[0]
+
+        return torch.cat(parallel.each(call, range(0, len(x), size)))
+
+
+def gaussian_nll(outputs: Tensor, y: Tensor) -> Tensor:
+    """Negative log-likelihood of each member in nats, mean over examples, its own variance learnt.
+
+    -ln N(y; mu, v) = ((y - mu)^2 / v + ln v + ln 2 pi) / 2, v = softplus(raw) + 1e-6. outputs [M, B, 2],
+    mu and raw; y [B, 1] or [M, B, 1]; returns [M]. Source: paper, equation 1.
+    """
+    mean, raw = outputs.chunk(2, -1)
+    variance = F.softplus(raw) + MIN_VARIANCE
+    terms = (y - mean).square() / variance + variance.log() + math.log(2 * math.pi)
+    return terms.flatten(1).mean(1) / 2

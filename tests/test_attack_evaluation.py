@@ -1,0 +1,293 @@
+"""The attack evaluation: who is attacked, who is tested, and what the rows say, against hand counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import load_stripes, small_method, small_network, stripes
+from test_attacks import random_ensemble
+
+from bench import attacks, metrics, records, runner
+from bench.ensemble import Ensemble
+from bench.evaluations import DRAWS, EVALUATIONS, Subject, attack, fooling
+from bench.method import Method
+from bench.rng import Streams, stream
+from bench.task import AttackScale, Scale
+
+PART = AttackScale(8, (2, 3), (0.05, 0.3), steps=2, others=5, searched=2)
+
+
+def stripes_mislabelled():
+    """The tests' data, where the first test image can only be wrong."""
+    data = load_stripes(None)
+    labels = data.test.labels.clone()
+    labels[0] = (labels[0] + 1) % 3
+    return dataclasses.replace(data, test=dataclasses.replace(data.test, labels=labels))
+
+
+def subject(drawn, *parts, sizes=(1, 3)):
+    said = []
+    scale = Scale(sizes, attacks=parts or (PART,))
+    data = stripes_mislabelled()
+    return Subject(drawn[: max(sizes)], data, scale, sizes, drawn, say=said.append), said
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return trained(6)
+
+
+def trained(members):
+    """Networks that are right on some images: a little noise around one trained network."""
+    data, network = stripes(96), small_network()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        for p in network.parameters():
+            torch.nn.init.normal_(p, std=0.2)
+    optimiser = torch.optim.Adam(network.parameters(), 0.02)
+    for _ in range(60):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(network(data.images), data.labels).backward()
+        optimiser.step()
+    rng = stream(2, "noise")
+    weights = {
+        n: p.detach() + 0.25 * torch.randn(members, *p.shape, generator=rng)
+        for n, p in network.named_parameters()
+    }
+    return Ensemble(small_network(), weights)
+
+
+@pytest.fixture(scope="module")
+def found(drawn):
+    return attack.evaluate(subject(drawn)[0], Streams(0, "attack"))
+
+
+def pick(result, metric, **where):
+    rows = [r for r in result.rows if r["metric"] == metric]
+    return [r for r in rows if all(r.get(k, "") == v for k, v in where.items())]
+
+
+def test_rows_have_keys_of_their_own_and_known_metrics(found, drawn):
+    extra = fooling.evaluate(subject(drawn)[0], Streams(0, "fooling-epsilon"))
+    text = records.to_csv(found.rows + extra.rows)  # raises where two rows share a key
+    assert "nan" not in text and "inf" not in text
+    assert {r["metric"] for r in found.rows + extra.rows} <= set(records.METRICS)
+
+
+def test_networks_attacked_are_the_first_and_fresh_ones_the_next(found):
+    crafted = {(r["variant"], r["members"], r.get("crafted_members")) for r in found.rows}
+    assert crafted == {
+        ("clean", 2, None), ("clean", 3, None), ("same", 2, 2), ("fresh", 2, 2), ("same", 3, 3),
+        ("fresh", 3, 3), ("one-to-many", 5, 1), ("same", 1, 1),
+    }  # fmt: skip
+    assert {(r["attack"], r["epsilon"]) for r in found.rows if r["variant"] != "clean"} == {
+        (a, e) for a in attacks.ATTACKS for e in PART.epsilons
+    }
+
+
+@pytest.mark.parametrize(("variant", "places"), [("same", slice(0, 3)), ("fresh", slice(3, 6))])
+def test_numbers_of_fgsm_are_counted_again_by_hand(found, drawn, variant, places):
+    test = stripes_mislabelled().test.first(8)
+    images = attacks.fgsm(drawn[:3], test.images, test.labels, 0.3)
+    labels = test.labels
+    before, after, crafted = drawn[places](test.images), drawn[places](images), drawn[:3](images)
+    right = before.mean(0).argmax(-1) == labels
+    wrong = {
+        "fused": after.mean(0).argmax(-1) != labels,
+        "mixture": after.softmax(-1).mean(0).argmax(-1) != labels,
+        "every": (after.argmax(-1) != labels).all(0),
+    }
+    where = {"variant": variant, "members": 3, "attack": "fgsm", "epsilon": 0.3}
+    for sense, count in wrong.items():
+        (line,) = pick(found, "success_rate", success=sense, **where)
+        assert line["value"] == pytest.approx(float(count[right].double().mean()))
+        assert line["examples"] == int(right.sum())
+    fools = (drawn[:3](test.images).mean(0).argmax(-1) == labels) & (crafted.mean(0).argmax(-1) != labels)
+    assert 0 < fools.sum() < 7 and right.sum() == 7
+
+    def entropy(logits):
+        p = logits.double().softmax(-1).mean(0)
+        return -(p * p.log()).sum(-1)
+
+    for success, chosen in (("all", torch.ones(8, dtype=torch.bool)), ("fused", fools)):
+        (line,) = pick(found, "entropy_nats", success=success, **where)
+        assert line["value"] == pytest.approx(float(entropy(after)[chosen].mean()), rel=1e-5)
+        assert line["examples"] == int(chosen.sum())
+        (line,) = pick(found, "auroc", success=success, **where)
+        pairs = entropy(after)[chosen][:, None] - entropy(before)[None]
+        assert line["value"] == pytest.approx(float(((pairs > 0) + 0.5 * (pairs == 0)).double().mean()))
+
+
+def test_one_network_is_attacked_and_single_others_are_counted(found, drawn):
+    test = stripes_mislabelled().test.first(8)
+    images = attacks.fgsm(drawn[:1], test.images, test.labels, 0.3)
+    wrong = drawn[1:6](images).argmax(-1) != test.labels
+    (line,) = pick(found, "fooled_share", success="all", attack="fgsm", epsilon=0.3)
+    assert (line["members"], line["crafted_members"], line["variant"]) == (5, 1, "one-to-many")
+    assert line["value"] == pytest.approx(float(wrong.double().mean()))
+    own = (drawn[:1](images)[0].argmax(-1) != test.labels) & (
+        drawn[:1](test.images)[0].argmax(-1) == test.labels
+    )
+    (line,) = pick(found, "fooled_share", success="fused", attack="fgsm", epsilon=0.3)
+    assert line["value"] == pytest.approx(float(wrong.double().mean(0)[own].mean()))
+    assert line["examples"] == int(own.sum())
+
+
+def test_more_others_than_a_hundred_are_counted_one_by_one(monkeypatch, drawn):
+    monkeypatch.setattr(attack, "ONE_TO_MANY", 2)
+    rows = attack.evaluate(subject(drawn)[0], Streams(0, "attack")).rows
+    sizes = {(r["metric"], r["members"]) for r in rows if r["variant"] == "one-to-many"}
+    assert {n for m, n in sizes if m == "fooled_share"} == {5}
+    assert {n for m, n in sizes if m != "fooled_share"} == {2}
+
+
+def test_a_seed_repeats_bit_for_bit_and_the_global_generator_is_left_alone(found, drawn):
+    state = torch.get_rng_state()
+    again = attack.evaluate(subject(drawn)[0], Streams(0, "attack"))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert records.to_csv(again.rows) == records.to_csv(found.rows)
+    other = attack.evaluate(subject(drawn)[0], Streams(1, "attack"))
+    fgsm = [[r for r in x.rows if r.get("attack") == "fgsm"] for x in (found, other)]
+    assert fgsm[0] == fgsm[1] and other.rows != found.rows
+
+
+def test_sizes_without_fresh_networks_are_left_out_with_a_line(drawn):
+    asked, said = subject(drawn[:5])
+    rows = attack.evaluate(asked, Streams(0, "attack")).rows
+    assert {r.get("crafted_members") for r in rows} == {None, 1, 2}
+    assert said == ["  left out: attacks on 3 networks (need 6, half of them fresh; the method holds 5)"]
+
+
+def test_a_network_drawn_twice_is_no_fresh_one(drawn):
+    weights = {n: torch.cat([w[:3], w[1:4]]) for n, w in drawn.weights.items()}
+    twice = Ensemble(small_network(), weights)
+    with pytest.raises(ValueError, match="the same network again at place 3 of the draw"):
+        attack.evaluate(subject(twice)[0], Streams(0, "attack"))
+
+
+def test_arrays_hold_the_first_network_and_the_largest_ensemble_of_the_task(found, drawn):
+    second = AttackScale(4, (1000,), (0.2,), steps=2)
+    again = attack.evaluate(subject(drawn, PART, second)[0], Streams(0, "attack"))
+    assert again.arrays.keys() == found.arrays.keys()
+    quantities = {
+        "entropy_nats", "expected_entropy_nats", "prediction", "confidence", "label_probability", "brier",
+    }  # fmt: skip
+    expected = {
+        f"stripes/{a}/{e}/{kind}/{q}"
+        for a in attacks.ATTACKS
+        for e in PART.epsilons
+        for kind in ("same/1", "same/3", "fresh/3")
+        for q in quantities
+    }
+    assert found.arrays.keys() == expected | {"stripes/attacked/label"}
+    assert {len(a) for a in found.arrays.values()} == {8}
+    assert all(a.dtype in ("f4", "i2") for a in found.arrays.values())
+    (line,) = pick(
+        found, "entropy_nats", variant="fresh", members=3, attack="pgd", epsilon=0.3, success="all"
+    )
+    mean = found.arrays["stripes/pgd/0.3/fresh/3/entropy_nats"].mean()
+    assert line["value"] == pytest.approx(float(mean), rel=1e-5)
+
+
+def test_batches_of_images_say_the_same(monkeypatch, drawn):
+    data = load_stripes(None).test
+    whole = attack.look(drawn, data.images, data.labels)
+    monkeypatch.setattr(attack, "BATCH", 7)
+    parts = attack.look(drawn, data.images, data.labels)
+    np.testing.assert_allclose(parts.log_p, whole.log_p, rtol=1e-5, atol=1e-6)
+    assert (parts.share == whole.share).all()
+    assert metrics.entropy(parts.log_p) == pytest.approx(whole.entropy, rel=1e-5)
+
+
+def test_the_smallest_epsilon_has_quantiles_and_no_row_where_no_epsilon_fools(drawn):
+    result = fooling.evaluate(subject(drawn)[0], Streams(0, "fooling-epsilon"))
+    assert {(r["members"], r["success"]) for r in result.rows} == {(1, "fused"), (2, "fused"), (2, "every")}
+    for attacked in attacks.ATTACKS:
+        values = result.arrays[f"stripes/{attacked}/smallest-fused/2/epsilon"]
+        rows = pick(result, "fooling_epsilon", attack=attacked, members=2, success="fused")
+        finite = {
+            q: np.sort(values)[math.ceil(q * 8) - 1] for q in fooling.QUANTILES
+        }  # the least value that at least the share q does not exceed
+        finite = {q: v for q, v in finite.items() if np.isfinite(v)}
+        assert {r["quantile"]: r["value"] for r in rows} == pytest.approx(finite)
+        (rate,) = pick(result, "success_rate", attack=attacked, members=2, success="fused")
+        assert rate["value"] == np.isfinite(values).mean() and rate["epsilon"] == 1.0
+        every = result.arrays[f"stripes/{attacked}/smallest-every/2/epsilon"]
+        assert every.shape == (8,)
+
+
+def test_a_scale_says_how_many_networks_to_draw():
+    large = AttackScale(4, (1000,), (0.1,), steps=2)
+    assert DRAWS["attack"](Scale()) == 0
+    assert attack.draws(Scale(attacks=(PART,))) == 6
+    assert attack.draws(Scale(attacks=(dataclasses.replace(PART, others=500),))) == 501
+    assert attack.draws(Scale(attacks=(PART, large))) == 2000
+
+
+def test_other_sizes_that_a_command_asks_for_are_attacked_as_well():
+    large = AttackScale(4, (1000,), (0.1,), steps=2)
+    scale = Scale((1, 5), attacks=(PART, large))
+    assert scale.asked((1, 5)) is scale
+    asked = scale.asked((1, 4))
+    assert asked.sizes == (1, 4) and [a.sizes for a in asked.attacks] == [(4,)]
+
+
+class Holding(Method):
+    """A method that holds as many networks as it is told."""
+
+    def start(self, train, val, *, loss, rng): ...
+    def rounds(self):
+        return 1
+
+    def round(self, i):
+        return {}
+
+    def draw(self, rngs):
+        return random_ensemble(len(rngs)).weights
+
+
+@pytest.mark.parametrize(("limit", "drawn"), [(None, 6), (10, 6), (5, 5)])
+def test_a_finite_method_is_asked_for_no_more_than_it_holds(limit, drawn):
+    method = Holding(small_network(), None)
+    method.max_members = limit
+    assert runner._draws(method, (1, 3), ("accuracy", "attack"), Scale(attacks=(PART,))) == drawn
+    assert runner._draws(method, (1, 3), ("accuracy",), Scale(attacks=(PART,))) == 3
+
+
+@pytest.mark.parametrize("task", ["digits", "mnist-attack"])
+@pytest.mark.parametrize("preset", ["smoke", "quick", "paper"])
+def test_what_each_preset_attacks_is_what_the_design_says(task, preset):
+    from bench import registry
+
+    parts = registry.task(task).scale(preset).attacks
+    first = parts[0]
+    grid = (0.01, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 1.0)
+    expected = {
+        ("digits", "quick"): (32, (5, 10, 100), (0.1,), 10),
+        ("mnist-attack", "quick"): (100, (5, 10, 100), (0.01, 0.1, 0.3), 10),
+    }.get((task, preset), (None, (5, 10, 100, 1000), grid, 10))
+    if preset == "smoke":
+        assert (first.images, first.sizes, first.steps) == (16, (5,), 3)
+    else:
+        assert (first.images, first.sizes, first.epsilons, first.steps) == expected
+    if (task, preset) == ("mnist-attack", "quick"):
+        assert [(p.images, p.sizes, p.epsilons) for p in parts[1:]] == [(16, (1000,), (0.1,))]
+    assert {"attack", "fooling-epsilon"} <= set(registry.task(task).evaluations) <= set(EVALUATIONS)
+
+
+def test_a_method_with_ten_networks_attacks_five(train, val):
+    from bench.training import FitSettings
+
+    method = small_method("standard_ensemble", networks=10, epochs=1)
+    method.fit(train, val, FitSettings(seed=0))
+    part = dataclasses.replace(PART, sizes=(5, 10), others=100)
+    networks = method.sample(runner._draws(method, (1, 5, 10), ("attack",), Scale(attacks=(part,))), 0)
+    asked, said = subject(networks, part, sizes=(1, 5, 10))
+    rows = attack.evaluate(asked, Streams(0, "attack")).rows
+    assert len(networks) == 10 and len(said) == 1 and "attacks on 10 networks" in said[0]
+    assert {r["members"] for r in rows if r["variant"] == "one-to-many"} == {9}
+    assert {r["members"] for r in rows if r["variant"] == "fresh"} == {5}
