@@ -7,7 +7,7 @@ operations do the same, slower.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -116,9 +116,7 @@ def _slices(batch: int) -> list[slice]:
     return [slice(b, min(b + size, batch)) for b in range(0, batch, size)]
 
 
-def _channels_last(
-    shape: tuple[int, int, int, int], like: Tensor, dtype: torch.dtype | None = None
-) -> Tensor:
+def _channels_last(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return torch.empty(
         shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last
     )
@@ -182,7 +180,7 @@ class _Pooled(torch.autograd.Function):
     def forward(ctx: Any, h: Tensor, slope: float) -> Tensor:
         batch, channels, height, width = h.shape
         out = _channels_last((batch, channels, height // 2, width // 2), h)
-        winner = _channels_last(tuple(out.shape), h, torch.uint8) if ctx.needs_input_grad[0] else None
+        winner = _channels_last(out.shape, h, torch.uint8) if ctx.needs_input_grad[0] else None
         _call("pool_forward", h, _Shape(batch, channels, height, width, 0), h, slope, out, winner)
         if winner is not None:
             ctx.save_for_backward(winner)

@@ -92,7 +92,7 @@ def misfits(part: Material) -> Iterator[Drawing]:
             f"images of {outside[0]} to which it gives the lowest: those that look like the other set. Below "
             "each its entropy and the class predicted (and, within, the true one), numbered from 0."
         )
-        found = _kept(part, own, "/extreme_")
+        found = _kept(part, own, "/{members}/extreme_")
         if found is None:
             yield _gap(own, task, task, 9, "images")
             continue
@@ -133,12 +133,16 @@ def _gap(own: pd.DataFrame, task: str, subject: str, number: int, lacks: str) ->
 def _kept(
     part: Material, own: pd.DataFrame, name: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """The first run whose arrays have such names, with them: the proposed method's, then by name and seed."""
+    """The first run whose arrays have such names, with them: the proposed method's, then by name and seed.
+
+    name: a part of the names, with the columns of a line in braces.
+    """
     order = own.assign(later=base(own["method"]) != PROPOSED)
-    for line in order.sort_values(["later", "method", "seed"], kind="stable").to_dict("records"):
-        arrays = records.read_arrays(part.results, line["run"], name)
+    for found in order.sort_values(["later", "method", "seed"], kind="stable").to_dict("records"):
+        line = {str(column): value for column, value in found.items()}
+        arrays = records.read_arrays(part.results, line["run"], name.format(**line))
         if arrays:
-            return {str(k): v for k, v in line.items()}, arrays
+            return line, arrays
     return None
 
 
