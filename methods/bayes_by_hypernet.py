@@ -203,7 +203,7 @@ def neighbour_kl(q: Tensor, p: Tensor) -> Tensor:
     """KL(q || p) in nats, estimated from samples: q [n, ..., d], p [m, ..., d] -> [...].
 
     (d/n) sum_i log(rho_i / nu_i) + log(m / (n - 1)), rho_i the distance of q's sample i to the nearest
-    of p, nu_i to the nearest other one of q. Source: Perez-Cruz 2008, equation 14 with k = 1; code.
+    of p, nu_i to the nearest other one of q. Source: Perez-Cruz 2008, with one neighbour; code.
     """
     d = q.shape[-1]
     logs = _log_nearest(q, p, other=False) - _log_nearest(q, q, other=True)

@@ -31,7 +31,7 @@ COUPLING_SD = 1e-4
 class BayesianHypernetworkConfig:
     """Settings of the Bayesian hypernetwork; the code's are those of its script on MNIST."""
 
-    epochs: int = 100  # as the other methods; the code's script has 10 and is told more
+    epochs: int = 100  # as the other methods; the code's script has 10
     networks: int = 8  # K per step; the code draws one a batch, or one an image
     batch: int = 32  # images per network, code
     shared: bool = False  # one batch for all K networks; else K slices
@@ -125,8 +125,8 @@ class Coupling(nn.Module):
     """Scales and shifts one half of permuted numbers, as a hidden layer of ReLU reads off the other half.
 
     z: [K, d] -> [K, d] and log |det| [K]. (a, b) = halves of z[order]; b' = s(a) b + m(a) with
-    log s = LIMIT tanh(. / LIMIT). Source: code, `CoupledDenseLayer`, whose s is a bare exponential plus
-    FLOOR; Dinh et al. 2017, equations 7 and 8, whose s is bounded likewise.
+    log s = LIMIT tanh(. / LIMIT). Source: Dinh et al. 2017, "Density estimation using Real NVP"; code,
+    `CoupledDenseLayer`, whose s is a bare exponential plus FLOOR.
     """
 
     def __init__(self, width: int, hidden: int) -> None:

@@ -14,6 +14,7 @@ from scipy.stats import norm
 from torch import nn
 from torch.func import functional_call
 
+from bench import metrics
 from bench.engine import Engine
 from bench.methods.deep_ensemble import MIN_VARIANCE, gaussian_nll
 from bench.rng import Streams, stream
@@ -37,6 +38,15 @@ def test_the_likelihood_is_that_of_the_normal_distribution():
     np.testing.assert_allclose(gaussian_nll(outputs, y).numpy(), expected, rtol=1e-5)
     shared = -norm.logpdf(y[0].numpy(), mean.numpy(), variance.sqrt().numpy()).mean((1, 2))
     np.testing.assert_allclose(gaussian_nll(outputs, y[0]).numpy(), shared, rtol=1e-5)
+
+
+def test_the_variance_is_the_one_that_evaluation_reads():
+    outputs = torch.randn(1, 20, 2, generator=stream(4), dtype=torch.float64) * 20
+    v = metrics.variance(outputs[0, :, 1].numpy())
+    y = outputs[..., :1] + 1  # off by 1, so that the likelihood hangs on the variance alone
+    for i in range(20):
+        expected = -norm.logpdf(1, 0, math.sqrt(v[i]))
+        assert gaussian_nll(outputs[:, i : i + 1], y[:, i : i + 1]).item() == pytest.approx(expected)
 
 
 def test_with_the_variance_of_the_noise_it_is_the_likelihood_that_the_others_have():
