@@ -33,7 +33,7 @@ class HyperGANConfig:
     code: int = 256  # j, paper section 4.1
     latent: int = 128  # d on MNIST, paper section 4.1; 256 on CIFAR
     hidden: int = 512  # paper section 4.1, two hidden layers everywhere
-    alpha: float = 0.5  # of ELU in mixer and generators; 1: the code on MNIST, 0: ReLU, as the paper says
+    alpha: float = 0.25  # of ELU in mixer and generators; 1: the code on MNIST, 0: ReLU, as the paper says
     mixer: bool = True  # without: q_i ~ N(0, I_d), independent per layer (paper section 5)
     discriminator: bool = True  # without: beta = 0 (paper section 5)
     beta: float = 1.0  # weight of the adversarial term, equation 2
@@ -64,9 +64,9 @@ class HyperGAN(Method):
     biases too; outputs are scaled per layer (`scaled`), so that norms compare with Table 1 only for
     the unscaled variant; the K networks of a step see own slices of the data (`shared`). Without the
     mixer codes are the prior itself and a discriminator has nothing to act on, so `no-both` equals
-    `no-mixer`, though the paper reports them apart. ELU with alpha 0.5 lies between the paper's ReLU
+    `no-mixer`, though the paper reports them apart. ELU with alpha 0.25 lies between the paper's ReLU
     and the code's ELU: what the mean of the hidden units feeds into a weight is the same for every
-    code, and the larger that mean (0.40 for ReLU, 0.28, 0.16 for ELU), the faster this shared part
+    code, and the larger that mean (0.40 for ReLU, 0.34, 0.16 for ELU), the faster this shared part
     learns and takes over. Networks then become accurate sooner, and differ by their norms and hardly
     by their directions (docs/measurements.md).
 
