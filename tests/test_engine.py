@@ -63,6 +63,7 @@ def ways(network):
     return {
         "engine": engine,
         "recomputed": Engine(network, graph_bytes=0),
+        "partly recomputed": Engine(network, graph_bytes=2**14),  # of small networks' graphs about half
         "batched": Engine(network, Batched(engine.steps)),
         "vmap": Engine(network, Vmap(network)),
     }
@@ -294,9 +295,23 @@ def test_misfits_name_the_layer_and_what_was_found():
         engine.logits(weights, torch.rand(3, 3, 28, 28))
 
 
-def test_a_call_out_of_memory_is_repeated_with_half_the_members():
+def test_graphs_are_kept_as_far_as_they_fit_and_the_gradient_stays_the_same():
     network = networks.mnist()
-    engine, weights = Engine(network), stacked(networks.mnist(), 6, torch.float32)
+    weights, x = stacked(network, 5), torch.rand(3, 1, 28, 28, dtype=torch.float64).requires_grad_()
+    one = Engine(network).image_bytes(x[0]) * len(x)
+    expected = None
+    for kept in (5, 0, 2):
+        engine = Engine(network, graph_bytes=kept * one)
+        assert engine.kept(weights, x) == kept
+        logits = engine.logits(weights, x)
+        for _ in range(2):  # the second backward pass finds no graphs
+            (found,) = torch.autograd.grad(logits.square().sum(), x, retain_graph=True)
+            expected = found if expected is None else expected
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
+def test_a_call_out_of_memory_is_repeated_with_half_the_members():
+    engine = Engine(networks.mnist())
     calls = []
 
     def call(members):
@@ -306,7 +321,7 @@ def test_a_call_out_of_memory_is_repeated_with_half_the_members():
         return members
 
     # Any device but the CPU: there slices are single calls side by side, and memory is not watched.
-    done = engine._each(weights, torch.empty(1, 1, 28, 28, device="meta"), call)
+    done = engine._each(range(6), torch.empty(1, 1, 28, 28, device="meta"), call)
     assert [(s.start, s.stop) for s in calls] == [
         (0, 6),
         (0, 3),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench import records
-from bench.report import claims, figures, page, published, sheets, tables
+from bench.report import claims, figures, page, published, saving, sheets, tables
 from bench.report.catalogue import all_figures, all_tables
 from bench.report.pictures import Material, Picture
 
@@ -53,15 +53,14 @@ def build(results: Path) -> list[Path]:
     copies = tables.copies(material.rows)
     files[results / "tables" / "claims.md"] = page.claims_markdown(ledger, copies).encode()
 
-    drawn: list[tuple[Picture, bytes]] = []
     with figures.style():
-        for picture, figure in all_figures(material):
-            if figure is None:
-                drawn.append((picture, b""))
-                continue
-            for kind in ("svg", "png"):
-                files[results / "figures" / f"{picture.name}.{kind}"] = figures.image(figure, kind)
-            drawn.append((picture, files[results / "figures" / f"{picture.name}.svg"]))
+        pictures = list(all_figures(material))
+        saved = iter(saving.images([figure for _, figure in pictures if figure is not None]))
+    drawn: list[tuple[Picture, bytes]] = []
+    for picture, figure in pictures:
+        images = {} if figure is None else next(saved)
+        drawn.append((picture, images.get("svg", b"")))
+        files |= {results / "figures" / f"{picture.name}.{kind}": data for kind, data in images.items()}
 
     files[results / "report.html"] = page.render(material, found, ledger, failed, drawn).encode()
     for path, data in files.items():

@@ -6,7 +6,6 @@ inside `style()` alone, so that the same frames give the same bytes in every pro
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -33,7 +32,6 @@ COLORS = (
     "#5a5a5a",
 )  # fmt: skip
 MARKERS = "osD^vPXph<>d*H8"
-DPI = 150
 # Vertices of all curves of one figure: an SVG spends about 20 bytes on each, and stays below 300 KB.
 VERTICES = 7_500
 POINTS = 2_000  # most jumps of one curve: finer than a page can show
@@ -114,21 +112,6 @@ def text(name: str) -> str:
     return name.replace("$", r"\$")
 
 
-def image(figure: Figure, kind: str) -> bytes:
-    """The figure as `svg` or `png` (150 dpi) bytes, without date or program in its metadata.
-
-    It is laid out once, the first time: that takes longer than drawing it.
-    """
-    if figure.get_layout_engine() is not None:
-        figure.draw_without_rendering()
-        with matplotlib.rc_context({"figure.constrained_layout.use": False}):
-            figure.set_layout_engine(None)
-    out = io.BytesIO()
-    clean = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
-    figure.savefig(out, format=kind, dpi=DPI, metadata=clean, facecolor="white")
-    return out.getvalue()
-
-
 def blank(width: float, height: float, title: str, note: str) -> Figure:
     """An empty figure under its title and a line on what the numbers rest on; sizes in inches."""
     figure = Figure(figsize=(width, height))
@@ -153,12 +136,15 @@ def _images(frame: pd.DataFrame) -> str:
 
 
 def legend(figure: Figure, handles: Sequence[Line2D], title: str | None = None) -> None:
-    """One legend under the panels, in as many columns as its longest entry allows."""
+    """One legend under the panels, in as many columns as its longest entry allows.
+
+    Heights of figures leave room for a legend of three lines; a longer one makes its figure higher.
+    """
     longest = max(len(str(h.get_label())) for h in handles)
-    room = max(
-        1, int(figure.get_figwidth() / (0.065 * longest + 0.55))
-    )  # inches: an 8 point letter, a handle
+    # Inches: of an 8 point letter and a handle, then of a line.
+    room = max(1, int(figure.get_figwidth() / (0.065 * longest + 0.55)))
     rows = math.ceil(len(handles) / min(room, len(handles)))
+    figure.set_figheight(figure.get_figheight() + 0.17 * max(0, rows - 3))
     columns = math.ceil(len(handles) / rows)
     figure.legend(
         handles=list(handles), loc="outside lower center", ncols=columns, frameon=False, title=title,
@@ -353,10 +339,12 @@ def training(
     drawn_of = frame[frame["metric"] != "accuracy_single"].groupby("method")["members"].max()
     sizes = sorted({int(n) for n in drawn_of})
     drawn = f"ensembles of {sizes[0]} to {sizes[-1]}" if len(sizes) > 1 else f"ensembles of {sizes[0]}"
-    note = f"{drawn} networks · {_images(frame)} of validation data · {in_seeds(frame)}"
-    figure = blank(WIDTH * (0.75 if columns < 3 else 1), 1.4 + 1.65 * rows, title, note)
-    grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
+    seen = f" · {_images(frame)} of validation data" if frame["examples"].notna().any() else ""
+    note = f"{drawn} networks{seen} · {in_seeds(frame)}"
     names = _methods(frame)
+    narrow = columns < 3 and len(names) <= 8  # else the legend asks for the width
+    figure = blank(WIDTH * (0.75 if narrow else 1), 1.4 + 1.65 * rows, title, note)
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
     lines = {name: LINES[i % len(LINES)] for i, name in enumerate(names)}
     for i, (axes, (metric, layer)) in enumerate(zip(grid.flat, wanted, strict=False)):
         part = frame[(frame["metric"] == metric) & (frame["layer"] == layer)]
