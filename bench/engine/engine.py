@@ -271,11 +271,11 @@ class _InputGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, engine: Engine, weights: Weights, x: Tensor) -> Tensor:
-        ctx.engine, ctx.weights, ctx.graphs = engine, weights, []
+        ctx.engine, ctx.graphs = engine, []
         ctx.save_for_backward(x)
         way, count = engine.way(x.device), _count(weights)
         kept = engine.kept(weights, x) if x.device.type == "cpu" else 0
-        weights = way.prepare(weights)
+        ctx.weights = weights = way.prepare(weights)
         logits = []
         for part in x.split(engine._images(x)):
             entered = way.enter(part, False)
@@ -296,7 +296,6 @@ class _InputGradient(torch.autograd.Function):
         engine, weights, graphs = ctx.engine, ctx.weights, ctx.graphs
         (x,) = ctx.saved_tensors
         way, size = engine.way(x.device), engine._images(x)
-        weights = way.prepare(weights)
         gradients = []
         for i, (part, wanted) in enumerate(zip(x.split(size), upstream.split(size, 1), strict=True)):
             with torch.enable_grad():
