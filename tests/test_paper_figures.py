@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from shown_arrays import shown
 
 from bench import records, report
-from bench.report import catalogue, figures, paper_figures, pictures, tables
+from bench.report import catalogue, figures, paper_figures, pictures, saving, tables
 
 LAYERS = ("conv1", "conv2", "linear")
 SETS = {
@@ -57,7 +57,8 @@ def fake_run(results, method, task="digits", preset="quick", seed=0, keep=("",),
 @pytest.fixture
 def unrendered(monkeypatch):
     """Files of figures without their pixels, which take most of a build's time."""
-    monkeypatch.setattr(figures, "image", lambda figure, kind: b"<svg/>")
+    drawn = dict.fromkeys(saving.KINDS, b"<svg/>")
+    monkeypatch.setattr(saving, "images", lambda figures: [drawn for _ in figures])
 
 
 def drawn(results):
@@ -217,3 +218,17 @@ def test_a_block_of_other_images_has_no_remark():
     assert not tables.remark(copies, {"preset": "paper", "device": "cpu"})
     assert not tables.remark(copies, {"preset": "quick", "task": "other"})
     assert not tables.remark(copies, {"preset": "quick", "task": "t", "dataset": "cifar10"})
+
+
+def test_figures_are_the_same_bytes_however_many_cores_draw_them(monkeypatch):
+    def made():
+        with figures.style():
+            return [figures.blank(3, 2, f"figure {i}", "a note") for i in range(3)]
+
+    found = []
+    for cores in (1, 2):
+        monkeypatch.setattr(saving, "_cores", lambda cores=cores: cores)
+        with figures.style():
+            found.append(saving.images(made()))
+    assert found[0] == found[1]
+    assert {kind for images in found[0] for kind in images} == {"svg", "png"}
