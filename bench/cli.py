@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from bench import __version__, registry
+from bench import __version__, launchers, registry
 from bench.errors import BenchError, UsageError
 
 DEFAULT_RESULTS = "results"
@@ -100,42 +100,89 @@ data_option = click.option(
 )
 
 
+_selectors = (
+    click.option(
+        "--method",
+        "methods",
+        type=Names("method", registry.methods),
+        metavar=NAMES,
+        required=True,
+        help="What to train.",
+    ),
+    click.option(
+        "--task",
+        "tasks",
+        type=Names("task", registry.tasks),
+        metavar=NAMES,
+        required=True,
+        help="What to ask.",
+    ),
+    click.option(
+        "--preset",
+        type=click.Choice(list(registry.PRESETS)),
+        default="quick",
+        show_default=True,
+        help="How much.",
+    ),
+    click.option("--seed", "seeds", default="0", show_default=True, help="Seeds: 0, 0,1,2 or 0-4."),
+    click.option("--members", help="Ensemble sizes, as in 1,5,10,100 [default: the task's]."),
+    click.option(
+        "--set", "sets", multiple=True, metavar="METHOD.KEY=VALUE", help="Change a setting; may be repeated."
+    ),
+    data_option,
+    results_option,
+)
+
+
+def selectors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that name cells, the same for every command that takes them."""
+    for option in reversed(_selectors):
+        function = option(function)
+    return function
+
+
+def _selection(methods: list[str], tasks: list[str], options: dict[str, Any]) -> Any:
+    from bench.plan import Selection
+    from bench.sweep import parse_members, parse_seeds
+
+    return Selection(
+        methods=methods,
+        tasks=tasks,
+        preset=options["preset"],
+        seeds=parse_seeds(options["seeds"]),
+        members=parse_members(options["members"]) if options["members"] else None,
+        sets=options["sets"],
+        data=None if options["data"] is None else options["data"].resolve(),
+    )
+
+
 @main.command()
-@click.option(
-    "--method",
-    "methods",
-    type=Names("method", registry.methods),
-    metavar=NAMES,
-    required=True,
-    help="What to train.",
-)
-@click.option(
-    "--task",
-    "tasks",
-    type=Names("task", registry.tasks),
-    metavar=NAMES,
-    required=True,
-    help="What to ask.",
-)
-@click.option(
-    "--preset",
-    type=click.Choice(list(registry.PRESETS)),
-    default="quick",
-    show_default=True,
-    help="How much.",
-)
-@click.option("--seed", "seeds", default="0", show_default=True, help="Seeds: 0, 0,1,2 or 0-4.")
-@click.option("--members", help="Ensemble sizes, as in 1,5,10,100 [default: the task's].")
-@click.option(
-    "--set", "sets", multiple=True, metavar="METHOD.KEY=VALUE", help="Change a setting; may be repeated."
-)
+@selectors
 @click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where."
 )
-@data_option
-@results_option
 @click.option("--force", is_flag=True, help="Run cells again that are done.")
 @click.option("--stale", is_flag=True, help="Run cells again whose code has changed since.")
+@click.option(
+    "--limit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Give up a cell after so long.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Workers that share the cells. [default: this process]",
+)
+@click.option(
+    "--launcher",
+    type=click.Choice(list(launchers.NAMES)),
+    default="local",
+    show_default=True,
+    help="Where workers run.",
+)
+@click.option("--address", metavar="RAY", help="Ray cluster to join. [default: start one here]")
 @click.pass_context
 def run(ctx: click.Context, methods: list[str], tasks: list[str], **options: Any) -> None:
     """Train methods and evaluate them on tasks; one file of rows a cell.
@@ -143,35 +190,64 @@ def run(ctx: click.Context, methods: list[str], tasks: list[str], **options: Any
     \b
     Examples:
       bench run --method hypergan --task digits
-      bench run --method all --task digits,digits-open --preset smoke
+      bench run --method all --task digits,digits-open --preset smoke --jobs 2
       bench run --method hypergan,standard_ensemble --task notmnist --data ~/data --seed 0-4
       bench run --method hypergan --task digits --set hypergan.beta=0.1
 
-    Cells that are done are skipped; a fit that was stopped goes on from its last checkpoint.
+    Cells that are done are skipped; a fit that was stopped goes on from its last checkpoint. Several
+    commands may share a results folder: none runs a cell that another works on.
     """
     from bench import sweep
     from bench.progress import reporter
 
-    selection = sweep.Selection(
-        methods=methods,
-        tasks=tasks,
-        preset=options["preset"],
-        seeds=sweep.parse_seeds(options["seeds"]),
-        members=sweep.parse_members(options["members"]) if options["members"] else None,
-        sets=options["sets"],
-        data=options["data"],
-    )
     device = sweep.device_of(options["device"])
+    launcher, jobs, address = options["launcher"], options["jobs"], options["address"]
+    if address is not None and launcher != "ray":
+        raise UsageError("--address: expected --launcher ray beside it")
+    alone = launcher == "local" and jobs in (None, 1)
+    workers = None if alone else launchers.Workers(launcher, jobs, address)
     with reporter() as out:
         done = sweep.run(
-            selection, options["results"], device, out, force=options["force"], stale=options["stale"]
+            _selection(methods, tasks, options),
+            options["results"].resolve(),
+            device,
+            out,
+            force=options["force"],
+            stale=options["stale"],
+            limit=options["limit"],
+            workers=workers,
         )
     counts = f"{len(done.finished)} run, {len(done.skipped)} done before, {len(done.failed)} failed"
+    counts += f", {len(done.left)} not come to" if done.left else ""
     click.echo(f"{counts} · next: bench report --results {options['results']}")
-    if done.failed:
-        for name, message in done.failed.items():
-            click.echo(f"failed: {name}: {message.splitlines()[0] if message else ''}", err=True)
+    for name, message in done.failed.items():
+        click.echo(f"failed: {name}: {message.splitlines()[0] if message else ''}", err=True)
+    if done.failed or done.left:
         ctx.exit(1)
+
+
+@main.command()
+@selectors
+def plan(methods: list[str], tasks: list[str], **options: Any) -> None:
+    """Show which cells are done, what the others will cost, and the commands that run them.
+
+    \b
+    Example:
+      bench plan --method all --task digits,digits-open --preset smoke
+
+    A cost is what finished cells like it took to train, draw and predict; attacks come on top.
+    """
+    from bench import plan as planning
+
+    selection = _selection(methods, tasks, options)
+    found, unreadable = planning.plan(selection, options["results"])
+    for line in planning.lines(found):
+        click.echo(line)
+    click.echo(planning.summary(found))
+    for task, message in unreadable.items():
+        click.echo(f"no data for {task}: {message}", err=True)
+    if unreadable:
+        raise BenchError(f"{len(unreadable)} of {len(tasks)} tasks could not be planned")
 
 
 @main.command()

@@ -13,13 +13,14 @@ PLAIN_SECONDS = 15.0  # between two plain lines of one stage
 
 
 class Plain:
-    """Lines without colour or cursor movement, for files and pipes."""
+    """Lines without colour or cursor movement, for files and pipes. label: what each begins with."""
 
-    def __init__(self) -> None:
+    def __init__(self, label: str = "") -> None:
+        self.label = label
         self.shown = time.monotonic()
 
     def say(self, text: str) -> None:
-        print(text, flush=True)
+        print("\n".join(self.label + line for line in text.splitlines()), flush=True)
         self.shown = time.monotonic()
 
     def progress(self, label: str, done: int, total: int, detail: str = "") -> None:

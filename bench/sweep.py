@@ -1,69 +1,67 @@
-"""Many cells: which there are, which are done, and running the rest."""
+"""Many cells: run those of a plan that are not done, here or in many workers, each cell once."""
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from uuid import uuid4
 
 import torch
 
-from bench import records, registry, runner
-from bench.config import parse_sets, resolve
-from bench.errors import BenchError, DataError, UsageError
-from bench.task import Data, Task
+from bench import launchers, records, registry, runner
+from bench.claims import Claims
+from bench.errors import BenchError, UsageError
+from bench.plan import Planned, Selection, cells, plan
+from bench.task import Data
+
+POLL_SECONDS = 0.5  # between two looks at cells that another process works on
+ATTEMPTS = 2  # at a cell whose worker died
+
+
+class TimeLimit(BenchError):
+    """A cell took longer than `--limit`."""
+
+
+class Interrupted(BenchError):
+    """Somebody pressed Ctrl-C."""
+
+
+class WorkerDied(BenchError):
+    """A cell ended its worker process more than once."""
 
 
 @dataclass(frozen=True)
-class Selection:
-    """What a command asks for. members: None takes the task's sizes."""
+class Job:
+    """What each worker of a sweep is told: plain data, so that it can travel to another process or node.
 
-    methods: Sequence[str]
-    tasks: Sequence[str]
-    preset: str = "quick"
-    seeds: Sequence[int] = (0,)
-    members: tuple[int, ...] | None = None
-    sets: Sequence[str] = ()
-    data: Path | None = None
+    sweep: its name, under which attempts are counted. todo: keys of the cells to run. known: names of
+    the runs that were there before. limit: minutes a cell may take. threads: of each worker (None: as
+    PyTorch finds them).
+    """
+
+    sweep: str
+    selection: Selection
+    results: Path
+    device: str
+    todo: frozenset[str]
+    known: frozenset[str]
+    limit: float | None = None
+    threads: int | None = None
 
 
 @dataclass
 class Outcome:
-    """What a sweep did, by cell name."""
+    """What a sweep did, by cell name; `left` are the cells that it did not come to."""
 
     finished: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-
-
-def cells(selection: Selection, task: Task, data: Data) -> Iterator[runner.Cell]:
-    """The cells of one task. Raises UsageError for a setting that does not exist."""
-    sets = parse_sets(selection.sets, selection.methods)
-    sizes = selection.members or task.scale(selection.preset).sizes
-    checksums, fitted_on = tuple(sorted(data.checksums.items())), data.fitted_on()
-    for name in selection.methods:
-        entry = registry.method(name)
-        config = entry.load().Config
-        settings = resolve(entry, config, selection.preset, task.train, sets.get(name, {}))
-        for seed in selection.seeds:
-            shared = (tuple(sorted(sizes)), settings, checksums, fitted_on)
-            yield runner.Cell(entry, task, selection.preset, seed, *shared)
-
-
-def check(selection: Selection) -> None:
-    """Raises UsageError for anything in the selection that does not exist, before any work."""
-    sets = parse_sets(selection.sets, selection.methods)
-    for name in selection.tasks:
-        task = registry.task(name)
-        for method in selection.methods:
-            entry = registry.method(method)
-            resolve(entry, entry.load().Config, selection.preset, task.train, sets.get(method, {}))
-
-
-def done(results: Path) -> dict[str, str]:
-    """Code version of the newest finished run, by cell key."""
-    finished = (about for about in records.runs(results).values() if not about["failure"])
-    return {about["cell"]: about["code"] for about in finished}
+    left: list[str] = field(default_factory=list)
 
 
 def run(
@@ -71,52 +69,195 @@ def run(
     results: Path,
     device: torch.device,
     reporter: runner.Reporter,
+    *,
     force: bool = False,
     stale: bool = False,
+    limit: float | None = None,
+    workers: launchers.Workers | None = None,
 ) -> Outcome:
     """Run every selected cell that is not done; a failure becomes a row and the rest goes on.
 
-    force: run cells that are done too. stale: run those whose code has changed since.
+    force: run cells that are done too. stale: run those whose code has changed since. limit: minutes
+    for a cell. workers: how many there are and where (None: this process is the only one).
     """
-    check(selection)
+    planned, unreadable = plan(selection, results)
     _check_writable(results)
-    outcome = Outcome()
-    before = done(results)
-    for name in selection.tasks:
-        task = registry.task(name)
-        try:
-            data = task.load(selection.data)
-        except DataError as error:
-            outcome.failed[name] = str(error)
+    outcome = Outcome(failed=dict(unreadable))
+    todo: list[Planned] = []
+    for item in planned:
+        if force or item.state in ("missing", "failed") or (stale and item.state == "stale"):
+            todo.append(item)
             continue
-        for cell in cells(selection, task, data):
-            code = before.get(cell.key())
-            if code is not None and not force and not (stale and code != cell.code()):
-                old = "" if code == cell.code() else " (by older code; --stale runs it again)"
-                reporter.say(f"{cell.name}: done{old}")
-                outcome.skipped.append(cell.name)
-                continue
-            _run_cell(cell, data, results, device, reporter, outcome)
+        old = " (by older code; --stale runs it again)" if item.state == "stale" else ""
+        reporter.say(f"{item.cell.name}: done{old}")
+        outcome.skipped.append(item.cell.name)
+    if not todo:
+        return outcome
+    job = Job(
+        sweep=uuid4().hex,
+        selection=selection,
+        results=results,
+        device=device.type,
+        todo=frozenset(item.cell.key() for item in todo),
+        known=frozenset(path.stem for path in (results / "raw").glob("*.csv")),
+        limit=limit,
+    )
+    try:
+        if workers is None:
+            work(job, reporter)
+        else:
+            workers.launch(job, reporter)
+    except KeyboardInterrupt:
+        reporter.say("stopped by Ctrl-C; the same command goes on from the last checkpoint")
+    _count(job, todo, outcome)
     return outcome
 
 
+def _count(job: Job, todo: Sequence[Planned], outcome: Outcome) -> None:
+    """What became of the cells, by the files that are there now."""
+    for item in todo:
+        about = settled(job, item.cell.key())
+        if about is None:
+            outcome.left.append(item.cell.name)
+        elif about["failure"]:
+            failure = about["failure"]
+            outcome.failed[item.cell.name] = f"{failure['type']}: {failure['message']}"
+        else:
+            outcome.finished.append(item.cell.name)
+
+
+def work(job: Job, reporter: runner.Reporter) -> None:
+    """Run cells of the job that nobody else works on, until every cell has ended, here or elsewhere."""
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    claims = Claims(job.results, job.sweep)
+    left = set(job.todo)
+    load = _Loader(job.selection)
+    while left:
+        before = len(left)
+        for cell, data in load.cells(left):
+            with claims.take(cell.key()[:16], _fit_name(cell, job.results)) as claimed:
+                if settled(job, cell.key()) is not None:
+                    left.discard(cell.key())
+                elif claimed:
+                    _attempt(cell, data, job, claims, reporter)
+                    left.discard(cell.key())
+        if left and len(left) == before:
+            time.sleep(POLL_SECONDS)
+
+
+class _Loader:
+    """Cells with their data, in the order of the selection; the data of the last task are kept."""
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self.keys: dict[str, frozenset[str]] = {}
+        self.last: tuple[str, Data] | None = None
+
+    def cells(self, keys: set[str]) -> Iterator[tuple[runner.Cell, Data]]:
+        for name in self.selection.tasks:
+            if name in self.keys and not self.keys[name] & keys:
+                continue
+            task = registry.task(name)
+            if self.last is None or self.last[0] != name:
+                self.last = None  # before the next one is read
+                try:
+                    self.last = (name, task.load(self.selection.data))
+                except BenchError:
+                    continue  # the plan has said so
+            data = self.last[1]
+            found = list(cells(self.selection, task, data))
+            self.keys[name] = frozenset(cell.key() for cell in found)
+            yield from ((cell, data) for cell in found if cell.key() in keys)
+
+
+def _fit_name(cell: runner.Cell, results: Path) -> str:
+    """The name of the fit that a cell shares with others, so that it is made once."""
+    return (cell.stage(results) or cell.checkpoint(results).parent).name
+
+
+def settled(job: Job, key: str) -> dict | None:
+    """The JSON of the run that has ended a cell since the sweep began; None where there is none."""
+    folder = job.results / "raw"
+    for pattern in (f"*-{key[:8]}.csv", f"*-{key[:8]}-*.csv"):
+        for path in folder.glob(pattern):
+            if path.stem not in job.known:
+                about = records.read_about(job.results, path.stem)
+                if about["cell"] == key:
+                    return about
+    return None
+
+
+def _attempt(cell: runner.Cell, data: Data, job: Job, claims: Claims, reporter: runner.Reporter) -> None:
+    device = torch.device(job.device)
+    name = cell.key()[:16]
+    _remove_parts(cell, job.results)
+    begun = claims.begin(name)
+    try:
+        if begun < ATTEMPTS:
+            _run_cell(cell, data, job, device, reporter)
+            return
+        died = WorkerDied(
+            f"expected a result, found that the worker process ended {begun} times in this cell (killed, "
+            "out of memory?); run it with fewer workers: --jobs 1"
+        )
+        _record(cell, job, device, died, reporter)
+    finally:
+        claims.end(name)
+
+
+def _remove_parts(cell: runner.Cell, results: Path) -> None:
+    """Delete what a killed process left of a file: the claims say that nobody is writing it now."""
+    stage, checkpoint = cell.stage(results), cell.checkpoint(results).parent
+    places = [(results / "raw", f"*-{cell.key()[:8]}*.part"), (checkpoint, "*.part")]
+    for folder, pattern in [*places, *([(stage, "*.part")] if stage else [])]:
+        for part in folder.glob(pattern):
+            part.unlink(missing_ok=True)
+
+
 def _run_cell(
-    cell: runner.Cell,
-    data: Data,
-    results: Path,
-    device: torch.device,
-    reporter: runner.Reporter,
-    outcome: Outcome,
+    cell: runner.Cell, data: Data, job: Job, device: torch.device, reporter: runner.Reporter
 ) -> None:
     reporter.say(cell.name)
     try:
-        runner.run(cell, data, results, device, reporter)
-        outcome.finished.append(cell.name)
+        with time_limit(job.limit):
+            runner.run(cell, data, job.results, device, reporter)
+    except KeyboardInterrupt:
+        stopped = Interrupted("stopped by Ctrl-C; the same command goes on from the last checkpoint")
+        _record(cell, job, device, stopped, reporter)
+        raise
     except Exception as error:
         # Whatever goes wrong in one cell must not cost the others: it becomes a row with its traceback.
-        path = runner.record_failure(cell, results, device, error)
-        reporter.say(f"  failed: {type(error).__name__}: {error}\n  wrote {path}")
-        outcome.failed[cell.name] = f"{type(error).__name__}: {error}"
+        _record(cell, job, device, error, reporter)
+
+
+def _record(
+    cell: runner.Cell, job: Job, device: torch.device, error: Exception, reporter: runner.Reporter
+) -> None:
+    path = runner.record_failure(cell, job.results, device, error)
+    reporter.say(f"  failed: {type(error).__name__}: {error}\n  wrote {path}")
+
+
+@contextmanager
+def time_limit(minutes: float | None) -> Iterator[None]:
+    """Raise TimeLimit inside the block once it has taken that long; None: no limit."""
+    if minutes is None:
+        yield
+        return
+
+    def expire(number: int, frame: FrameType | None) -> None:
+        raise TimeLimit(
+            f"expected the cell to end within {minutes:g} minutes (--limit), found it still running; "
+            "raise the limit: the fit goes on from its last checkpoint"
+        )
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, minutes * 60)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _check_writable(results: Path) -> None:
