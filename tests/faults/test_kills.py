@@ -1,0 +1,49 @@
+"""A few kills of many: `python tests/faults/kills.py --kills 100` is the whole storm."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from kills import command, faults, finish_or_kill, storm, values
+
+
+def test_kills_at_random_moments_lose_double_and_change_nothing():
+    tally = storm(kills=3, seed=1, methods="standard_ensemble,sgld", longest=9.0)
+    assert tally.kills == 3 and tally.grids >= 1
+    assert tally.faults == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds workers in /proc")
+def test_a_worker_that_is_killed_is_replaced_and_the_grid_completes(tmp_path):
+    methods = "standard_ensemble,mc_dropout"
+    finish_or_kill(command(tmp_path / "calm", methods, 2), None)
+    words = command(tmp_path / "hit", methods, 2)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as sweep:
+        said = []
+        for line in sweep.stdout:
+            said.append(line)
+            if " · digits · " in line and len(said) == 1:
+                os.kill(workers(sweep.pid)[0], signal.SIGKILL)
+    assert sweep.returncode == 0, said
+    assert any("died (SIGKILL)" in line for line in said)
+    assert faults(tmp_path / "hit", 2, values(tmp_path / "calm")) == []
+
+
+def workers(parent: int) -> list[int]:
+    """Process numbers of a sweep's workers."""
+    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_two_commands_on_one_folder_share_the_cells(tmp_path):
+    methods = "standard_ensemble,mc_dropout"
+    words = command(tmp_path, methods, 1)
+    both = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert len(list((tmp_path / "raw").glob("*.csv"))) == 2
+    assert all("2 run, 0 done before, 0 failed" in text for text in said)  # what has ended, by whomever
