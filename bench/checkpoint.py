@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 from bench.errors import BenchError
 from bench.records import write_atomic
 
-FORMAT = "ensemble-bench-fit-1"
+FORMAT = "ensemble-bench-fit-2"
 Trainable = nn.Module | Optimizer
 
 
@@ -70,21 +71,34 @@ def _restore_optimiser(part: Optimizer, tensors: Mapping[str, Tensor], groups: l
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write tensors and a JSON document as one file."""
+    """Write tensors and a JSON document as one file, with the checksum of both."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    write_atomic(path, save(plain, {"format": FORMAT, "about": json.dumps(about)}))
+    text = json.dumps(about)
+    write_atomic(path, save(plain, {"format": FORMAT, "about": text, "sha256": _checksum(plain, text)}))
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and document of a checkpoint. Raises BenchError for a file of another format."""
+    """Tensors and document of a checkpoint. Raises BenchError for another format and for changed bytes."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if metadata.get("format") != FORMAT:
             raise ValueError(f"format {metadata.get('format')!r}")
+        if metadata["sha256"] != _checksum(tensors, metadata["about"]):
+            raise ValueError("another checksum than it was written with")
         return tensors, json.loads(metadata["about"])
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BenchError(
             f"{path}: expected a checkpoint of format {FORMAT}, found {error}; remove the file to train again"
         ) from error
+
+
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    """SHA-256 over names, types, shapes and bytes of tensors in order of name, and over the document."""
+    whole = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        whole.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return whole.hexdigest()

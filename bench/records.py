@@ -12,6 +12,9 @@ import hashlib
 import io
 import json
 import os
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +26,8 @@ import pandas as pd
 from bench.errors import BenchError
 
 SCHEMA = 1
+# What a reader takes at most; the largest runs of this suite have a hundredth of each.
+MAX_ROWS_BYTES, MAX_ABOUT_BYTES, MAX_ARRAYS_BYTES = 64 * 2**20, 4 * 2**20, 256 * 2**20
 COLUMNS = (
     "run", "method", "task", "train", "preset", "seed", "members", "evaluation", "dataset", "variant",
     "metric", "layer", "epoch", "quantile", "attack", "epsilon", "success", "crafted_members",
@@ -141,14 +146,24 @@ def write_run(
     return path
 
 
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The bytes of a file. Raises OSError where it cannot be read, ValueError where it is too long."""
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"more than {limit:,} bytes")
+    return data
+
+
 def read_csv(path: Path) -> pd.DataFrame:
     """One file of rows: text columns as str, integers as Int64, numbers as float64."""
     types: dict[str, Any] = dict.fromkeys(COLUMNS, "str")
     types |= dict.fromkeys(INTEGERS, "Int64") | dict.fromkeys(FLOATS, "float64")
     try:
         blank = {c: [""] for c in (*INTEGERS, *FLOATS)}
-        frame = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=blank)
-    except (OSError, ValueError, pd.errors.ParserError) as error:
+        text = io.BytesIO(read_bytes(path, MAX_ROWS_BYTES))
+        frame = pd.read_csv(text, dtype=types, keep_default_na=False, na_values=blank)
+    except (OSError, ValueError, TypeError, OverflowError) as error:
         raise BenchError(
             f"{path}: expected rows of schema {SCHEMA}, found {error}; remove the file"
         ) from error
@@ -161,33 +176,67 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def read_about(results: Path, run: str) -> dict[str, Any]:
-    """The JSON beside a run's rows."""
+    """The JSON beside a run's rows. Raises BenchError where it is not what a run leaves."""
     path = Path(results) / "raw" / f"{run}.json"
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        about = json.loads(read_bytes(path, MAX_ABOUT_BYTES).decode())
+        for key, kinds in _ABOUT.items():
+            if not isinstance(about.setdefault(key, kinds[0]()), kinds):
+                raise ValueError(f"{key} = {about[key]!r}")
+        if not isinstance(about.setdefault("cell", run), str):
+            raise ValueError(f"cell = {about['cell']!r}")
+        return about
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise BenchError(
-            f"{path}: expected the JSON of run {run}, found {error}; run the cell again"
+            f"{path}: expected the JSON of run {run}, found {_found(error)}; run the cell again"
         ) from error
+
+
+# What readers of a run's JSON rely on, by type; the first stands for what is not there.
+_ABOUT: dict[str, tuple[type, ...]] = {
+    "code": (str,),
+    "created": (str,),
+    "failure": (type(None), dict),
+    "arrays_sha256": (str,),
+    "config": (dict,),
+    "environment": (dict,),
+}
+_BROKEN_ARRAYS = (
+    OSError, EOFError, ValueError, KeyError, TypeError, SyntaxError, RuntimeError, NotImplementedError,
+    MemoryError, struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def read_arrays(results: Path, run: str, part: str = "") -> dict[str, np.ndarray]:
     """The arrays of a run whose names contain `part`: `<dataset>/<members>/<quantity>`, `filters/...`."""
     path = Path(results) / "raw" / f"{run}.npz"
     try:
-        with np.load(path, allow_pickle=False) as packed:
-            return {name: packed[name] for name in packed.files if part in name}
-    except (OSError, ValueError, KeyError) as error:
+        data = io.BytesIO(read_bytes(path, MAX_ARRAYS_BYTES))
+        with zipfile.ZipFile(data) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > MAX_ARRAYS_BYTES:
+            raise ValueError(f"{unpacked:,} bytes when unpacked, more than {MAX_ARRAYS_BYTES:,}")
+        with np.load(data, allow_pickle=False) as packed:
+            found = {name: packed[name] for name in packed.files if part in name}
+        if strange := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"something else under {strange[0]!r}")
+        return found
+    except _BROKEN_ARRAYS as error:
         raise BenchError(
-            f"{path}: expected the arrays of run {run}, found {error}; run the cell again"
+            f"{path}: expected the arrays of run {run}, found {_found(error)}; run the cell again"
         ) from error
+
+
+def _found(error: Exception) -> str:
+    """What an error says, with its type where that alone says it."""
+    return f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
 
 
 def runs(results: Path) -> dict[str, dict[str, Any]]:
     """Every finished run by name, with its JSON, oldest first."""
     folder = Path(results) / "raw"
     found = {path.stem: read_about(results, path.stem) for path in sorted(folder.glob("*.csv"))}
-    return dict(sorted(found.items(), key=lambda item: (item[1].get("created", ""), item[0])))
+    return dict(sorted(found.items(), key=lambda item: (item[1]["created"], item[0])))
 
 
 def read(results: Path) -> pd.DataFrame:
@@ -197,10 +246,9 @@ def read(results: Path) -> pd.DataFrame:
     """
     newest: dict[str, str] = {}
     for name, about in runs(results).items():
-        cell = about.get("cell", name)
-        if about.get("failure") and cell in newest:
+        if about["failure"] and about["cell"] in newest:
             continue
-        newest[cell] = name
+        newest[about["cell"]] = name
     frames = [read_csv(Path(results) / "raw" / f"{name}.csv") for name in sorted(newest.values())]
     if not frames:
         raise BenchError(

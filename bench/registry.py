@@ -7,6 +7,7 @@ targets are imported only when used, so that listing and reporting need no torch
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,11 @@ PRESETS = {
     "quick": "the default: minutes a cell on two CPU cores",
     "paper": "the published scale, for a GPU",
 }
+
+MAX_TOML_BYTES = 2**20
+_NAME = re.compile(
+    r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
+)  # names become parts of file names, and stay in their folder
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,10 @@ def add_source(name: str, target: str, about: str) -> None:
 
 
 def _add(table: dict[str, Entry], entry: Entry) -> None:
+    try:
+        _check_name("registered", entry.name)
+    except ValueError as error:
+        raise BenchError(f"plug-in {entry.target}: {error}; rename it") from error
     before = table.setdefault(entry.name, entry)
     if before != entry:
         raise BenchError(
@@ -90,11 +100,40 @@ def _toml_of(entry: Entry) -> dict[str, Any]:
     spec = find_spec(entry.module)
     if spec is None or spec.origin is None:
         raise BenchError(f"method {entry.name!r}: module {entry.module} not found; reinstall its package")
-    path = Path(spec.origin).with_suffix(".toml")
+    return read_toml(Path(spec.origin).with_suffix(".toml"), entry.name)
+
+
+def read_toml(path: Path, method: str) -> dict[str, Any]:
+    """A method's file: what it is in one line, a table a preset, and its variants.
+
+    Raises BenchError where it cannot be read or holds anything else.
+    """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise BenchError(f"method {entry.name!r}: expected a readable {path}; {error}") from error
+        with path.open("rb") as file:
+            data = file.read(MAX_TOML_BYTES + 1)
+        if len(data) > MAX_TOML_BYTES:
+            raise ValueError(f"more than {MAX_TOML_BYTES:,} bytes")
+        found = tomllib.loads(data.decode())
+        for key, value in found.items():
+            if key not in ("about", "variants", *PRESETS) or not isinstance(
+                value, str if key == "about" else dict
+            ):
+                raise ValueError(f"{key} = {value!r}, which is neither about, a preset nor variants")
+        for suffix, variant in found.get("variants", {}).items():
+            if not (isinstance(variant, dict) and isinstance(variant.get("about", ""), str)):
+                raise ValueError(f"variant {suffix} = {variant!r}, which is no table")
+            _check_name("variant", variant.get("name", suffix))
+        return found
+    except (OSError, ValueError, RecursionError) as error:
+        raise BenchError(
+            f"method {method!r}: expected a readable {path}; {error}; correct the file"
+        ) from error
+
+
+def _check_name(kind: str, name: Any) -> None:
+    """Raises ValueError for a name that cannot be part of a file's name."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"{kind} name {name!r}: expected letters, digits, _ and - and ., a letter first")
 
 
 @cache

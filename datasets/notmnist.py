@@ -82,7 +82,9 @@ ARCHIVES = (
 log = logging.getLogger("bench.datasets")
 _PICTURE = re.compile(rf"(?:\./)?{SMALL}/(?P<name>[A-J]/[^/]+\.png)")
 # What the libraries raise for broken files; zipfile a RuntimeError for an encrypted one.
-_BROKEN_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, zlib.error, RuntimeError)
+_BROKEN_ARCHIVE = (
+    tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error, RuntimeError,
+)  # fmt: skip
 _BROKEN_PICTURE = (
     OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip

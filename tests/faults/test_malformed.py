@@ -1,0 +1,18 @@
+"""Some malformed files of each kind: `python tests/faults/malformed.py --inputs 2000` gives more."""
+
+from __future__ import annotations
+
+import pytest
+from malformed import KINDS, feed, one
+
+
+def test_malformed_files_are_refused_or_read_and_harm_nothing():
+    tally = feed(220, seed=0)
+    assert tally.faults == []
+    assert sum(tally.counts.values()) >= 200
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_file_of_each_kind_is_read_and_what_was_made_to_harm_is_refused(kind):
+    assert one(KINDS[kind], KINDS[kind].whole()) == "read"
+    assert {one(KINDS[kind], harm()) for harm in KINDS[kind].harmful} == {"refused"}
