@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -116,7 +117,7 @@ def run(
 def _count(job: Job, todo: Sequence[Planned], outcome: Outcome) -> None:
     """What became of the cells, by the files that are there now."""
     for item in todo:
-        about = settled(job, item.cell.key())
+        about = settled(job, item.cell)
         if about is None:
             outcome.left.append(item.cell.name)
         elif about["failure"]:
@@ -137,7 +138,7 @@ def work(job: Job, reporter: runner.Reporter) -> None:
         before = len(left)
         for cell, data in load.cells(left):
             with claims.take(cell.key()[:16], _fit_name(cell, job.results)) as claimed:
-                if settled(job, cell.key()) is not None:
+                if settled(job, cell) is not None:
                     left.discard(cell.key())
                 elif claimed:
                     _attempt(cell, data, job, claims, reporter)
@@ -176,16 +177,21 @@ def _fit_name(cell: runner.Cell, results: Path) -> str:
     return (cell.stage(results) or cell.checkpoint(results).parent).name
 
 
-def settled(job: Job, key: str) -> dict | None:
+def settled(job: Job, cell: runner.Cell) -> dict[str, Any] | None:
     """The JSON of the run that has ended a cell since the sweep began; None where there is none."""
-    folder = job.results / "raw"
-    for pattern in (f"*-{key[:8]}.csv", f"*-{key[:8]}-*.csv"):
-        for path in folder.glob(pattern):
-            if path.stem not in job.known:
-                about = records.read_about(job.results, path.stem)
-                if about["cell"] == key:
-                    return about
+    for name in _runs(cell, job.results):
+        if name not in job.known:
+            about = records.read_about(job.results, name)
+            if about["cell"] == cell.key():
+                return about
     return None
+
+
+def _runs(cell: runner.Cell, results: Path) -> list[str]:
+    """Names of a cell's runs, oldest first, by the name that its next one will have."""
+    mark = cell.key()[:8]
+    stem, _, number = runner._free_name(cell, results).partition(mark)
+    return [f"{stem}{mark}" + (f"-{i}" if i > 1 else "") for i in range(1, int(number[1:] or 1))]
 
 
 def _attempt(cell: runner.Cell, data: Data, job: Job, claims: Claims, reporter: runner.Reporter) -> None:

@@ -23,13 +23,10 @@ STOP_SECONDS = 30.0  # for a worker to write down that it was stopped
 
 def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
     """Share the cells among `workers.jobs` processes, and cores and GPUs among these."""
-    from bench.sweep import settled
-
     count = min(workers.jobs or 1, len(job.todo))
     job = replace(job, threads=threads_of(count, cores()))
     running = {i: _start(job, i) for i in range(count)}
-    deaths = 0
-    ended = 0
+    deaths = ended = 0
     try:
         while running:
             connection.wait([process.sentinel for process in running.values()])
@@ -37,7 +34,7 @@ def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
                 del running[i]
                 if process.exitcode == 0:
                     continue
-                before, ended = ended, sum(settled(job, key) is not None for key in job.todo)
+                before, ended = ended, _ended(job)
                 deaths = 1 if ended > before else deaths + 1
                 reporter.say(f"worker {i} died ({_cause(process.exitcode)})")
                 if deaths < IDLE_DEATHS * count and ended < len(job.todo):
@@ -45,6 +42,11 @@ def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
     except KeyboardInterrupt:
         _stop(list(running.values()))
         raise
+
+
+def _ended(job: Job) -> int:
+    """Runs that were written since the sweep began."""
+    return sum(path.stem not in job.known for path in (job.results / "raw").glob("*.csv"))
 
 
 def _start(job: Job, index: int) -> SpawnProcess:

@@ -1,0 +1,78 @@
+"""What a sweep costs beside its cells: seconds to plan 10,000 of them, milliseconds to run one more.
+
+    python tests/faults/overhead.py
+
+Planning is timed for the embedded tasks in an empty folder and in one that holds a finished run of
+every cell. Running is timed with a cell's own work replaced by writing a run of one row.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+from bench import records, registry, runner, sweep
+from bench.plan import Selection, plan
+
+CELLS = 10_000
+RUN = 300  # cells that are run
+
+
+class Silent:
+    """A reporter that says nothing."""
+
+    def say(self, text: str) -> None: ...
+
+    def progress(self, label: str, done: int, total: int, detail: str = "") -> None: ...
+
+
+def write_run(cell: runner.Cell, results: Path, code: str) -> Path:
+    row = records.row("accuracy", 0.5, method=cell.entry.name, task=cell.task.name, seed=cell.seed, schema=1)
+    name = f"{cell.entry.name}-{cell.task.name}-{cell.preset}-s{cell.seed}-{cell.key()[:8]}"
+    about = {"cell": cell.key(), "code": code, "created": "2026", "failure": None}
+    return records.write_run(results, name, [row], {}, about)
+
+
+def timed(work: Callable[[], object]) -> tuple[float, object]:
+    begun = time.perf_counter()
+    found = work()
+    return time.perf_counter() - begun, found
+
+
+def main() -> None:
+    embedded = [name for name in registry.tasks() if registry.task(name).embedded]
+    methods = list(registry.methods())
+    seeds = tuple(range(-(-CELLS // (len(methods) * len(embedded)))))
+    selection = Selection(methods, embedded, "smoke", seeds)
+    few = Selection(["standard_ensemble"], embedded[:1], "smoke", tuple(range(RUN)))
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder)
+        plan(few, results)  # imports what planning needs
+        seconds, (planned, _) = timed(lambda: plan(selection, results))
+        print(f"planning {len(planned):,} cells, none done: {seconds:.2f} s")
+        for item in planned:
+            write_run(item.cell, results, item.cell.code() if item.cell.seed == 0 else "")
+        seconds, _ = timed(lambda: plan(selection, results))
+        print(f"planning {len(planned):,} cells, all done: {seconds:.2f} s")
+
+        def write(cell: runner.Cell, data: object, results: Path, *rest: object) -> Path:
+            return write_run(cell, results, "")
+
+        own = sum(
+            timed(lambda i=i: write_run(i.cell, results / "alone", ""))[0] for i in plan(few, results)[0]
+        )
+        with mock.patch.object(runner, "run", write):
+            swept = timed(lambda: sweep.run(few, results / "swept", torch.device("cpu"), Silent()))[0]
+            crowded = timed(lambda: sweep.run(few, results, torch.device("cpu"), Silent(), force=True))[0]
+        print(f"running {RUN} cells: {(swept - own) / RUN * 1000:.1f} ms a cell beside its own work")
+        extra = (crowded - own) / RUN * 1000
+        print(f"the same in a folder of {len(planned):,} runs: {extra:.1f} ms a cell")
+
+
+if __name__ == "__main__":
+    main()
