@@ -23,7 +23,7 @@ IMAGES_CPU = 100
 # Slices of members a core takes one after the other, so that none idles for long at the end.
 SLICES_PER_CORE = 4
 # Graphs of members are kept up to this size together; those of further members are made again. On a CPU
-# it admits 614 networks x 100 MNIST images; the allocator spends up to three times as much (measured).
+# it admits 614 networks x 100 MNIST images; the process grows by 3.6 times as much (measured).
 GRAPH_BYTES = 300 * 2**20
 # Activations of one call on a GPU; a quarter of the smallest card that a reader is likely to have.
 CALL_BYTES_GPU = 2 * 2**30

@@ -83,13 +83,16 @@ def summarise(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
     rows: at least the columns `by`, value, unit and examples; one row a seed and group. Returns the
     columns `by`, unit, mean, sd, low, high, seeds (their number) and examples.
     """
-    found = []
-    for key, group in rows.groupby(list(by), dropna=False, sort=False):
-        over = t_interval(group["value"].to_numpy())
-        examples = group["examples"].max()
-        found.append((*key, group["unit"].iloc[0], over.mean, over.sd, over.low, over.high, over.n, examples))
+    # By positions: a frame for every group would cost more than all else.
+    groups = rows.groupby(list(by), dropna=False, sort=False).ngroup().to_numpy()
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    parts = np.split(rows["value"].to_numpy()[order], starts[1:]) if len(starts) else []
+    frame = rows.iloc[order[starts]][[*by, "unit"]].reset_index(drop=True)
+    over = pd.DataFrame([t_interval(part) for part in parts], columns=["mean", "sd", "low", "high", "seeds"])
+    frame = pd.concat([frame, over], axis=1)
+    frame["examples"] = rows["examples"].groupby(groups).max().array
     columns = [*by, "unit", "mean", "sd", "low", "high", "seeds", "examples"]
-    frame = pd.DataFrame(found, columns=columns)
     whole = [c for c in ("members", "epoch", "seeds", "examples") if c in columns]
     frame = frame.astype(dict.fromkeys(whole, "Int64"))
     frame = frame.astype(dict.fromkeys(("mean", "sd", "low", "high"), "float64"))
