@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from shown_arrays import shown
 
-from bench import records, report
+from bench import records, registry, report
 from bench.errors import BenchError
 from bench.report import figures, sheets, tables
 
@@ -342,6 +342,13 @@ def test_a_method_looks_the_same_wherever_it_stands():
     assert first == second and first["a"] != first["b"]
     many = figures.looks([f"m{i}" for i in range(15)])
     assert len({(look.color, look.marker) for look in many.values()}) == 15
+
+
+def test_every_registered_method_has_a_colour_of_its_own_that_hangs_on_no_other():
+    every = figures.looks(list(registry.methods()))
+    assert len({look.color for look in every.values()}) == len(every)
+    alone = {name: figures.looks([name])[name].color for name in every}
+    assert alone == {name: look.color for name, look in every.items()}
 
 
 def test_of_two_runs_that_hold_the_same_number_the_newest_counts(results):

@@ -18,10 +18,12 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
+from bench import registry
 from bench.report.sheets import heading
 from bench.statistics import ecdf
 
@@ -31,6 +33,7 @@ COLORS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#332288", "#56b4e9", "#882255", "#999933",
     "#5a5a5a",
 )  # fmt: skip
+SHADES = (0.0, -0.45, 0.35, -0.7, 0.5, -0.25)  # of a method and its variants in turn: to black, to white
 MARKERS = "osD^vPXph<>d*H8"
 # Vertices of all curves of one figure: an SVG spends about 20 bytes on each, and stays below 300 KB.
 VERTICES = 7_500
@@ -97,14 +100,28 @@ def style() -> AbstractContextManager[None]:
 
 
 def looks(methods: Sequence[str]) -> dict[str, Look]:
-    """Colour and marker of each method, by its place among the sorted names.
+    """Colour and marker of each method: variants have a shade of their method's colour, and own markers.
 
-    Beyond ten methods colours come round again; the marker tells them apart, and in greyscale too.
+    Registered methods keep their colour in every report. Where there are more than ten, colours come round
+    again; the marker tells them apart, and in greyscale too.
     """
-    return {
-        name: Look(COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)])
-        for i, name in enumerate(sorted(set(methods)))
-    }
+    known = registry.methods()
+    families = {name: known[name].base if name in known else name for name in sorted(set(methods))}
+    order = [*dict.fromkeys(entry.base for entry in known.values())]
+    order += [base for base in dict.fromkeys(families.values()) if base not in order]
+    found = {}
+    for name, base in families.items():
+        variants = [other for other, entry in known.items() if entry.base == base] or [name]
+        shade = SHADES[variants.index(name) % len(SHADES)]
+        color = _shaded(COLORS[order.index(base) % len(COLORS)], shade)
+        found[name] = Look(color, MARKERS[len(found) % len(MARKERS)])
+    return found
+
+
+def _shaded(color: str, shade: float) -> str:
+    """A colour mixed with white (shade above 0) or with black (below)."""
+    goal = 1.0 if shade > 0 else 0.0
+    return to_hex([part + (goal - part) * abs(shade) for part in to_rgb(color)])
 
 
 def text(name: str) -> str:
