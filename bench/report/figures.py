@@ -109,7 +109,7 @@ def looks(methods: Sequence[str]) -> dict[str, Look]:
     families = {name: known[name].base if name in known else name for name in sorted(set(methods))}
     order = [*dict.fromkeys(entry.base for entry in known.values())]
     order += [base for base in dict.fromkeys(families.values()) if base not in order]
-    found = {}
+    found: dict[str, Look] = {}
     for name, base in families.items():
         variants = [other for other, entry in known.items() if entry.base == base] or [name]
         shade = SHADES[variants.index(name) % len(SHADES)]
@@ -121,7 +121,8 @@ def looks(methods: Sequence[str]) -> dict[str, Look]:
 def _shaded(color: str, shade: float) -> str:
     """A colour mixed with white (shade above 0) or with black (below)."""
     goal = 1.0 if shade > 0 else 0.0
-    return to_hex([part + (goal - part) * abs(shade) for part in to_rgb(color)])
+    red, green, blue = (part + (goal - part) * abs(shade) for part in to_rgb(color))
+    return to_hex((red, green, blue))
 
 
 def text(name: str) -> str:
