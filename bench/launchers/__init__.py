@@ -8,6 +8,7 @@ from the results folder, which all workers share.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
@@ -62,4 +63,5 @@ def run_worker(job: Job, label: str) -> None:
     from bench.progress import Plain
     from bench.sweep import work
 
-    work(job, Plain(label))
+    with suppress(KeyboardInterrupt):  # the cell that was stopped has been written down
+        work(job, Plain(label))

@@ -47,3 +47,18 @@ def test_two_commands_on_one_folder_share_the_cells(tmp_path):
     assert [process.returncode for process in both] == [0, 0], said
     assert len(list((tmp_path / "raw").glob("*.csv"))) == 2
     assert all("2 run, 0 done before, 0 failed" in text for text in said)  # what has ended, by whomever
+
+
+def test_ctrl_c_stops_all_workers_with_their_last_words_and_no_traceback(tmp_path):
+    words = command(tmp_path, "standard_ensemble,hypergan", 2)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(words, text=True, start_new_session=True, **pipes) as sweep:
+        said = []
+        for line in sweep.stdout:
+            said.append(line)
+            if sum(" · digits · " in text for text in said) == 2 and len(said) == 2:
+                os.killpg(sweep.pid, signal.SIGINT)
+    assert sweep.returncode == 1
+    text = "".join(said)
+    assert text.count("failed: Interrupted: stopped by Ctrl-C") >= 2 and "Traceback" not in text
+    assert "0 run, 0 done before, 2 failed" in text
