@@ -1,6 +1,7 @@
 """Laws of the report, on a small made-up results folder: nothing here was measured."""
 
 import hashlib
+import json
 import math
 import subprocess
 import sys
@@ -286,6 +287,19 @@ def test_configurations_become_methods_of_their_own(tmp_path):
     frame = pd.read_csv(tmp_path / "tables" / "accuracy.csv")
     assert set(frame["method"]) == {"hypergan [c0ffee]", "hypergan [badc0de]"}
     assert set(frame["seeds"]) == {1}
+
+
+def test_configurations_are_named_by_the_settings_that_differ(tmp_path):
+    for seed, epochs in ((0, 34), (1, 140)):
+        run = fake_run(tmp_path, "hypergan", "digits", "quick", seed)
+        path = tmp_path / "raw" / f"{run}.csv"
+        path.write_text(path.read_text().replace(",c0ffee,", f",c0ffee{epochs},"))
+        path = path.with_suffix(".json")
+        config = {"epochs": epochs, "beta": 1.0, "trace_every": epochs}
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"config": config}))
+    report.build(tmp_path)
+    frame = pd.read_csv(tmp_path / "tables" / "accuracy.csv")
+    assert set(frame["method"]) == {"hypergan [epochs=34]", "hypergan [epochs=140]"}
 
 
 def test_ratio_of_norms_is_made_seed_by_seed(results):

@@ -19,6 +19,7 @@ PRESETS = ("paper", "quick", "smoke")  # the order of blocks: the published scal
 STAND_INS = ("digits", "digits-open")  # embedded tasks: they stand behind those of the paper
 BLOCK = ("preset", "device")
 GROUP = (*BLOCK, "task", "dataset", "method", "members", "layer", "metric")
+NAMED = 3  # settings that a method's name shows where they tell its configurations apart
 COLUMNS = (*GROUP, "unit", "mean", "sd", "low", "high", "seeds", "examples")
 
 CALIBRATION = ("nll_nats", "brier", "ece")
@@ -40,7 +41,7 @@ def prepare(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
 
     rows: the frame of `records.read`; abouts: each run's JSON by name. Where runs of other sizes repeat
     a number, the newest run's is kept. A method with several configurations in one preset, device and
-    task becomes one method each, `name [configuration]`: their numbers must not meet in one mean.
+    task becomes one method each, `name [epochs=140]`: their numbers must not meet in one mean.
     """
     created = rows["run"].map(lambda run: str(abouts.get(run, {}).get("created", "")))
     rows = rows.assign(created=created).sort_values(["created", "run"], kind="stable")
@@ -49,10 +50,28 @@ def prepare(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
     known = rows["config"].where(rows["config"] != "")
     place = [*BLOCK, "task", "method"]
     several = known.groupby([rows[c] for c in place]).transform("nunique") > 1
-    apart = rows["method"] + " [" + rows["config"].str[:8] + "]"
+    apart = rows["method"] + " [" + rows["run"].map(_differences(rows[several], abouts)).fillna("") + "]"
     rows = rows.assign(method=rows["method"].where(~several, apart))
     keys = [*BLOCK, "task", "method", "seed", "evaluation", "dataset", "members", "metric", "layer", "epoch"]
     return ordered(rows, keys)
+
+
+def _differences(rows: pd.DataFrame, abouts: Abouts) -> dict[str, str]:
+    """By run, the settings that tell its configuration from others of the method in the same place.
+
+    Where the JSON of a run knows no settings, or too many differ to be named: the configuration's digest.
+    """
+    found: dict[str, str] = {}
+    for _, group in rows.groupby([*BLOCK, "task", "method"], sort=False):
+        runs = group[["run", "config"]].drop_duplicates()
+        documents = {run: abouts.get(run, {}).get("config") or {} for run in runs["run"]}
+        names = sorted(set().union(*documents.values()) - {"trace_every"})
+        names = [n for n in names if len({repr(d.get(n)) for d in documents.values()}) > 1]
+        told = 0 < len(names) <= NAMED and all(documents.values())
+        for run, config in runs.itertuples(index=False):
+            settings = ", ".join(f"{name}={documents[run].get(name)}" for name in names)
+            found[run] = settings if told else config[:8]
+    return found
 
 
 def ordered(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
