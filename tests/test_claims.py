@@ -164,6 +164,13 @@ def test_of_several_configurations_that_with_most_seeds_counts_then_the_newest(t
         assert found["verdict"] == verdict
 
 
+def test_of_configurations_with_as_many_seeds_that_on_more_tasks_counts(tmp_path):
+    wide = [accuracy(HG, task, 1, 0.99) for task in ("mnist", "notmnist")]
+    other = [accuracy(HG, "mnist", 1, 0.5, config="d", run="other")]
+    found = line("single-networks", wide + other, tmp_path, {"other": "2026"})
+    assert found["verdict"] == claims.HOLDS
+
+
 def test_of_two_copies_of_a_data_set_one_is_compared(tmp_path):
     rows = [r | {"dataset": "copy", "run": f"copy-{r['run']}"} for r in against((0.9, 0.8, 0.7, 0.6))]
     rows.append(accuracy(HG, "mnist", 100, 0.1, dataset="mnist"))

@@ -63,8 +63,8 @@ class Rows:
     """Rows of one preset and device, to be asked for values by seed.
 
     rows: prepared rows; created: when each run was made. Of several configurations of a method on a
-    task that with most seeds counts, then the newest; of several copies of a data set the one that
-    most methods have read, then the one with the shortest name.
+    task that with most seeds counts, then the one found on most tasks, then the newest; of several copies
+    of a data set the one that most methods have read, then the one with the shortest name.
     """
 
     def __init__(self, rows: pd.DataFrame, created: Mapping[str, str]) -> None:
@@ -154,10 +154,13 @@ def by_seed(found: pd.DataFrame) -> pd.Series:
 def _one_configuration(rows: pd.DataFrame, created: Mapping[str, str]) -> pd.DataFrame:
     """One configuration a method and task, under the method's own name."""
     rows = rows.assign(base=base(rows["method"]), created=[created.get(run, "") for run in rows["run"]])
-    rank = rows.groupby(["task", "base", "method"], as_index=False).agg(
-        seeds=("seed", "nunique"), created=("created", "max")
+    tasks = rows.groupby(["base", "config"])["task"].transform("nunique")
+    rank = (
+        rows.assign(tasks=tasks)
+        .groupby(["task", "base", "method"], as_index=False)
+        .agg(seeds=("seed", "nunique"), tasks=("tasks", "max"), created=("created", "max"))
     )
-    rank = rank.sort_values(["seeds", "created"], kind="stable")
+    rank = rank.sort_values(["seeds", "tasks", "created"], kind="stable")
     best = rank.drop_duplicates(["task", "base"], keep="last")[["task", "method"]]
     rows = rows.merge(best, on=["task", "method"])
     return rows.assign(method=rows["base"]).drop(columns=["base", "created"])

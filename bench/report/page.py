@@ -75,7 +75,8 @@ _LEDGER = (
     "excludes no difference; with one seed the point value decides. A claim holds where all its comparisons "
     "do, and fails where one does; until then, with rows missing, it is not measured. Expected is what this "
     "project expects of its own data, in bold where the verdict departs from it; the paper's own numbers are "
-    "its tables, put to the same test. Of several configurations of a method the one with most seeds counts."
+    "its tables, put to the same test. Of several configurations of a method the one with most seeds counts, "
+    "then the one found on most tasks."
 )
 _LEDGER_HEADINGS = (
     "claim", "section", "verdict", "expected", "paper's numbers", "evidence",

@@ -50,7 +50,8 @@ def prepare(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
     known = rows["config"].where(rows["config"] != "")
     place = [*BLOCK, "task", "method"]
     several = known.groupby([rows[c] for c in place]).transform("nunique") > 1
-    apart = rows["method"] + " [" + rows["run"].map(_differences(rows[several], abouts)).fillna("") + "]"
+    told = _differences(rows[several], abouts)
+    apart = [f"{method} [{told.get(run)}]" for method, run in zip(rows["method"], rows["run"], strict=True)]
     rows = rows.assign(method=rows["method"].where(~several, apart))
     keys = [*BLOCK, "task", "method", "seed", "evaluation", "dataset", "members", "metric", "layer", "epoch"]
     return ordered(rows, keys)
