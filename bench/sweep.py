@@ -224,15 +224,13 @@ def _remove_parts(cell: runner.Cell, results: Path) -> None:
 def _run_cell(
     cell: runner.Cell, data: Data, job: Job, device: torch.device, reporter: runner.Reporter
 ) -> None:
-    reporter.say(cell.name)
     try:
+        reporter.say(cell.name)
         with time_limit(job.limit):
             runner.run(cell, data, job.results, device, reporter)
     except KeyboardInterrupt:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal and a launcher may both say it
         stopped = Interrupted("stopped by Ctrl-C; the same command goes on from the last checkpoint")
         _record(cell, job, device, stopped, reporter)
-        signal.signal(signal.SIGINT, before)
         raise
     except Exception as error:
         # Whatever goes wrong in one cell must not cost the others: it becomes a row with its traceback.

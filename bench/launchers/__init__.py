@@ -8,10 +8,11 @@ from the results folder, which all workers share.
 from __future__ import annotations
 
 import os
+import signal
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import TYPE_CHECKING
 
 from bench.errors import BenchError
@@ -59,9 +60,19 @@ def require(module: str, extra: str) -> ModuleType:
 
 
 def run_worker(job: Job, label: str) -> None:
-    """The body of a worker process: plain lines that begin with the worker's label."""
+    """The body of a worker process: plain lines that begin with the worker's label.
+
+    The first SIGINT stops it, later ones do nothing: a terminal's Ctrl-C reaches workers beside the
+    launcher's own, and what was stopped has to be written down.
+    """
     from bench.progress import Plain
     from bench.sweep import work
 
-    with suppress(KeyboardInterrupt):  # the cell that was stopped has been written down
+    signal.signal(signal.SIGINT, _interrupt_once)
+    with suppress(KeyboardInterrupt):
         work(job, Plain(label))
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -52,8 +53,13 @@ def _ended(job: Job) -> int:
 def _start(job: Job, index: int) -> SpawnProcess:
     # A fresh interpreter: a forked one would share PyTorch's threads and locks.
     process = get_context("spawn").Process(target=run_worker, args=(job, f"worker {index}: "))
-    with _environment(job, index):
-        process.start()
+    # Deaf to Ctrl-C, which it inherits, until it can write down what was stopped.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with _environment(job, index):
+            process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
     return process
 
 
@@ -84,11 +90,12 @@ def _cause(code: int | None) -> str:
 
 
 def _stop(processes: list[SpawnProcess]) -> None:
-    """Let workers finish their last words; a terminal's Ctrl-C has reached them too."""
+    """Have workers say their last words, again and again where one has only begun to listen."""
+    end = time.monotonic() + STOP_SECONDS
+    while (left := [process for process in processes if process.is_alive()]) and time.monotonic() < end:
+        for process in left:
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGINT)
+        connection.wait([process.sentinel for process in left], timeout=0.5)
     for process in processes:
-        if process.pid is not None and process.is_alive():
-            os.kill(process.pid, signal.SIGINT)
-    for process in processes:
-        process.join(STOP_SECONDS)
-        if process.is_alive():
-            process.kill()
+        process.kill()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import pytest
 from kills import command, faults, finish_or_kill, storm, values
@@ -46,19 +48,19 @@ def test_two_commands_on_one_folder_share_the_cells(tmp_path):
     said = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert len(list((tmp_path / "raw").glob("*.csv"))) == 2
-    assert all("2 run, 0 done before, 0 failed" in text for text in said)  # what has ended, by whomever
+    counted = [re.search(r"(\d+) run, (\d+) done before, 0 failed", text).groups() for text in said]
+    assert [int(run) + int(before) for run, before in counted] == [2, 2]  # what has ended, by whomever
 
 
 def test_ctrl_c_stops_all_workers_with_their_last_words_and_no_traceback(tmp_path):
-    words = command(tmp_path, "standard_ensemble,hypergan", 2)
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with subprocess.Popen(words, text=True, start_new_session=True, **pipes) as sweep:
-        said = []
-        for line in sweep.stdout:
-            said.append(line)
-            if sum(" · digits · " in text for text in said) == 2 and len(said) == 2:
-                os.killpg(sweep.pid, signal.SIGINT)
-    assert sweep.returncode == 1
+    """Also where the second worker has only begun to start."""
+    words = command(tmp_path, "standard_ensemble,hypergan,mnf", 2)
+    with subprocess.Popen(words, stdout=PIPE, stderr=STDOUT, text=True, start_new_session=True) as sweep:
+        said = [sweep.stdout.readline()]
+        os.killpg(sweep.pid, signal.SIGINT)
+        said += sweep.stdout.readlines()
     text = "".join(said)
-    assert text.count("failed: Interrupted: stopped by Ctrl-C") >= 2 and "Traceback" not in text
-    assert "0 run, 0 done before, 2 failed" in text
+    assert sweep.returncode == 1 and "Traceback" not in text, text
+    assert " · digits · " in said[0] and "failed: Interrupted: stopped by Ctrl-C" in text
+    assert "0 run, 0 done before" in text and "not come to" in text
+    assert not list(tmp_path.rglob("*.part")) and not list((tmp_path / "locks").iterdir())
