@@ -148,9 +148,9 @@ class History:
         return self._current[key]
 
     def seconds(self, cell: Cell) -> float | None:
-        """Mean cost of finished cells of its method and task, else method and train key, else train key."""
-        method, preset, train = cell.entry.name, cell.preset, cell.task.train
-        for group in ((method, cell.task.name, preset), (method, train, preset), (train, preset)):
+        """Mean cost of finished cells of its method, settings and task, else of the nearest there are."""
+        config = cell.settings.digest()
+        for group in _groups(cell.entry.name, cell.task.name, cell.task.train, cell.preset, config):
             if group in self.costs:
                 return self.costs[group]
         return None
@@ -166,10 +166,15 @@ def _costs(path: Path) -> Iterator[tuple[tuple[str, ...], float]]:
         return
     spent = sum(float(row["value"]) for row in rows)
     first = rows[0]
-    yield (first["method"], first["task"], first["preset"]), spent
-    if first["task"] != first["train"]:
-        yield (first["method"], first["train"], first["preset"]), spent
-    yield (first["train"], first["preset"]), spent
+    for group in _groups(first["method"], first["task"], first["train"], first["preset"], first["config"]):
+        yield group, spent
+
+
+def _groups(method: str, task: str, train: str, preset: str, config: str) -> list[tuple[str, ...]]:
+    """What cells may be compared by, the nearest first; each once."""
+    places = dict.fromkeys((task, train))
+    near = [(method, place, preset, settings) for settings in (config, "") for place in places]
+    return [*near, (train, preset)]
 
 
 def lines(planned: Sequence[Planned]) -> Iterator[str]:

@@ -110,7 +110,11 @@ def test_ctrl_c_writes_what_was_stopped_and_what_was_not_come_to(tmp_path, monke
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(runner, "run", press)
-    done = run(tmp_path, "--seed", "0,1")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
+    try:
+        done = run(tmp_path, "--seed", "0,1")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert done.exit_code == 1
     assert "0 run, 0 done before, 1 failed, 1 not come to" in done.output
     assert failures(tmp_path) == ["Interrupted"]

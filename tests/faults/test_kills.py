@@ -52,10 +52,16 @@ def test_two_commands_on_one_folder_share_the_cells(tmp_path):
     assert [int(run) + int(before) for run, before in counted] == [2, 2]  # what has ended, by whomever
 
 
+def listen():
+    """What a shell's background ignores, and children with it, means what it says again."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_stops_all_workers_with_their_last_words_and_no_traceback(tmp_path):
     """Also where the second worker has only begun to start."""
     words = command(tmp_path, "standard_ensemble,hypergan,mnf", 2)
-    with subprocess.Popen(words, stdout=PIPE, stderr=STDOUT, text=True, start_new_session=True) as sweep:
+    pipes = {"stdout": PIPE, "stderr": STDOUT, "text": True}
+    with subprocess.Popen(words, **pipes, start_new_session=True, preexec_fn=listen) as sweep:
         said = [sweep.stdout.readline()]
         os.killpg(sweep.pid, signal.SIGINT)
         said += sweep.stdout.readlines()
