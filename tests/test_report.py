@@ -361,6 +361,8 @@ def test_a_method_looks_the_same_wherever_it_stands():
 def test_every_registered_method_has_a_colour_of_its_own_that_hangs_on_no_other():
     every = figures.looks(list(registry.methods()))
     assert len({look.color for look in every.values()}) == len(every)
+    one, other = figures.looks(["mnf [epochs=5]", "mnf [epochs=9]"]).values()
+    assert one.color == every["mnf"].color != other.color
     alone = {name: figures.looks([name])[name].color for name in every}
     assert alone == {name: look.color for name, look in every.items()}
 

@@ -100,19 +100,23 @@ def style() -> AbstractContextManager[None]:
 
 
 def looks(methods: Sequence[str]) -> dict[str, Look]:
-    """Colour and marker of each method: variants have a shade of their method's colour, and own markers.
+    """Colour and marker of each method: its variants and configurations have shades of its colour.
 
     Registered methods keep their colour in every report. Where there are more than ten, colours come round
     again; the marker tells them apart, and in greyscale too.
     """
     known = registry.methods()
-    families = {name: known[name].base if name in known else name for name in sorted(set(methods))}
+    plain = {
+        name: name.partition(" [")[0] for name in sorted(set(methods))
+    }  # configurations: `name [epochs=9]`
+    families = {name: known[own].base if own in known else own for name, own in plain.items()}
     order = [*dict.fromkeys(entry.base for entry in known.values())]
     order += [base for base in dict.fromkeys(families.values()) if base not in order]
     found: dict[str, Look] = {}
     for name, base in families.items():
-        variants = [other for other, entry in known.items() if entry.base == base] or [name]
-        shade = SHADES[variants.index(name) % len(SHADES)]
+        variants = [other for other, entry in known.items() if entry.base == base] or [base]
+        earlier = sum(plain[other] == plain[name] for other in found)
+        shade = SHADES[(variants.index(plain[name]) + 2 * earlier) % len(SHADES)]
         color = _shaded(COLORS[order.index(base) % len(COLORS)], shade)
         found[name] = Look(color, MARKERS[len(found) % len(MARKERS)])
     return found
