@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from bench import records
 from bench.report import claims, figures, page, published, saving, sheets, tables
@@ -54,11 +56,11 @@ def build(results: Path) -> list[Path]:
     files[results / "tables" / "claims.md"] = page.claims_markdown(ledger, copies).encode()
 
     with figures.style():
-        pictures = list(all_figures(material))
-        saved = iter(saving.images([figure for _, figure in pictures if figure is not None]))
+        pictures: list[tuple[Picture, bool]] = []
+        saved = iter(saving.images(_figures(material, pictures)))
     drawn: list[tuple[Picture, bytes]] = []
-    for picture, figure in pictures:
-        images = {} if figure is None else next(saved)
+    for picture, there in pictures:
+        images = next(saved) if there else {}
         drawn.append((picture, images.get("svg", b"")))
         files |= {results / "figures" / f"{picture.name}.{kind}": data for kind, data in images.items()}
 
@@ -67,6 +69,14 @@ def build(results: Path) -> list[Path]:
         records.write_atomic(path, data)
     _remove_stale(results, set(files))
     return sorted([*files, *copied])
+
+
+def _figures(material: Material, pictures: list[tuple[Picture, bool]]) -> Iterator[Figure]:
+    """The figures as they are made; fills `pictures` with all of them, also those that are gaps."""
+    for picture, figure in all_figures(material):
+        pictures.append((picture, figure is not None))
+        if figure is not None:
+            yield figure
 
 
 def departures(results: Path) -> list[str]:

@@ -5,41 +5,60 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
+from multiprocessing import connection
+from multiprocessing.connection import Connection
 
 import matplotlib
 from matplotlib.figure import Figure
 
 DPI = 150
 KINDS = ("svg", "png")
-# Of the figures that `images` draws: a forked process reads them here, for a figure cannot be sent to it.
-_shared: list[Figure] = []
 
 
-def images(figures: Sequence[Figure]) -> list[dict[str, bytes]]:
+def images(figures: Iterable[Figure]) -> list[dict[str, bytes]]:
     """Each figure's bytes by kind, `svg` and `png` (150 dpi), in order.
 
-    Drawing takes most of a report's time and figures know nothing of each other, so every core takes
-    its share, in a process of its own where the system can fork one.
+    Drawing takes most of a report's time and figures know nothing of each other: every one is drawn in a
+    process of its own, forked as soon as the figure is there, as many at a time as there are cores, while
+    the next ones are being made. Where the system cannot fork, they are drawn here.
     """
-    cores = min(_cores(), len(figures))
+    cores = _cores()
     if cores < 2 or "fork" not in multiprocessing.get_all_start_methods():
         return [_image(figure) for figure in figures]
-    _shared[:] = figures
+    found: dict[int, dict[str, bytes]] = {}
+    drawing: dict[Connection, int] = {}
+
+    def collect(most: int) -> None:
+        while len(drawing) > most:
+            for end in connection.wait(list(drawing)):
+                assert isinstance(end, Connection)
+                drawn = end.recv()
+                if isinstance(drawn, Exception):
+                    raise drawn
+                found[drawing.pop(end)] = drawn
+
+    for place, figure in enumerate(figures):
+        collect(cores - 1)
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        # Not sent but inherited: a figure cannot be pickled.
+        multiprocessing.get_context("fork").Process(target=_send, args=(figure, theirs), daemon=True).start()
+        theirs.close()
+        drawing[ours] = place
+    collect(0)
+    return [found[place] for place in range(len(found))]
+
+
+def _send(figure: Figure, end: Connection) -> None:
     try:
-        with multiprocessing.get_context("fork").Pool(cores) as pool:
-            return pool.map(_image_at, range(len(figures)), chunksize=1)
-    finally:
-        _shared.clear()
+        end.send(_image(figure))
+    except Exception as error:  # for the report to raise, which would else wait for a picture
+        end.send(error)
 
 
 def _cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _image_at(place: int) -> dict[str, bytes]:
-    return _image(_shared[place])
 
 
 def _image(figure: Figure) -> dict[str, bytes]:
