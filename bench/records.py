@@ -202,8 +202,8 @@ _ABOUT: dict[str, tuple[type, ...]] = {
     "environment": (dict,),
 }
 _BROKEN_ARRAYS = (
-    OSError, EOFError, ValueError, KeyError, TypeError, SyntaxError, RuntimeError, NotImplementedError,
-    MemoryError, struct.error, zipfile.BadZipFile, zlib.error,
+    OSError, EOFError, ValueError, KeyError, TypeError, SyntaxError, RuntimeError, MemoryError,
+    struct.error, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ import torch
 
 from bench import launchers, records, registry, runner
 from bench.claims import Claims
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, DataError, UsageError
 from bench.plan import Planned, Selection, cells, plan
 from bench.task import Data
 
@@ -143,12 +143,20 @@ def work(job: Job, reporter: runner.Reporter) -> None:
                 elif claimed:
                     _attempt(cell, data, job, claims, reporter)
                     left.discard(cell.key())
-        if left and len(left) == before:
+        if lost := left.difference(*load.keys.values()):
+            left -= lost
+            reporter.say(
+                f"left out: {len(lost)} cells; expected the data that were planned with, found others"
+            )
+        elif left and len(left) == before:
             time.sleep(POLL_SECONDS)
 
 
 class _Loader:
-    """Cells with their data, in the order of the selection; the data of the last task are kept."""
+    """Cells with their data, in the order of the selection; the data of the last task are kept.
+
+    keys: of the cells of each task, as its data are here; none where they cannot be read.
+    """
 
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
@@ -164,8 +172,9 @@ class _Loader:
                 self.last = None  # before the next one is read
                 try:
                     self.last = (name, task.load(self.selection.data))
-                except BenchError:
-                    continue  # the plan has said so
+                except DataError:
+                    self.keys[name] = frozenset()  # the plan has said so, or they went since
+                    continue
             data = self.last[1]
             found = list(cells(self.selection, task, data))
             self.keys[name] = frozenset(cell.key() for cell in found)

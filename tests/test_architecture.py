@@ -22,8 +22,8 @@ ALLOWED = {
     "bench/evaluations": {
         "evaluations", "attacks", "metrics", "diversity", "ensemble", "rng", "records", "task",
     },
-    "bench/report": {"report", "statistics", "records", "errors", "registry"},
-    "bench/launchers": {"launchers", "sweep", "runner", "progress", "errors"},
+    "bench/report": {"report", "statistics", "records", "errors", "registry", "machine"},
+    "bench/launchers": {"launchers", "sweep", "runner", "progress", "errors", "machine"},
     "bench/claims.py": {"records"},
     "bench/plan.py": {"runner", "records", "registry", "config", "errors", "task"},
     "bench/attacks.py": {"ensemble", "metrics"},
@@ -32,6 +32,7 @@ ALLOWED = {
     "bench/statistics.py": set(),
     "bench/rng.py": set(),
     "bench/errors.py": set(),
+    "bench/machine.py": set(),
     "bench/records.py": {"errors"},
     "bench/registry.py": {"errors"},
     "bench/networks.py": set(),

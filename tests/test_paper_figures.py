@@ -227,7 +227,7 @@ def test_figures_are_the_same_bytes_however_many_cores_draw_them(monkeypatch):
 
     found = []
     for cores in (1, 2):
-        monkeypatch.setattr(saving, "_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(saving.machine, "cores", lambda cores=cores: cores)
         with figures.style():
             found.append(saving.images(made()))
     assert found[0] == found[1]

@@ -13,9 +13,9 @@ import pytest
 import torch
 from test_cli import SMALL, bench, run
 
-from bench import launchers, records, runner, sweep
+from bench import launchers, records, registry, runner, sweep
 from bench.claims import Claims
-from bench.errors import BenchError
+from bench.errors import BenchError, DataError
 from bench.plan import Selection, plan
 from bench.progress import Plain
 
@@ -96,6 +96,22 @@ def test_a_cell_that_kills_its_workers_fails_after_two(tmp_path):
     sweep.work(job, Plain())
     assert failures(tmp_path) == ["WorkerDied"]
     assert not list((tmp_path / "locks").iterdir())
+
+
+@pytest.mark.parametrize("change", ["other data", "none"])
+def test_data_that_are_not_those_of_the_plan_leave_cells_out_and_end(tmp_path, monkeypatch, capsys, change):
+    job = job_of(tmp_path)
+    task = registry.task("stripes")
+
+    def load(root):
+        if change == "none":
+            raise DataError("expected stripes.txt, found nothing")
+        return replace(task.load(root), checksums={"stripes": "1"})
+
+    monkeypatch.setattr(registry, "task", lambda name: replace(task, load=load))
+    sweep.work(job, Plain())
+    assert "left out: 1 cells" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.csv"))
 
 
 def test_a_cell_over_its_limit_fails_and_the_next_command_goes_on(tmp_path):

@@ -43,11 +43,6 @@ def threads_of(workers: int, cores: int) -> int:
     return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, cores // workers)
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def require(module: str, extra: str) -> ModuleType:
     """The module of an optional dependency. Raises BenchError that names the extra to install."""
     try:

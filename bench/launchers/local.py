@@ -12,7 +12,8 @@ from multiprocessing import connection, get_context
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING
 
-from bench.launchers import Workers, cores, run_worker, threads_of
+from bench.launchers import Workers, run_worker, threads_of
+from bench.machine import cores
 
 if TYPE_CHECKING:
     from bench.runner import Reporter

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bench.launchers import Workers, cores, require, run_worker, threads_of
+from bench.launchers import Workers, require, run_worker, threads_of
+from bench.machine import cores
 
 if TYPE_CHECKING:
     from bench.runner import Reporter

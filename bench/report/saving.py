@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 import multiprocessing
-import os
 from collections.abc import Iterable
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 
 import matplotlib
 from matplotlib.figure import Figure
+
+from bench import machine
 
 DPI = 150
 KINDS = ("svg", "png")
@@ -23,8 +24,8 @@ def images(figures: Iterable[Figure]) -> list[dict[str, bytes]]:
     process of its own, forked as soon as the figure is there, as many at a time as there are cores, while
     the next ones are being made. Where the system cannot fork, they are drawn here.
     """
-    cores = _cores()
-    if cores < 2 or "fork" not in multiprocessing.get_all_start_methods():
+    count = machine.cores()
+    if count < 2 or "fork" not in multiprocessing.get_all_start_methods():
         return [_image(figure) for figure in figures]
     found: dict[int, dict[str, bytes]] = {}
     drawing: dict[Connection, int] = {}
@@ -39,7 +40,7 @@ def images(figures: Iterable[Figure]) -> list[dict[str, bytes]]:
                 found[drawing.pop(end)] = drawn
 
     for place, figure in enumerate(figures):
-        collect(cores - 1)
+        collect(count - 1)
         ours, theirs = multiprocessing.Pipe(duplex=False)
         # Not sent but inherited: a figure cannot be pickled.
         multiprocessing.get_context("fork").Process(target=_send, args=(figure, theirs), daemon=True).start()
@@ -54,11 +55,6 @@ def _send(figure: Figure, end: Connection) -> None:
         end.send(_image(figure))
     except Exception as error:  # for the report to raise, which would else wait for a picture
         end.send(error)
-
-
-def _cores() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _image(figure: Figure) -> dict[str, bytes]:
