@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.special import log_softmax
 from torch import Tensor
+
+KERNEL_IMAGES = 1000  # images of one product of square roots: bounds memory, changes no number
 
 
 def weight_statistics(weights: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
@@ -37,6 +40,57 @@ def weight_statistics(weights: Mapping[str, Tensor]) -> dict[str, dict[str, floa
             "weight_cosine": ((unit_sum.square().sum().item() - members) / pairs) if pairs else 1.0,
         }
     return found
+
+
+def pairwise_kl(logits: np.ndarray) -> float:
+    """Mean over images and ordered pairs of networks of KL(p_i || p_j) in nats; logits [M, B, K].
+
+    sum_ij KL(p_i || p_j) = M sum_i sum_k p_ik ln p_ik - sum_k (sum_i p_ik) (sum_j ln p_jk), exact for all
+    pairs in the memory of one network. One network: 0.
+    """
+    members = logits.shape[0]
+    if members < 2:
+        return 0.0
+    negentropy = np.zeros(logits.shape[1])
+    p_sum, log_sum = np.zeros(logits.shape[1:]), np.zeros(logits.shape[1:])
+    for member in logits:
+        log_p = log_softmax(member.astype(np.float64), axis=-1)
+        p = np.exp(log_p)
+        negentropy += (p * log_p).sum(-1)
+        p_sum += p
+        log_sum += log_p
+    total = members * negentropy - (p_sum * log_sum).sum(-1)
+    return max(0.0, float(total.mean() / (members * (members - 1))))
+
+
+def double_fault(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Share of images that two different networks both have wrong, mean over pairs; one network: 0.
+
+    predictions: [M, B] classes; labels: [B]. Low where networks err on different images. Source: Giacinto
+    and Roli 2001, "Design of effective neural network ensembles".
+    """
+    members = predictions.shape[0]
+    if members < 2:
+        return 0.0
+    wrong = (predictions != labels).sum(0, dtype=np.int64)
+    return float((wrong * (wrong - 1)).mean() / (members * (members - 1)))
+
+
+def effective_networks(logits: np.ndarray) -> float:
+    """How many wholly different networks are as diverse as these, from 1 to M; logits [M, B, K].
+
+    exp(-sum_i l_i ln l_i), l the eigenvalues of C / M, where C_ij is the mean over images of the
+    Bhattacharyya coefficient sum_k sqrt(p_ik p_jk): 1 where all networks are one function, M where no
+    two ever share a class. Source: the Vendi score, Friedman and Dieng 2023, definition 3.1.
+    """
+    members, images = logits.shape[:2]
+    kernel = np.zeros((members, members))
+    for start in range(0, images, KERNEL_IMAGES):
+        part = logits[:, start : start + KERNEL_IMAGES].astype(np.float64)
+        roots = np.exp(log_softmax(part, axis=-1) / 2).reshape(members, -1)
+        kernel += roots @ roots.T
+    values = np.linalg.eigvalsh(kernel / (images * members)).clip(1e-300)
+    return float(np.exp(-(values * np.log(values)).sum()))
 
 
 def disagreement(predictions: np.ndarray) -> float:

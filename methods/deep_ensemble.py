@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.engine import parallel
 from bench.method import Method
 from bench.networks import initial
 from bench.rng import Streams
@@ -99,38 +98,25 @@ class DeepEnsemble(Method):
         weights = self.members.weights
         orders = [self.rng("order", i, m) for m in range(self.config.networks)]
         for step, (x, y) in enumerate(self.batches.epochs(orders)):
+            x.requires_grad_()
             plain = self.engine.losses(weights, x, y, self.loss, own=True)
-            moved = self.engine.losses(weights, self.adversarial(x, y), y, self.loss, own=True)
+            moved = self.engine.losses(weights, self.adversarial(x, plain), y, self.loss, own=True)
             self.members.minimise(plain + moved, i * steps + step)
             totals = [t + part.mean().item() for t, part in zip(totals, (plain, moved), strict=True)]
         return {"loss": totals[0] / steps, "adversarial_loss": totals[1] / steps}
 
-    def adversarial(self, x: Tensor, y: Tensor) -> Tensor:
+    def adversarial(self, x: Tensor, losses: Tensor) -> Tensor:
         """Every network's images x [M, B, ...] moved by one step that raises its own loss the most.
 
         x + epsilon range sign(grad_x l): the fast gradient sign method, for which the ball is that of
-        the maximum norm. No clipping. y: [M, B], or [M, B, 1]. Source: Goodfellow et al. 2015; paper,
-        section 2.3.
+        the maximum norm. No clipping. losses: [M], of these images, whose graph is kept: the gradient in
+        the weights comes from the same pass. Source: Goodfellow et al. 2015; paper, section 2.3.
         """
-        return x + self.move * self._gradients(x, y).sign()
+        (gradient,) = torch.autograd.grad(losses.sum(), x, retain_graph=True)
+        return x.detach() + self.move * gradient.sign()
 
     def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
         return self.members.permuted(rngs)
-
-    def _gradients(self, x: Tensor, y: Tensor) -> Tensor:
-        """Gradient [M, B, ...] of each network's loss in its own images."""
-        way = self.engine.way(x.device)
-        weights = {name: w.detach() for name, w in self.members.weights.items()}
-        size = 1 if way.concurrent else len(x)
-
-        def call(m: int) -> Tensor:
-            members = slice(m, m + size)
-            leaf = x[members].detach().requires_grad_()
-            part = {name: w[members] for name, w in weights.items()}
-            losses = self.loss(way.run(part, way.enter(leaf, True)), y[members])
-            return torch.autograd.grad(losses.sum(), leaf)[0]
-
-        return torch.cat(parallel.each(call, range(0, len(x), size)))
 
 
 def gaussian_nll(outputs: Tensor, y: Tensor) -> Tensor:

@@ -115,6 +115,25 @@ def test_ways_agree_on_losses_and_weight_gradients(case, members, own, dtype):
             close(part, gradient, dtype, entries=False)
 
 
+@given(convolutional(), st.integers(1, 4), st.sampled_from([torch.float64, torch.float32]))
+@settings(max_examples=25, deadline=None)
+def test_own_images_get_their_gradient_from_the_pass_that_gives_the_weights_theirs(case, members, dtype):
+    network, shape = case
+    weights = {n: w.requires_grad_() for n, w in stacked(network, members, dtype).items()}
+    x = torch.rand(members, 8, *shape, generator=stream(2), dtype=dtype).requires_grad_()
+    y = torch.randint(0, 3, (members, 8), generator=stream(3))
+    wanted = [x, *weights.values()]
+    scale = torch.arange(1.0, members + 1, dtype=dtype)
+    expected = cross_entropy(by_hand(network, weights, x, True), y)
+    gradients = torch.autograd.grad((expected * scale).sum(), wanted)
+    for engine in ways(network).values():
+        found = engine.losses(weights, x, y, cross_entropy, own=True)
+        for part, gradient in zip(torch.autograd.grad((found * scale).sum(), wanted), gradients, strict=True):
+            close(part, gradient, dtype, entries=False)
+    with pytest.raises(ValueError, match="expected own images"):
+        engine.losses(weights, x[0], y[0], cross_entropy)
+
+
 @pytest.mark.parametrize("network", [networks.mnist(), networks.cifar(5)], ids=["mnist", "cifar"])
 def test_target_networks_are_read_and_agree_with_their_own_forward(network):
     shape = (1, 28, 28) if network.conv1.in_channels == 1 else (3, 32, 32)

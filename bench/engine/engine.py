@@ -77,10 +77,13 @@ class Engine:
     def losses(self, weights: Weights, x: Tensor, y: Tensor, loss: Loss, own: bool = False) -> Tensor:
         """Loss [M] of every member, differentiable in the weights, in memory of one call.
 
-        x: [B, ...] shared, or [M, B, ...] where own; y: [B] or [M, B]. Members are independent, so
-        each one's gradient is computed right after its forward pass, while its activations are in
-        cache; the backward pass only scales what is stored.
+        x: [B, ...] shared, or [M, B, ...] where own; y: [B] or [M, B]. Own images that require a gradient
+        get theirs from the same pass. Members are independent, so each one's gradient is computed right
+        after its forward pass, while its activations are in cache; the backward pass only scales what is
+        stored. Raises ValueError for shared images that require a gradient: `logits` has it.
         """
+        if x.requires_grad and not own:
+            raise ValueError("expected own images [M, B, ...] for a gradient, found shared ones; use logits")
         self.check(weights, x[0] if own else x)
         names = list(weights)
         return _Losses.apply(self, names, x, y, loss, own, *(weights[n] for n in names))
@@ -234,15 +237,18 @@ class _Losses(torch.autograd.Function):
         way = engine.way(x.device)
         entered = None if own else way.enter(x, False)
         own_labels = y.dim() > 1 and own
-        gradients = [torch.empty_like(v) for v in values]
+        ctx.of_images = ctx.needs_input_grad[2]
+        gradients = [torch.empty_like(v) for v in (x, *values)[0 if ctx.of_images else 1 :]]
 
         def call(members: slice) -> Tensor:
             with torch.enable_grad():
                 leaves = [v[members].detach().requires_grad_() for v in values]
-                seen = way.enter(x[members], True) if entered is None else entered
+                images = x[members].detach().requires_grad_(ctx.of_images) if own else x
+                seen = way.enter(images, True) if entered is None else entered
                 logits = way.run(dict(zip(names, leaves, strict=True)), seen)
                 found = loss(logits, y[members] if own_labels else y)
-                parts = torch.autograd.grad(found.sum(), leaves)
+                wanted = [images, *leaves] if ctx.of_images else leaves
+                parts = torch.autograd.grad(found.sum(), wanted)
             for gradient, part in zip(gradients, parts, strict=True):
                 gradient[members] = part
             return found.detach()
@@ -254,8 +260,9 @@ class _Losses(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = (g * upstream.view(-1, *[1] * (g.dim() - 1)) for g in ctx.saved_tensors)
-        return (None, None, None, None, None, None, *scaled)
+        scaled = [g * upstream.view(-1, *[1] * (g.dim() - 1)) for g in ctx.saved_tensors]
+        of_x = scaled.pop(0) if ctx.of_images else None
+        return (None, None, of_x, None, None, None, *scaled)
 
 
 # Of one slice of members: for each graph the input it starts from, the logits it ends in, its members.
