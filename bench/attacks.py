@@ -1,4 +1,4 @@
-"""torchattacks' FGSM and PGD on an ensemble, who is fooled, and the smallest epsilon that fools.
+"""torchattacks' FGSM, PGD and Square on an ensemble, who is fooled, and the smallest epsilon that fools.
 
 Threat model: the attacker knows every network of the ensemble it attacks and adds to each pixel of an
 image at most epsilon; pixels stay in [0, 1]. It climbs the cross-entropy of the mean logits. No function
@@ -59,6 +59,29 @@ def pgd(
     seed = None if rng is None else rng.initial_seed()
     with _seeded(seed, next(ensemble.parameters()).device):
         return _attack(ensemble, images, labels, epsilon, build)
+
+
+def square(
+    ensemble: Ensemble, images: Tensor, labels: Tensor, epsilon: float, queries: int, rng: torch.Generator
+) -> Tensor:
+    """Images [B, ...] found by random search over squares, which asks for mean logits and no gradient.
+
+    queries: at most. An image that does not fool the ensemble by then comes back as it was; images attacked
+    together share their squares. Otherwise as `fgsm`. Source: Andriushchenko et al. 2020, "Square Attack".
+    """
+
+    def build(model: MeanLogits, eps: float | Tensor) -> torchattacks.Square:
+        # It seeds the global generator itself, and would with 0 for every caller.
+        return torchattacks.Square(model, eps=eps, n_queries=queries, seed=rng.initial_seed())
+
+    with _seeded(rng.initial_seed(), next(ensemble.parameters()).device):
+        return _attack(ensemble, images, labels, epsilon, build)
+
+
+def noise(images: Tensor, epsilon: float, rng: torch.Generator) -> Tensor:
+    """Images [B, ...] moved by epsilon in every pixel, up or down at random: what an attack has to beat."""
+    signs = torch.rand(images.shape, generator=rng).sub(0.5).sign()
+    return (images + epsilon * signs).clamp(0, 1)
 
 
 @contextmanager

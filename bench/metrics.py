@@ -1,7 +1,8 @@
 """Metrics of predictions: pure functions of outputs or probabilities and labels, in float64, on the host.
 
 Everything starts from log-probabilities, so that a probability of 1e-60 has a finite logarithm.
-Natural logarithms throughout.
+Natural logarithms throughout. What is not a distribution, not a number or not there is a ValueError: no
+metric is made of it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 ECE_BINS = 15  # Guo et al. 2017, section 5
 RATE = 0.95  # of FPR at 95 % TPR
+TOLERANCE = 1e-6  # of a sum of probabilities: float32 softmax over ten classes stays within 1e-7 of one
 VARIANCE_FLOOR = 1e-6  # of a predicted variance; Lakshminarayanan et al. 2017, section 2.2.1
 
 
@@ -43,6 +45,46 @@ def prefixes(logits: np.ndarray, sizes: Collection[int]) -> Iterator[tuple[int, 
             yield m, total - np.log(m), entropies / m
 
 
+def disjoint(logits: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """As `prefixes`, of every whole ensemble of `size` consecutive members, none in two of them.
+
+    They are independent draws of an ensemble, whose spread is that of drawing; logits: [M, B, K].
+    """
+    for start in range(0, len(logits) - size + 1, size):
+        ((_, log_p, expected),) = prefixes(logits[start : start + size], {size})
+        yield log_p, expected
+
+
+def check_predictions(log_p: np.ndarray, labels: np.ndarray) -> None:
+    """Raises ValueError where log-probabilities [B, K] and labels [B] are no predictions of classes."""
+    if log_p.ndim != 2 or len(log_p) != len(labels) or not len(labels):
+        raise ValueError(
+            f"expected log-probabilities [B, K] and labels [B] of at least one image, found {log_p.shape} "
+            f"and {labels.shape}"
+        )
+    off = np.abs(logsumexp(log_p, axis=-1))
+    wrong = int((~(off <= TOLERANCE)).sum())  # NaN is not below either
+    if wrong:
+        raise ValueError(
+            f"expected probabilities that sum to one, found {wrong} of {len(off)} images where they do not; "
+            "normalise the logits first (log_probabilities)"
+        )
+    if labels.min() < 0 or labels.max() >= log_p.shape[1]:
+        raise ValueError(
+            f"expected labels from 0 to {log_p.shape[1] - 1}, found {labels.min()} to {labels.max()}"
+        )
+
+
+def check_scores(inside: np.ndarray, outside: np.ndarray) -> None:
+    """Raises ValueError where scores of two sets cannot be compared: one is empty, or one is no number."""
+    for name, scores in (("in-distribution", inside), ("outlying", outside)):
+        if scores.ndim != 1 or not len(scores) or np.isnan(scores).any():
+            raise ValueError(
+                f"expected {name} scores [n] that are numbers, found shape {scores.shape} with "
+                f"{int(np.isnan(scores).sum())} NaN; one set alone has no AUROC"
+            )
+
+
 def brier(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Brier score per image, sum_k (p_k - [k = y])^2, from 0 to 2; log_p [B, K] -> [B]."""
     p = np.exp(log_p)
@@ -62,14 +104,46 @@ def ece(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> fl
     return float(np.abs(gap).sum() / len(confidence))
 
 
+def adaptive_ece(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> float:
+    """Calibration error over bins that hold equally many images, in ascending order of confidence.
+
+    As `ece`, which has bins of equal width: few of those hold the images of an accurate model. Where the
+    images do not divide, the first bins hold one more. Source: Nguyen and O'Connor 2015, section 4.
+    """
+    order = np.argsort(confidence, kind="stable")
+    gaps = np.array_split(correct[order] - confidence[order], bins)
+    return float(sum(abs(gap.sum()) for gap in gaps) / len(confidence))
+
+
+def aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Area under the risk-coverage curve: mean over i of the error rate on the i most confident images.
+
+    0 without errors; with errors it is least where they are the least confident. Images of one confidence
+    count with their mean error, so that their order changes nothing. Source: Geifman, Uziel and El-Yaniv
+    2019, section 3.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    _, group, counts = np.unique(-confidence[order], return_inverse=True, return_counts=True)
+    errors = np.bincount(group, weights=1.0 - correct[order]) / counts
+    cumulative = np.cumsum(errors[group])
+    return float((cumulative / np.arange(1, len(order) + 1)).mean())
+
+
 def classification(log_p: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Accuracy, NLL in nats, Brier score and ECE of log-probabilities [B, K] against labels [B]."""
+    """Accuracy, NLL in nats, Brier score, ECE, adaptive ECE and AURC of log-probabilities [B, K].
+
+    labels: [B]. Raises ValueError as `check_predictions`.
+    """
+    check_predictions(log_p, labels)
     correct = log_p.argmax(-1) == labels
+    confidence = np.exp(log_p.max(-1))
     return {
         "accuracy": float(correct.mean()),
         "nll_nats": float(-log_p[np.arange(len(labels)), labels].mean()),
         "brier": float(brier(log_p, labels).mean()),
-        "ece": ece(np.exp(log_p.max(-1)), correct),
+        "ece": ece(confidence, correct),
+        "adaptive_ece": adaptive_ece(confidence, correct),
+        "aurc": aurc(confidence, correct),
     }
 
 
@@ -78,21 +152,30 @@ def separation(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
 
     inside: [n] scores in distribution, outside: [m] of outliers. `aupr_out` takes outliers as the
     positive class, `aupr_in` the others, both as average precision; `fpr95_id_positive` is the share
-    of outliers accepted where at least 95 % of the inliers are.
+    of outliers accepted where at least 95 % of the inliers are, `fpr95_ood_positive` the share of inliers
+    rejected where at least 95 % of the outliers are. Raises ValueError as `check_scores`.
     """
+    check_scores(inside, outside)
     truth = np.concatenate([np.zeros(len(inside)), np.ones(len(outside))])
     score = np.concatenate([inside, outside])
-    false, true, _ = roc_curve(1 - truth, -score, drop_intermediate=False)
     return {
         "auroc": float(roc_auc_score(truth, score)),
         "aupr_out": float(average_precision_score(truth, score)),
         "aupr_in": float(average_precision_score(1 - truth, -score)),
-        "fpr95_id_positive": float(false[np.searchsorted(true, RATE)]),
+        "fpr95_id_positive": _false_positives(1 - truth, -score),
+        "fpr95_ood_positive": _false_positives(truth, score),
     }
+
+
+def _false_positives(truth: np.ndarray, score: np.ndarray) -> float:
+    """False-positive rate at the first threshold whose true-positive rate reaches `RATE`."""
+    false, true, _ = roc_curve(truth, score, drop_intermediate=False)
+    return float(false[np.searchsorted(true, RATE)])
 
 
 def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
     """Probability that an outlier's score exceeds an inlier's, ties counted half."""
+    check_scores(inside, outside)
     truth = np.concatenate([np.zeros(len(inside)), np.ones(len(outside))])
     return float(roc_auc_score(truth, np.concatenate([inside, outside])))
 

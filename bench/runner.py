@@ -273,7 +273,8 @@ def _summary(found: Result, sizes: tuple[int, ...]) -> str:
     chosen = {"accuracy": "accuracy", "auroc": "AUROC", "disagreement": "disagreement", "rmse": "RMSE"}
     parts = []
     for metric, label in chosen.items():
-        rows = [r for r in found.rows if r["metric"] == metric and r["evaluation"] not in ("trace", "attack")]
+        rows = [r for r in found.rows if r["metric"] == metric and not r.get("variant")]
+        rows = [r for r in rows if r["evaluation"] != "trace"]
         if metric == "accuracy":
             parts += [f"{label} of {r['members']}: {r['value']:.2%}" for r in rows]
         else:

@@ -92,11 +92,36 @@ class Data:
 
 
 @dataclass(frozen=True)
+class AdaptiveScale:
+    """How hard a preset's adaptive attacks try, at the epsilons of its `AttackScale`.
+
+    members: networks attacked, so many for every method. images: the first of those that it attacks.
+    steps, restarts: of each gradient attack. draws: fresh networks of a step of `eot`. queries: of Square.
+    """
+
+    members: int
+    images: int
+    steps: int
+    restarts: int
+    draws: int
+    queries: int
+
+
+# By preset. 5 networks: as many as every method can set against 5 fresh ones.
+ADAPTIVE = {
+    "smoke": AdaptiveScale(5, 16, steps=3, restarts=1, draws=2, queries=10),
+    "quick": AdaptiveScale(5, 100, steps=20, restarts=2, draws=5, queries=200),
+    "paper": AdaptiveScale(5, 1000, steps=100, restarts=5, draws=10, queries=5000),  # 5,000: Square's
+}
+
+
+@dataclass(frozen=True)
 class AttackScale:
     """How a preset attacks: the first `images` test images, ensembles of these sizes, at these epsilons.
 
     steps: of PGD. others: networks that examples made against a single one are shown to (0: none).
-    searched: networks of the largest ensemble whose smallest fooling epsilon is searched.
+    searched: networks of the largest ensemble whose smallest fooling epsilon is searched. adaptive: attacks
+    that know the defence (None: none).
     """
 
     images: int | None
@@ -105,6 +130,7 @@ class AttackScale:
     steps: int
     others: int = 0
     searched: int = 0
+    adaptive: AdaptiveScale | None = None
 
 
 @dataclass(frozen=True)
@@ -124,9 +150,14 @@ class Scale:
         if sizes == self.sizes:
             return self
         ensembles = tuple(n for n in sizes if n > 1)
-        return replace(
-            self, sizes=sizes, attacks=tuple(replace(a, sizes=ensembles) for a in self.attacks[:1])
-        )
+
+        def other(part: AttackScale) -> AttackScale:
+            tries = part.adaptive
+            if tries is not None:
+                tries = replace(tries, members=min(ensembles)) if ensembles else None
+            return replace(part, sizes=ensembles, adaptive=tries)
+
+        return replace(self, sizes=sizes, attacks=tuple(other(part) for part in self.attacks[:1]))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from bench import networks
 from bench.datasets.files import sha256
 from bench.datasets.letters import letters
 from bench.datasets.splits import split, stratified, unit
-from bench.task import AttackScale, Data, Scale, Task
+from bench.task import ADAPTIVE, AttackScale, Data, Scale, Task
 
 LEVELS = 16  # the brightest value of scikit-learn's digits; 17 values in all
 SPLIT_SEED = 0  # of the splits; a constant: every run seed trains on the same images
@@ -85,9 +85,13 @@ SCALES = {"smoke": Scale(sizes=(1, 5)), "quick": Scale(), "paper": Scale()}
 # The paper's epsilons; 10 steps are torchattacks' own.
 EPSILONS = (0.01, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 1.0)
 ATTACKED = {
-    "smoke": AttackScale(16, (5,), (0.1, 0.3), steps=3, others=10, searched=5),
-    "quick": AttackScale(32, (5, 10, 100), (0.1,), steps=10, others=100, searched=5),
-    "paper": AttackScale(None, (5, 10, 100, 1000), EPSILONS, steps=10, others=500, searched=100),
+    "smoke": AttackScale(16, (5,), (0.1, 0.3), steps=3, others=10, searched=5, adaptive=ADAPTIVE["smoke"]),
+    "quick": AttackScale(
+        32, (5, 10, 100), (0.1,), steps=10, others=100, searched=5, adaptive=ADAPTIVE["quick"]
+    ),
+    "paper": AttackScale(
+        None, (5, 10, 100, 1000), EPSILONS, steps=10, others=500, searched=100, adaptive=ADAPTIVE["paper"]
+    ),
 }
 
 digits = Task(
@@ -97,7 +101,7 @@ digits = Task(
     # MNIST's mean and deviation (0.1307, 0.3081), though the digits have 0.305 and 0.325: one network
     # for both tasks; what it is given has mean 0.57 and deviation 1.05.
     network=networks.mnist,
-    evaluations=("accuracy", "diversity", "ood", "attack", "fooling-epsilon"),
+    evaluations=("accuracy", "diversity", "ood", "attack", "adaptive", "fooling-epsilon"),
     embedded=True,
     scales={preset: replace(scale, attacks=(ATTACKED[preset],)) for preset, scale in SCALES.items()},
 )

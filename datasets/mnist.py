@@ -12,7 +12,7 @@ import numpy as np
 from bench import networks
 from bench.datasets.files import File, Files, idx
 from bench.datasets.splits import split, stratified, unit
-from bench.task import AttackScale, Data, Scale, Task
+from bench.task import ADAPTIVE, AttackScale, Data, Scale, Task
 
 VALIDATION = 5_000  # training images that are held out, for every task on MNIST
 SUBSET = 5_000  # training images of `mnist-5000`: the first of those that `mnist` trains on
@@ -113,12 +113,18 @@ mnist_5000 = Task(
 # Epsilons of the paper's Figure 5; 10 steps are torchattacks' own. 1,000 networks attacked need 2,000.
 EPSILONS = (0.01, 0.03, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 1.0)
 ATTACKED = {
-    "smoke": (AttackScale(16, (5,), (0.1, 0.3), steps=3, others=10, searched=5),),
+    "smoke": (AttackScale(16, (5,), (0.1, 0.3), steps=3, others=10, searched=5, adaptive=ADAPTIVE["smoke"]),),
     "quick": (
-        AttackScale(100, (5, 10, 100), (0.01, 0.1, 0.3), steps=10, others=500, searched=10),
+        AttackScale(
+            100, (5, 10, 100), (0.01, 0.1, 0.3), steps=10, others=500, searched=10, adaptive=ADAPTIVE["quick"]
+        ),
         AttackScale(16, (1000,), (0.1,), steps=10),
     ),
-    "paper": (AttackScale(None, (5, 10, 100, 1000), EPSILONS, steps=10, others=500, searched=100),),
+    "paper": (
+        AttackScale(
+            None, (5, 10, 100, 1000), EPSILONS, steps=10, others=500, searched=100, adaptive=ADAPTIVE["paper"]
+        ),
+    ),
 }
 
 mnist_attack = Task(
@@ -126,6 +132,6 @@ mnist_attack = Task(
     train="mnist",
     load=load,
     network=networks.mnist,
-    evaluations=("accuracy", "attack", "fooling-epsilon"),
+    evaluations=("accuracy", "attack", "adaptive", "fooling-epsilon"),
     scales={preset: replace(scale, attacks=ATTACKED[preset]) for preset, scale in SCALES.items()},
 )

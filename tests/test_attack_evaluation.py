@@ -13,7 +13,7 @@ from test_attacks import random_ensemble
 
 from bench import attacks, metrics, records, runner
 from bench.ensemble import Ensemble
-from bench.evaluations import DRAWS, EVALUATIONS, Subject, attack, fooling
+from bench.evaluations import DRAWS, EVALUATIONS, Subject, attack, fooling, views
 from bench.method import Method
 from bench.rng import Streams, stream
 from bench.task import AttackScale, Scale
@@ -79,12 +79,14 @@ def test_rows_have_keys_of_their_own_and_known_metrics(found, drawn):
 
 
 def test_networks_attacked_are_the_first_and_fresh_ones_the_next(found):
-    crafted = {(r["variant"], r["members"], r.get("crafted_members")) for r in found.rows}
-    assert crafted == {
-        ("clean", 2, None), ("clean", 3, None), ("same", 2, 2), ("fresh", 2, 2), ("same", 3, 3),
-        ("fresh", 3, 3), ("one-to-many", 5, 1), ("same", 1, 1),
+    rows = [r for r in found.rows if r["metric"] != "detection_threshold_nats"]
+    crafted = {(r["variant"], r["members"], r.get("crafted_members")) for r in rows}
+    fresh = {("fresh", m, n) for n in (1, 2, 3) for m in (1, 2, 3)}  # all that six networks allow
+    assert crafted == fresh | {
+        ("clean", 2, None), ("clean", 3, None), ("same", 1, 1), ("same", 2, 2), ("same", 3, 3),
+        ("one-to-many", 5, 1),
     }  # fmt: skip
-    assert {(r["attack"], r["epsilon"]) for r in found.rows if r["variant"] != "clean"} == {
+    assert {(r["attack"], r["epsilon"]) for r in rows if r.get("variant") != "clean"} == {
         (a, e) for a in attacks.ATTACKS for e in PART.epsilons
     }
 
@@ -101,7 +103,7 @@ def test_numbers_of_fgsm_are_counted_again_by_hand(found, drawn, variant, places
         "mixture": after.softmax(-1).mean(0).argmax(-1) != labels,
         "every": (after.argmax(-1) != labels).all(0),
     }
-    where = {"variant": variant, "members": 3, "attack": "fgsm", "epsilon": 0.3}
+    where = {"variant": variant, "members": 3, "crafted_members": 3, "attack": "fgsm", "epsilon": 0.3}
     for sense, count in wrong.items():
         (line,) = pick(found, "success_rate", success=sense, **where)
         assert line["value"] == pytest.approx(float(count[right].double().mean()))
@@ -137,10 +139,46 @@ def test_one_network_is_attacked_and_single_others_are_counted(found, drawn):
     assert line["examples"] == int(own.sum())
 
 
+def test_single_fresh_networks_and_other_sizes_are_counted_again_by_hand(found, drawn):
+    # The resampling matrix: made against two networks, shown to one, two and three others.
+    test = stripes_mislabelled().test.first(8)
+    images = attacks.fgsm(drawn[:2], test.images, test.labels, 0.3)
+    before, after = (drawn(x) for x in (test.images, images))
+    had = before.argmax(-1) == test.labels
+    wrong = after.argmax(-1) != test.labels
+    single = [(wrong[m] & had[m]).sum().item() / had[m].sum().item() for m in range(2, 6)]
+    where = {"attack": "fgsm", "epsilon": 0.3, "crafted_members": 2, "variant": "fresh"}
+    (line,) = pick(found, "success_rate", members=1, **where)
+    assert line["value"] == pytest.approx(np.mean(single))
+    (line,) = pick(found, "success_rate", members=3, **where)
+    right = before[2:5].mean(0).argmax(-1) == test.labels
+    fooled = after[2:5].mean(0).argmax(-1) != test.labels
+    assert line["value"] == pytest.approx((fooled & right).sum().item() / right.sum().item())
+
+
+def test_what_is_detected_lies_above_a_threshold_from_clean_validation_images(found, drawn):
+    data = stripes_mislabelled()
+    val = drawn[:3](data.val.images).double().softmax(-1).mean(0)
+    threshold = float(np.quantile(-(val * val.log()).sum(-1).numpy(), 0.95))
+    (line,) = pick(found, "detection_threshold_nats", members=3)
+    assert line["value"] == pytest.approx(threshold, rel=1e-4) and line["dataset"] == data.val.name
+    test = data.test.first(8)
+    images = attacks.fgsm(drawn[:3], test.images, test.labels, 0.3)
+    p = drawn[3:6](images).double().softmax(-1).mean(0)
+    rejected = -(p * p.log()).sum(-1) > threshold
+    where = {"attack": "fgsm", "epsilon": 0.3, "crafted_members": 3, "variant": "fresh", "members": 3}
+    (line,) = pick(found, "detected_share", success="all", **where)
+    assert line["value"] == pytest.approx(float(rejected.double().mean()))
+    right = drawn[3:6](test.images).mean(0).argmax(-1) == test.labels
+    fooled = drawn[3:6](images).mean(0).argmax(-1) != test.labels
+    (line,) = pick(found, "evasion_rate", **where)
+    assert line["value"] == pytest.approx(float((fooled & ~rejected)[right].double().mean()))
+
+
 def test_more_others_than_a_hundred_are_counted_one_by_one(monkeypatch, drawn):
     monkeypatch.setattr(attack, "ONE_TO_MANY", 2)
     rows = attack.evaluate(subject(drawn)[0], Streams(0, "attack")).rows
-    sizes = {(r["metric"], r["members"]) for r in rows if r["variant"] == "one-to-many"}
+    sizes = {(r["metric"], r["members"]) for r in rows if r.get("variant") == "one-to-many"}
     assert {n for m, n in sizes if m == "fooled_share"} == {5}
     assert {n for m, n in sizes if m != "fooled_share"} == {2}
 
@@ -159,6 +197,7 @@ def test_sizes_without_fresh_networks_are_left_out_with_a_line(drawn):
     asked, said = subject(drawn[:5])
     rows = attack.evaluate(asked, Streams(0, "attack")).rows
     assert {r.get("crafted_members") for r in rows} == {None, 1, 2}
+    assert {r["members"] for r in rows if r.get("crafted_members") == 2} == {1, 2, 3}
     assert said == ["  left out: attacks on 3 networks (need 6, half of them fresh; the method holds 5)"]
 
 
@@ -187,17 +226,26 @@ def test_arrays_hold_the_first_network_and_the_largest_ensemble_of_the_task(foun
     assert {len(a) for a in found.arrays.values()} == {8}
     assert all(a.dtype in ("f4", "i2") for a in found.arrays.values())
     (line,) = pick(
-        found, "entropy_nats", variant="fresh", members=3, attack="pgd", epsilon=0.3, success="all"
-    )
+        found, "entropy_nats", variant="fresh", members=3, crafted_members=3, attack="pgd", epsilon=0.3,
+        success="all",
+    )  # fmt: skip
     mean = found.arrays["stripes/pgd/0.3/fresh/3/entropy_nats"].mean()
     assert line["value"] == pytest.approx(float(mean), rel=1e-5)
 
 
 def test_batches_of_images_say_the_same(monkeypatch, drawn):
     data = load_stripes(None).test
-    whole = attack.look(drawn, data.images, data.labels)
-    monkeypatch.setattr(attack, "BATCH", 7)
-    parts = attack.look(drawn, data.images, data.labels)
+    places = range(len(drawn))
+
+    def look():
+        seen, alone = views.look(drawn, [places], data.images, data.labels, [places])
+        return seen[places], alone[places]
+
+    whole, singles = look()
+    monkeypatch.setattr(views, "BATCH", 7)
+    parts, in_parts = look()
+    assert (singles.wrong == in_parts.wrong).all()
+    np.testing.assert_allclose(singles.entropy, in_parts.entropy, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(parts.log_p, whole.log_p, rtol=1e-5, atol=1e-6)
     assert (parts.share == whole.share).all()
     assert metrics.entropy(parts.log_p) == pytest.approx(whole.entropy, rel=1e-5)
@@ -276,7 +324,10 @@ def test_what_each_preset_attacks_is_what_the_design_says(task, preset):
         assert (first.images, first.sizes, first.epsilons, first.steps) == expected
     if (task, preset) == ("mnist-attack", "quick"):
         assert [(p.images, p.sizes, p.epsilons) for p in parts[1:]] == [(16, (1000,), (0.1,))]
-    assert {"attack", "fooling-epsilon"} <= set(registry.task(task).evaluations) <= set(EVALUATIONS)
+    assert first.adaptive is not None and 2 * first.adaptive.members <= 10  # standard ensembles hold 10
+    assert (
+        {"attack", "adaptive", "fooling-epsilon"} <= set(registry.task(task).evaluations) <= set(EVALUATIONS)
+    )
 
 
 def test_a_method_with_ten_networks_attacks_five(train, val):
@@ -289,5 +340,7 @@ def test_a_method_with_ten_networks_attacks_five(train, val):
     asked, said = subject(networks, part, sizes=(1, 5, 10))
     rows = attack.evaluate(asked, Streams(0, "attack")).rows
     assert len(networks) == 10 and len(said) == 1 and "attacks on 10 networks" in said[0]
-    assert {r["members"] for r in rows if r["variant"] == "one-to-many"} == {9}
-    assert {r["members"] for r in rows if r["variant"] == "fresh"} == {5}
+    assert {r["members"] for r in rows if r.get("variant") == "one-to-many"} == {9}
+    assert {(r["members"], r["crafted_members"]) for r in rows if r.get("variant") == "fresh"} == {
+        (5, 5), (1, 5), (5, 1), (1, 1)
+    }  # fmt: skip

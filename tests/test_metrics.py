@@ -84,6 +84,61 @@ def test_ece_by_hand():
     assert metrics.ece(np.array([1.0, 1.0]), np.array([1, 0], bool), bins=10) == pytest.approx(0.5)
 
 
+def test_adaptive_ece_by_hand():
+    # Three bins of two images: 1, 2 and 1 of them are right.
+    confidence = np.array([0.55, 0.6, 0.7, 0.8, 0.9, 0.95])
+    correct = np.array([1, 0, 1, 1, 0, 1], bool)
+    by_hand = (abs(1 - 1.15) + abs(2 - 1.5) + abs(1 - 1.85)) / 6
+    assert metrics.adaptive_ece(confidence, correct, bins=3) == pytest.approx(by_hand, abs=1e-12)
+    assert by_hand == pytest.approx(0.25)
+    assert metrics.adaptive_ece(confidence[::-1], correct[::-1], bins=3) == pytest.approx(by_hand, abs=1e-12)
+
+
+def test_aurc_by_hand():
+    # From the most confident: right, wrong, right, wrong; risks 0, 1/2, 1/3, 1/2.
+    confidence, correct = np.array([0.6, 0.9, 0.5, 0.8]), np.array([1, 1, 0, 0], bool)
+    assert metrics.aurc(confidence, correct) == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4, abs=1e-12)
+    assert metrics.aurc(confidence, np.ones(4, bool)) == 0
+    assert metrics.aurc(np.full(4, 0.7), correct) == pytest.approx(1 / 2)  # one confidence: no selection
+
+
+@given(arrays(np.float64, 8, elements=st.floats(0, 1)), arrays(np.bool_, 8), st.permutations(range(8)))
+def test_calibration_and_selection_do_not_hang_on_the_order_of_images(confidence, correct, order):
+    order = list(order)
+    assert metrics.aurc(confidence[order], correct[order]) == pytest.approx(metrics.aurc(confidence, correct))
+    assert metrics.ece(confidence[order], correct[order]) == pytest.approx(metrics.ece(confidence, correct))
+    assert 0 <= metrics.aurc(confidence, correct) <= 1
+
+
+def test_a_better_order_of_confidence_has_less_area():
+    correct = np.array([1, 1, 1, 0, 0], bool)
+    best = metrics.aurc(np.array([0.9, 0.8, 0.7, 0.6, 0.5]), correct)
+    assert best == pytest.approx((1 / 4 + 2 / 5) / 5)
+    assert best < metrics.aurc(np.array([0.5, 0.6, 0.7, 0.8, 0.9]), correct)
+
+
+@pytest.mark.parametrize(
+    ("p", "labels", "message"),
+    [
+        ([[0.7, 0.2]], [0], "sum to one, found 1 of 1"),
+        ([[np.nan, 0.5], [0.5, 0.5]], [0, 1], "sum to one, found 1 of 2"),
+        ([[0.5, 0.5]], [2], "labels from 0 to 1"),
+        ([[0.5, 0.5]], [0, 1], "at least one image"),
+        (np.zeros((0, 2)), [], "at least one image"),
+    ],
+)
+def test_what_is_no_prediction_has_no_metric(p, labels, message):
+    with pytest.raises(ValueError, match=message):
+        metrics.classification(log(p), np.array(labels, dtype=int))
+
+
+@pytest.mark.parametrize(("inside", "outside"), [([], [1.0]), ([1.0], []), ([1.0, np.nan], [2.0])])
+def test_one_set_alone_or_a_score_that_is_no_number_has_no_auroc(inside, outside):
+    for metric in (metrics.auroc, metrics.separation):
+        with pytest.raises(ValueError, match="scores"):
+            metric(np.array(inside), np.array(outside))
+
+
 def test_separation_by_hand():
     inside, outside = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.35, 0.5, 0.6])
     found = metrics.separation(inside, outside)
@@ -91,6 +146,7 @@ def test_separation_by_hand():
     assert found["aupr_out"] == pytest.approx(11 / 12)
     assert found["aupr_in"] == pytest.approx(0.95)
     assert found["fpr95_id_positive"] == pytest.approx(1 / 3)
+    assert found["fpr95_ood_positive"] == pytest.approx(1 / 4)
 
 
 @given(
@@ -109,5 +165,11 @@ def test_auroc_is_the_probability_of_a_larger_score_and_symmetric(inside, outsid
 def test_a_constant_score_tells_nothing():
     found = metrics.separation(np.zeros(6), np.zeros(3))
     assert found == pytest.approx(
-        {"auroc": 0.5, "aupr_out": 1 / 3, "aupr_in": 2 / 3, "fpr95_id_positive": 1.0}
+        {
+            "auroc": 0.5,
+            "aupr_out": 1 / 3,
+            "aupr_in": 2 / 3,
+            "fpr95_id_positive": 1.0,
+            "fpr95_ood_positive": 1.0,
+        }
     )

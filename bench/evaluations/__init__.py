@@ -1,10 +1,11 @@
 """What is asked of an ensemble: each evaluation is a function (Subject, Streams) -> Result, named here."""
 
-from bench.evaluations import accuracy, attack, diversity, fooling, ood, regression
+from bench.evaluations import accuracy, adaptive, attack, diversity, fooling, ood, regression
 from bench.evaluations.subject import Result, Subject
 
 EVALUATIONS = {
     "accuracy": accuracy.evaluate,
+    "adaptive": adaptive.evaluate,
     "attack": attack.evaluate,
     "diversity": diversity.evaluate,
     "fooling-epsilon": fooling.evaluate,
@@ -12,6 +13,6 @@ EVALUATIONS = {
     "regression": regression.evaluate,
 }
 # Networks that an evaluation wants drawn, where that is more than the largest size asked for.
-DRAWS = {"attack": attack.draws}
+DRAWS = {"adaptive": adaptive.draws, "attack": attack.draws}
 
 __all__ = ["DRAWS", "EVALUATIONS", "Result", "Subject"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from bench import metrics
@@ -11,9 +13,10 @@ from bench.rng import Streams
 
 
 def evaluate(subject: Subject, rng: Streams) -> Result:
-    """Rows of accuracy, NLL, Brier and ECE for each size; arrays per image for size 1 and the largest.
+    """Rows of accuracy and calibration for each size; arrays per image: of 1 and the largest size, all.
 
     Size 1 is the mean over single networks; larger sizes average probabilities over the first n.
+    accuracy_draw_sd: standard deviation (ddof=1) over disjoint ensembles of one size, where there are two.
     """
     test = subject.test
     labels = test.labels.numpy()
@@ -25,12 +28,16 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
         result.rows += [
             row(name, float(np.mean([s[name] for s in singles])), members=1, **common) for name in singles[0]
         ]
+        result.rows += draw_sd("accuracy", [s["accuracy"] for s in singles], members=1, **common)
     for size, log_p, expected in metrics.prefixes(logits, {1, *subject.sizes}):
+        prefix = f"{test.name}/{size}"
         if size > 1:
             found = metrics.classification(log_p, labels)
             result.rows += [row(name, value, members=size, **common) for name, value in found.items()]
+            drawn = [float((p.argmax(-1) == labels).mean()) for p, _ in metrics.disjoint(logits, size)]
+            result.rows += draw_sd("accuracy", drawn, members=size, **common)
+            result.arrays[f"{prefix}/prediction"] = log_p.argmax(-1).astype("i2")
         if size in (1, max(subject.sizes)):
-            prefix = f"{test.name}/{size}"
             result.arrays |= per_image(prefix, log_p, expected)
             result.arrays |= {
                 f"{prefix}/label_probability": np.exp(log_p[np.arange(len(labels)), labels]).astype("f4"),
@@ -38,6 +45,13 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
             }
     result.arrays[f"{test.name}/label"] = labels.astype("i2")
     return result
+
+
+def draw_sd(metric: str, values: list[float], **common: Any) -> list[dict[str, Any]]:
+    """The row of a metric's spread over independent draws; none of fewer than two, which have no spread."""
+    if len(values) < 2:
+        return []
+    return [row(f"{metric}_draw_sd", float(np.std(values, ddof=1)), **common)]
 
 
 def per_image(prefix: str, log_p: np.ndarray, expected: np.ndarray) -> dict[str, np.ndarray]:

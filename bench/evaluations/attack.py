@@ -3,59 +3,55 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from bench import attacks, metrics
 from bench.ensemble import Ensemble
 from bench.evaluations.accuracy import per_image
-from bench.evaluations.subject import BATCH, Result, Subject
+from bench.evaluations.subject import SINGLES, Result, Subject
+from bench.evaluations.views import (
+    Detector,
+    Singles,
+    View,
+    attacked_rows,
+    look,
+    single_rows,
+    slice_of,
+)
 from bench.records import row
 from bench.rng import Streams
 from bench.task import AttackScale, Scale, Split
 
 ONE_TO_MANY = 100  # networks that test what was made against one, as an ensemble: the paper's baselines
 
-
-@dataclass(frozen=True)
-class View:
-    """What an ensemble of `members` networks says of images.
-
-    log_p: log of the mean probability [B, K]; expected: mean entropy of the members [B]; fooled: by
-    sense, [B]; share: of the members that are wrong, [B].
-    """
-
-    members: int
-    log_p: np.ndarray
-    expected: np.ndarray
-    fooled: Mapping[str, np.ndarray]
-    share: np.ndarray
-
-    @property
-    def entropy(self) -> np.ndarray:
-        """Predictive entropy [B] in nats."""
-        return metrics.entropy(self.log_p)
+Looks = tuple[dict[range, View], dict[range, Singles]]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Places of the networks that are attacked, of the ensembles tested, by variant, and of single ones."""
+    """Places of the networks that are attacked, and of those that test the images.
+
+    tested: ensembles with their variant. singles: fresh networks that test one by one. others: networks
+    that what was made against a single one is counted on; empty where more than one is attacked.
+    """
 
     crafted: range
-    tested: Mapping[str, range]
-    singles: range = range(0)
+    tested: tuple[tuple[str, range], ...]
+    singles: range
+    others: range = range(0)
 
-    def places(self) -> list[range]:
-        """All of these, each once."""
-        return [p for p in dict.fromkeys([self.crafted, *self.tested.values(), self.singles]) if p]
+    def ensembles(self) -> list[range]:
+        """All ensembles, each once."""
+        return [p for p in dict.fromkeys([self.crafted, *(p for _, p in self.tested), self.others]) if p]
 
-
-Views = dict[range, View]
+    def fresh(self) -> list[range]:
+        """Those that must hold none of the networks attacked."""
+        return [p for p in (*self.ensembles(), self.singles) if p != self.crafted]
 
 
 def draws(scale: Scale) -> int:
@@ -65,38 +61,45 @@ def draws(scale: Scale) -> int:
 
 
 def evaluate(subject: Subject, rng: Streams) -> Result:
-    """Rows of success, entropy and AUROC for each attack, epsilon and ensemble; arrays per image.
+    """Rows of success, entropy, AUROC and detection for each attack, epsilon and ensemble; arrays per image.
 
-    Networks [0, N) are attacked; tested are these (`same`), as many others [N, 2N) (`fresh`) and, where
-    one network is attacked, others as an ensemble (`one-to-many`). `clean` has the images as they are.
+    Networks [0, n) are attacked; tested are these (`same`), others [n, n + m) for every size m (`fresh`; 1
+    is the mean of single networks) and, where one network is attacked, others as an ensemble
+    (`one-to-many`). `clean` has the images as they are.
 
     success_rate: share of the images that the tested ensemble had right (mean logits) and that fool it
     now, in the sense named; for `clean` the share of all images that it has wrong. entropy_nats and
     auroc (predictive entropy, attacked images against all clean ones): of all images, or of those that
     the *attacked* ensemble had right and that fool it in the sense named; without any there is no row.
+    detected_share: of these images, those whose entropy lies above the threshold of that size, set on clean
+    validation images (`Detector`); for `clean` false alarms. evasion_rate: success that is not detected.
     fooled_share: mean share of single others that are wrong on these. unmoved_share: of images without a
     gradient. `examples` counts the images. Raises ValueError where a fresh network is not fresh.
     """
     jobs = [(part, trial) for part in subject.scale.attacks for trial in _trials(subject, part)]
-    _check_fresh(subject.drawn, [trial for _, trial in jobs])
+    if not jobs:
+        return Result()
+    check_fresh(subject.drawn, [trial for _, trial in jobs])
     total = sum(len(attacks.ATTACKS) * len(part.epsilons) for part, _ in jobs)
     count = itertools.count(1)
-    result = Result()
+    detector = Detector(subject)
+    result = Result(rows=detector.rows(sorted({1, *subject.sizes})))
     for part, trial in jobs:
         split = subject.data.test.first(part.images)
-        clean = _views(subject.drawn, trial, split.images, split.labels)
+        clean = _look(subject.drawn, trial, split.images, split.labels)
         if len(trial.crafted) > 1:
-            result.rows += _clean(split, clean[trial.crafted])
+            result.rows += _clean(split, clean[0][trial.crafted], detector)
         for attack, epsilon in itertools.product(attacks.ATTACKS, part.epsilons):
-            images = _craft(subject.drawn[_members(trial.crafted)], split, attack, epsilon, part.steps, rng)
-            seen = _views(subject.drawn, trial, images, split.labels)
+            attacked = subject.drawn[slice_of(trial.crafted)]
+            images = craft(attacked, split, attack, epsilon, part.steps, rng)
+            seen = _look(subject.drawn, trial, images, split.labels)
             where = {"evaluation": "attack", "dataset": split.name, "attack": attack, "epsilon": epsilon}
-            result.rows += _rows(where, trial, clean, seen)
+            result.rows += _rows(where, trial, clean, seen, detector)
             still = attacks.unmoved(split.images, images)
             result.rows.append(_unmoved(where, len(trial.crafted), still))
             # Kept per image: the first network, and the task's own largest ensemble.
             if part is subject.scale.attacks[0] and len(trial.crafted) in (1, _largest(jobs, part)):
-                result.arrays |= _arrays(f"{split.name}/{attack}/{epsilon}", trial, seen, split)
+                result.arrays |= _arrays(f"{split.name}/{attack}/{epsilon}", trial, seen[0], split)
             subject.progress(f"{split.name} attacked", next(count), total)
     return result
 
@@ -111,28 +114,31 @@ def _trials(subject: Subject, part: AttackScale) -> Iterator[Trial]:
                 f"the method holds {held})"
             )
             continue
-        yield Trial(range(size), {"same": range(size), "fresh": range(size, 2 * size)})
+        yield _trial(held, size, part)
     if part.others and held > 1:
         others = range(1, min(held, 1 + part.others))
-        yield Trial(range(1), {"one-to-many": others[:ONE_TO_MANY]}, others)
+        trial = _trial(held, 1, part)
+        many = ("one-to-many", others[:ONE_TO_MANY])
+        yield Trial(trial.crafted, (*trial.tested, many), trial.singles, others)
 
 
-def _members(places: range) -> slice:
-    return slice(places.start, places.stop)
+def _trial(held: int, size: int, part: AttackScale) -> Trial:
+    fresh = [("fresh", range(size, size + m)) for m in part.sizes if size + m <= held]
+    singles = range(size, min(held, size + SINGLES))
+    return Trial(range(size), (("same", range(size)), *fresh), singles)
 
 
 def _largest(jobs: list[tuple[AttackScale, Trial]], part: AttackScale) -> int:
     return max(len(trial.crafted) for own, trial in jobs if own is part)
 
 
-def _check_fresh(drawn: Ensemble, trials: list[Trial]) -> None:
+def check_fresh(drawn: Ensemble, trials: list[Trial]) -> None:
     """Raises ValueError where a network that tests as a fresh one is among those attacked."""
-    last = max((places.stop for trial in trials for places in trial.places()), default=0)
+    last = max((p.stop for trial in trials for p in (trial.crafted, *trial.fresh())), default=0)
     hashes = drawn[:last].hashes()
     for trial in trials:
         known = {hashes[i] for i in trial.crafted}
-        fresh = [p for p in trial.places() if p != trial.crafted]
-        shared = [i for places in fresh for i in places if hashes[i] in known]
+        shared = [i for places in trial.fresh() for i in places if hashes[i] in known]
         if shared:
             raise ValueError(
                 f"expected fresh networks to test attacks on {len(trial.crafted)}, found the same network "
@@ -140,64 +146,59 @@ def _check_fresh(drawn: Ensemble, trials: list[Trial]) -> None:
             )
 
 
-def _craft(ensemble: Ensemble, split: Split, attack: str, epsilon: float, steps: int, rng: Streams) -> Tensor:
+def craft(ensemble: Ensemble, split: Split, attack: str, epsilon: float, steps: int, rng: Streams) -> Tensor:
+    """Images of an attack that knows nothing of a detector, or of fresh networks."""
     if attack == "fgsm":
         return attacks.fgsm(ensemble, split.images, split.labels, epsilon)
     start = rng("pgd", len(ensemble), repr(epsilon))
     return attacks.pgd(ensemble, split.images, split.labels, epsilon, steps, start)
 
 
-def _views(drawn: Ensemble, trial: Trial, images: Tensor, labels: Tensor) -> Views:
-    return {p: look(drawn[_members(p)], images, labels) for p in trial.places()}
+def _look(drawn: Ensemble, trial: Trial, images: Tensor, labels: Tensor) -> Looks:
+    return look(drawn, trial.ensembles(), images, labels, [trial.singles] if trial.singles else [])
 
 
-@torch.no_grad()
-def look(networks: Ensemble, images: Tensor, labels: Tensor) -> View:
-    """What an ensemble says of images [B, ...], taken in batches, so that memory is that of one."""
-    device = next(networks.parameters()).device
-    parts = []
-    for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
-        logits, truth = networks(x.to(device)).cpu().numpy(), y.numpy()
-        ((_, log_p, expected),) = metrics.prefixes(logits, {len(logits)})
-        share = (logits.argmax(-1) != truth).mean(0)
-        parts.append((log_p, expected, share, attacks.fooled(logits, truth)))
-    log_p, expected, share = (np.concatenate([part[i] for part in parts]) for i in range(3))
-    senses = {s: np.concatenate([part[3][s] for part in parts]) for s in attacks.SENSES}
-    return View(len(networks), log_p, expected, senses, share)
-
-
-def _clean(split: Split, view: View) -> list[dict[str, Any]]:
+def _clean(split: Split, view: View, detector: Detector) -> list[dict[str, Any]]:
     """Rows of images as they are: what attacks have to be compared with."""
     common = {"evaluation": "attack", "dataset": split.name, "variant": "clean", "members": view.members}
     common["examples"] = len(split)
     rows = [row("success_rate", float(wrong.mean()), success=s, **common) for s, wrong in view.fooled.items()]
-    return [*rows, row("entropy_nats", float(view.entropy.mean()), success="all", **common)]
+    rows.append(row("entropy_nats", float(view.entropy.mean()), success="all", **common))
+    rejected = detector.rejects(view.members, view.entropy)
+    if rejected is not None:
+        rows.append(row("detected_share", float(rejected.mean()), success="all", **common))
+    return rows
 
 
-def _rows(where: dict[str, Any], trial: Trial, clean: Views, seen: Views) -> list[dict[str, Any]]:
-    """Rows of one attack at one epsilon; clean and seen: before and after it."""
-    crafted = trial.crafted
-    right = ~clean[crafted].fooled["fused"]
-    chosen = {"all": np.ones(len(right), bool)}
+def chosen_images(before: View, after: View) -> dict[str, np.ndarray]:
+    """Which images [B] count: all, and by sense those that the ensemble attacked had right before."""
+    right = ~before.fooled["fused"]
     # Of one network all senses are the same.
-    senses = attacks.SENSES if len(crafted) > 1 else attacks.SENSES[:1]
-    chosen |= {s: right & seen[crafted].fooled[s] for s in senses}
-    where = where | {"crafted_members": len(crafted)}
+    senses = attacks.SENSES if after.members > 1 else attacks.SENSES[:1]
+    return {"all": np.ones(len(right), bool)} | {s: right & after.fooled[s] for s in senses}
+
+
+def _rows(
+    where: dict[str, Any], trial: Trial, clean: Looks, seen: Looks, detector: Detector
+) -> list[dict[str, Any]]:
+    """Rows of one attack at one epsilon; clean and seen: before and after it."""
+    size = len(trial.crafted)
+    chosen = chosen_images(clean[0][trial.crafted], seen[0][trial.crafted])
+    where = where | {"crafted_members": size}
     rows = []
-    for variant, places in trial.tested.items():
-        before, after = clean[places], seen[places]
-        common = where | {"variant": variant, "members": after.members}
-        had = ~before.fooled["fused"]
-        if had.any():
-            rows += [
-                row("success_rate", float(w[had].mean()), success=s, examples=int(had.sum()), **common)
-                for s, w in after.fooled.items()
-            ]
-        for success, of in chosen.items():
-            rows += _entropies(before.entropy, after.entropy[of], common | {"success": success})
+    for variant, places in trial.tested:
+        before, after, common = clean[0][places], seen[0][places], where | {"variant": variant}
+        if variant == "fresh" and len(places) != size:
+            # The resampling matrix has many cells: of each the main numbers.
+            rows += attacked_rows(common, before, after, {"all": chosen["all"]}, detector, ("fused",))
+        else:
+            rows += attacked_rows(common, before, after, chosen, detector)
     if trial.singles:
-        common = where | {"variant": "one-to-many", "members": len(trial.singles)}
-        share = seen[trial.singles].share
+        common = where | {"variant": "fresh"}
+        rows += single_rows(common, clean[1][trial.singles], seen[1][trial.singles], detector)
+    if trial.others:
+        common = where | {"variant": "one-to-many", "members": len(trial.others)}
+        share = seen[0][trial.others].share
         rows += [
             row("fooled_share", float(share[of].mean()), success=s, examples=int(of.sum()), **common)
             for s, of in chosen.items()
@@ -206,28 +207,18 @@ def _rows(where: dict[str, Any], trial: Trial, clean: Views, seen: Views) -> lis
     return rows
 
 
-def _entropies(before: np.ndarray, after: np.ndarray, where: dict[str, Any]) -> list[dict[str, Any]]:
-    """Mean entropy of attacked images and their separation from clean ones; none without images."""
-    if not len(after):
-        return []
-    common = where | {"examples": len(after)}
-    return [
-        row("entropy_nats", float(after.mean()), **common),
-        row("auroc", metrics.auroc(before, after), **common),
-    ]
-
-
 def _unmoved(where: dict[str, Any], size: int, still: np.ndarray) -> dict[str, Any]:
     common = where | {"variant": "same", "members": size, "crafted_members": size}
     return row("unmoved_share", float(still.mean()), examples=len(still), **common)
 
 
-def _arrays(prefix: str, trial: Trial, seen: Views, split: Split) -> dict[str, np.ndarray]:
+def _arrays(prefix: str, trial: Trial, seen: dict[range, View], split: Split) -> dict[str, np.ndarray]:
     """Per image, by `<dataset>/<attack>/<epsilon>/<variant>/<members>/<quantity>`; one network is `same`."""
     labels = split.labels.numpy()
     found = {f"{split.name}/attacked/label": labels.astype("i2")}
-    kept = trial.tested if len(trial.crafted) > 1 else {"same": trial.crafted}
-    for variant, places in kept.items():
+    size = len(trial.crafted)
+    kept = [(v, p) for v, p in trial.tested if len(p) == size and (size > 1 or v == "same")]
+    for variant, places in kept:
         log_p, name = seen[places].log_p, f"{prefix}/{variant}/{len(places)}"
         found |= per_image(name, log_p, seen[places].expected)
         found[f"{name}/label_probability"] = np.exp(log_p[np.arange(len(labels)), labels]).astype("f4")

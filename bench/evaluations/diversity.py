@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from bench import diversity
+from bench import diversity, symmetry
 from bench.evaluations.subject import Result, Subject
 from bench.records import row
 from bench.rng import Streams
@@ -17,20 +18,48 @@ FILTER_LAYERS, FILTERS, FILTER_NETWORKS = 2, 2, 25
 
 
 def evaluate(subject: Subject, rng: Streams) -> Result:
-    """Rows of norms, spread and cosine per layer, and of pairwise disagreement on test images.
+    """Rows of norms, spread, cosine and distance of weights, and of what networks predict on test images.
 
-    Disagreement is about classes: regression has none. Arrays: the filters that the report shows.
+    Disagreement, pairwise KL, double fault and effective networks are about classes: regression has none.
+    A single network has norms and, with a line that says so, nothing that takes a pair. Arrays: the
+    filters that the report shows.
     """
     members = len(subject.ensemble)
+    weights = subject.ensemble.weights
     common = {"evaluation": "diversity", "members": members}
-    result = Result(arrays=filters(subject.ensemble.weights))
-    for layer, values in diversity.weight_statistics(subject.ensemble.weights).items():
-        result.rows += [row(name, value, layer=layer, **common) for name, value in values.items()]
-    test = subject.test
-    if not test.labels.is_floating_point():
-        differing = diversity.disagreement(subject.logits(test).argmax(-1))
-        result.rows.append(row("disagreement", differing, dataset=test.name, examples=len(test), **common))
+    result = Result(arrays=filters(weights))
+    for layer, values in diversity.weight_statistics(weights).items():
+        kept = values if members > 1 else {"weight_norm_mean": values["weight_norm_mean"]}
+        result.rows += [row(name, value, layer=layer, **common) for name, value in kept.items()]
+    if members < 2:
+        subject.say("  left out: diversity of 1 network (expected two at least; ask for more with --members)")
+        return result
+    try:
+        apart = symmetry.weight_distance(subject.ensemble.engine.network, weights)
+        result.rows += [row(name, value, **common) for name, value in apart.items()]
+    except ValueError as error:  # a network whose symmetries are not known
+        subject.say(f"  left out: distance of weights ({error})")
+    if not subject.test.labels.is_floating_point():
+        result.rows += _predicted(subject)
     return result
+
+
+def _predicted(subject: Subject) -> list[dict[str, Any]]:
+    """Rows of how differently the networks predict; effective networks of every size above 1."""
+    test = subject.test
+    logits, labels = subject.logits(test), test.labels.numpy()
+    predictions = logits.argmax(-1)
+    common = {"evaluation": "diversity", "dataset": test.name, "examples": len(test)}
+    found = {
+        "disagreement": diversity.disagreement(predictions),
+        "pairwise_kl_nats": diversity.pairwise_kl(logits),
+        "double_fault": diversity.double_fault(predictions, labels),
+    }
+    rows = [row(name, value, members=len(logits), **common) for name, value in found.items()]
+    for size in (n for n in subject.sizes if n > 1):
+        count = diversity.effective_networks(logits[:size])
+        rows.append(row("effective_networks", count, members=size, **common))
+    return rows
 
 
 def filters(weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

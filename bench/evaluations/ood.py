@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from bench import metrics
-from bench.evaluations.accuracy import per_image
+from bench.evaluations import canaries
+from bench.evaluations.accuracy import draw_sd, per_image
 from bench.evaluations.subject import SINGLES, Result, Subject
 from bench.records import row
 from bench.rng import Streams
@@ -22,29 +23,45 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
 
     Of the largest ensemble also the few images that look most like the other set.
     A row that compares the two sets carries the outliers' name. Scores are larger for outliers:
-    predictive entropy, mutual information, and minus the largest probability.
+    predictive entropy, mutual information, and minus the largest probability. auroc_draw_sd: standard
+    deviation (ddof=1) over disjoint ensembles of one size. Raises CanaryError where a question with a
+    known answer gets another one (`bench.evaluations.canaries`).
     """
     sets = (subject.test, subject.outliers)
     names = (sets[0].name, sets[1].name)
     counts = (len(sets[0]), len(sets[1]))
-    result = Result()
+    result = Result(rows=canaries.check(subject, rng))
     if 1 in subject.sizes:
         pairs = zip(*(subject.logits(s)[:SINGLES] for s in sets), strict=True)
         singles = [_single(names, counts, *map(metrics.log_probabilities, pair)) for pair in pairs]
         for same in zip(*singles, strict=True):
             result.rows.append(same[0] | {"value": float(np.mean([r["value"] for r in same]))})
+    result.rows += _drawing(subject, sets)
     both = zip(*(metrics.prefixes(subject.logits(s), {1, *subject.sizes}) for s in sets), strict=True)
     for (size, inside, inside_expected), (_, outside, outside_expected) in both:
         found = ((inside, inside_expected), (outside, outside_expected))
         if size > 1:
             result.rows += _rows(names, counts, size, *found)
-        if size in (1, max(subject.sizes)):
-            for name, (log_p, expected) in zip(names, found, strict=True):
-                result.arrays |= per_image(f"{name}/{size}", log_p, expected)
+        for name, (log_p, expected) in zip(names, found, strict=True):
+            kept = per_image(f"{name}/{size}", log_p, expected)
+            # Of sizes between the smallest and the largest the entropy alone, to compare methods of one size.
+            whole = size in (1, max(subject.sizes))
+            result.arrays |= {k: v for k, v in kept.items() if whole or k.endswith("/entropy_nats")}
         if size == max(subject.sizes):
             for part, (log_p, _), sign in zip(sets, found, (-1, 1), strict=True):
                 result.arrays |= extremes(part, f"{part.name}/{size}", sign * metrics.entropy(log_p))
     return result
+
+
+def _drawing(subject: Subject, sets: tuple[Split, Split]) -> list[dict[str, Any]]:
+    """Spread of the AUROC over disjoint ensembles, by size."""
+    rows = []
+    common = {"evaluation": "ood", "dataset": sets[1].name, "examples": len(sets[1])}
+    for size in subject.sizes:
+        pairs = zip(*(metrics.disjoint(subject.logits(s), size) for s in sets), strict=True)
+        found = [metrics.auroc(*(metrics.entropy(log_p) for log_p, _ in pair)) for pair in pairs]
+        rows += draw_sd("auroc", found, members=size, **common)
+    return rows
 
 
 def extremes(part: Split, prefix: str, score: np.ndarray) -> dict[str, np.ndarray]:

@@ -74,13 +74,14 @@ class Subject:
         """Logits [M, B, K] of all members on a split, float32 on the host."""
         if split.name not in self._logits:
             begun = time.perf_counter()
-            self._logits[split.name] = self._predict(split)
+            self._logits[split.name] = self.predict(split)
             self.seconds += time.perf_counter() - begun
             self.predicted += len(split)
         return self._logits[split.name]
 
     @torch.no_grad()
-    def _predict(self, split: Split) -> np.ndarray:
+    def predict(self, split: Split) -> np.ndarray:
+        """Logits [M, B, K] of all members on any split, computed anew."""
         device = next(self.ensemble.parameters()).device
         parts = []
         for start in range(0, len(split), BATCH):

@@ -136,7 +136,7 @@ class Rows:
         """The outlying set of a task, from the rows that compare two sets; empty where there is none."""
         for (name, _, evaluation, metric), part in self._parts.items():
             if (name, evaluation, metric) == (task, "ood", "auroc"):
-                return str(part["dataset"].min())
+                return str(part.loc[part["variant"] == "", "dataset"].min())
         return ""
 
 
