@@ -23,7 +23,7 @@ PACKAGE = Path(__file__).parent
 # What decides trained weights, beside the method's own module. How they are stored does not.
 TRAINING = ("diversity.py", "ensemble.py", "engine", "method.py", "networks.py", "rng.py", "training.py")
 # What decides rows once networks are drawn, beside the task's own module.
-EVALUATION = ("adaptive.py", "attacks.py", "evaluations", "metrics.py", "runner.py", "task.py")
+EVALUATION = ("adaptive.py", "attacks.py", "evaluations", "metrics.py", "runner.py", "symmetry.py", "task.py")
 SOURCES = (".py", ".cpp")
 LIBRARIES = ("torch", "torchvision", "torchattacks", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
 

@@ -1,0 +1,196 @@
+"""Attacks and metrics against libraries that others wrote: foolbox, ART, torchmetrics, scipy.
+
+Attacks are compared bit for bit. That asks for 2^n images: torchattacks and ART climb the mean of the losses,
+foolbox their sum, and a division by 2^n changes no sign.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescentPyTorch
+from art.estimators.classification import PyTorchClassifier
+from conftest import small_network, stripes
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import entropy as scipy_entropy
+from torchmetrics.functional.classification import (
+    binary_auroc,
+    binary_average_precision,
+    binary_specificity_at_sensitivity,
+    multiclass_calibration_error,
+)
+
+from bench import attacks, metrics, networks
+from bench.ensemble import Ensemble, MeanLogits
+from bench.rng import stream
+
+with warnings.catch_warnings():
+    # foolbox 3.3.4, its last release, imports gaussian_filter by a name that SciPy 2 will not have.
+    warnings.filterwarnings("ignore", "Please import `gaussian_filter`", DeprecationWarning)
+    import foolbox
+
+IMAGES = 16
+EPSILONS = (0.01, 0.1, 0.3)
+
+
+def small_case():
+    """Four random networks of three classes, and stripes."""
+    network, rng = small_network(), stream(0, "weights")
+    shapes = networks.shapes(network)
+    weights = {n: torch.randn(4, *shape, generator=rng) * 0.3 for n, shape in shapes.items()}
+    data = stripes(IMAGES)
+    return Ensemble(network, weights), data.images, data.labels, 3
+
+
+def mnist_case():
+    """Five MNIST networks as they start, and noise with rows of black and of white, which clipping meets."""
+    network = networks.mnist()
+    starts = [networks.initial(networks.shapes(network), stream(m)) for m in range(5)]
+    weights = {n: torch.stack([start[n] for start in starts]) for n in starts[0]}
+    images = torch.rand(IMAGES, 1, 28, 28, generator=stream(0, "noise"))
+    images[:, :, :8], images[:, :, -5:] = 0, 1
+    return Ensemble(network, weights), images, torch.arange(IMAGES) % 10, 10
+
+
+@pytest.fixture(scope="module", params=[small_case, mnist_case])
+def case(request):
+    """An ensemble, images, labels, and the ensemble's mean logits as foolbox and as ART see them."""
+    ensemble, images, labels, classes = request.param()
+    model = MeanLogits(ensemble).eval()
+    theirs = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    art = PyTorchClassifier(
+        model,
+        loss=torch.nn.CrossEntropyLoss(),
+        input_shape=tuple(images.shape[1:]),
+        nb_classes=classes,
+        clip_values=(0, 1),
+        device_type="cpu",
+    )
+    return ensemble, images, labels, theirs, art
+
+
+def equal(found, peer):
+    torch.testing.assert_close(found, torch.as_tensor(peer), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("epsilon", EPSILONS)
+def test_fgsm_is_that_of_foolbox_and_art_bit_for_bit(case, epsilon):
+    ensemble, images, labels, theirs, art = case
+    found = attacks.fgsm(ensemble, images, labels, epsilon)
+    assert (found - images).abs().max() == pytest.approx(epsilon, rel=1e-6)
+    attack = foolbox.attacks.LinfFastGradientAttack(random_start=False)
+    equal(found, attack.run(theirs, images, labels, epsilon=epsilon))
+    attack = FastGradientMethod(art, eps=epsilon, batch_size=IMAGES)
+    equal(found, attack.generate(images.numpy(), labels.numpy()))
+
+
+@pytest.mark.parametrize("epsilon", EPSILONS)
+@pytest.mark.parametrize("steps", [1, 3, 10])
+def test_pgd_without_a_random_start_is_that_of_foolbox_and_art_bit_for_bit(case, epsilon, steps):
+    ensemble, images, labels, theirs, art = case
+    found = attacks.pgd(ensemble, images, labels, epsilon, steps)
+    # Several steps are no FGSM: gradients change on the way, and so would those of a wrong step size.
+    assert torch.equal(found, attacks.fgsm(ensemble, images, labels, epsilon)) == (steps == 1)
+    step = attacks.STEP * epsilon / steps
+    attack = foolbox.attacks.LinfProjectedGradientDescentAttack(
+        abs_stepsize=step, steps=steps, random_start=False
+    )
+    equal(found, attack.run(theirs, images, labels, epsilon=epsilon))
+    attack = ProjectedGradientDescentPyTorch(
+        art, eps=epsilon, eps_step=step, max_iter=steps, batch_size=IMAGES, verbose=False
+    )
+    equal(found, attack.generate(images.numpy(), labels.numpy()))
+
+
+def test_who_is_fooled_is_who_foolbox_says(case):
+    ensemble, images, _, theirs, _ = case
+    labels = theirs(images).argmax(-1)
+    counts = set()
+    for epsilon in (0.003, 0.01, 0.03, 0.1):
+        attack = foolbox.attacks.LinfPGD(abs_stepsize=attacks.STEP * epsilon / 3, steps=3, random_start=False)
+        moved, _, success = attack(theirs, images, labels, epsilons=epsilon)
+        logits = ensemble(moved).detach().numpy()
+        assert attacks.fooled(logits, labels.numpy())["fused"].tolist() == success.tolist()
+        counts.add(int(success.sum()))
+    assert counts - {0, IMAGES}, "at no epsilon are some images fooled and some not"
+
+
+def test_the_smallest_epsilon_of_fgsm_on_a_grid_is_that_of_art(case):
+    ensemble, images, _, theirs, art = case
+    labels = theirs(images).argmax(-1)  # right as they are: ART never asks for epsilon 0
+    step, largest = 0.005, 0.1
+    grid = np.arange(1, round(largest / step) + 1) * step
+    found = attacks.smallest_epsilon(ensemble, images, labels, "fgsm", grid.tolist(), halvings=0)
+    attack = FastGradientMethod(art, eps=largest + step / 2, eps_step=step, batch_size=IMAGES, minimal=True)
+    moved = attack.generate(images.numpy(), labels.numpy())
+    size = np.abs(moved - images.numpy()).max((1, 2, 3))
+    reached = np.isfinite(found)
+    assert len(set(found[reached])) >= 2
+    assert size[reached] == pytest.approx(found[reached], abs=1e-6)
+    assert size[~reached] == pytest.approx(np.full((~reached).sum(), largest), abs=1e-6)
+    assert (art.predict(moved).argmax(-1) != labels.numpy()).tolist() == reached.tolist()
+
+
+def predictions(seed, images=500, members=1):
+    """Logits [M, B, K] of ten classes and labels of which about half are predicted."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(members, images, 10)) * 2
+    guessed = logits.mean(0).argmax(-1)
+    return logits, np.where(rng.random(images) < 0.5, guessed, rng.integers(0, 10, images))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ece_is_that_of_torchmetrics_away_from_edges_of_bins(seed):
+    (logits,), labels = predictions(seed)
+    log_p = metrics.log_probabilities(logits)
+    # On an edge theirs are closed on the left, and 1 has a bin of its own: facts of theirs, not compared.
+    confidence = np.exp(log_p.max(-1))
+    edges = np.arange(1, metrics.ECE_BINS + 1) / metrics.ECE_BINS
+    assert np.abs(confidence[:, None] - edges).min() > 1e-7
+    peer = multiclass_calibration_error(
+        torch.from_numpy(np.exp(log_p)),
+        torch.from_numpy(labels),
+        num_classes=10,
+        n_bins=metrics.ECE_BINS,
+        norm="l1",
+    )
+    assert metrics.classification(log_p, labels)["ece"] == pytest.approx(peer.item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("levels", [16, 2**40])
+def test_separation_of_two_sets_is_that_of_torchmetrics_with_ties_and_without(levels):
+    rng = np.random.default_rng(levels)
+    # Within [0, 1]: torchmetrics takes other scores for logits and squashes them until they tie.
+    inside = np.floor(rng.beta(2, 4, 300) * levels) / levels
+    outside = np.floor(rng.beta(4, 3, 200) * levels) / levels
+    found = metrics.separation(inside, outside)
+    score = torch.from_numpy(np.concatenate([inside, outside]))
+    outlying = torch.cat([torch.zeros(300), torch.ones(200)]).long()
+
+    def false_positives(score, positive):
+        specificity, _ = binary_specificity_at_sensitivity(score, positive, min_sensitivity=metrics.RATE)
+        return 1 - specificity
+
+    peers = {
+        "auroc": binary_auroc(score, outlying),
+        "aupr_out": binary_average_precision(score, outlying),
+        "aupr_in": binary_average_precision(1 - score, 1 - outlying),
+        "fpr95_id_positive": false_positives(1 - score, 1 - outlying),
+        "fpr95_ood_positive": false_positives(score, outlying),
+    }
+    assert found == pytest.approx({name: value.item() for name, value in peers.items()}, abs=1e-6)
+    assert metrics.auroc(inside, outside) == found["auroc"]
+
+
+def test_entropies_and_information_of_an_ensemble_are_those_of_scipy():
+    logits, _ = predictions(0, images=50, members=2)
+    ((_, log_p, expected),) = metrics.prefixes(logits, {2})
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    total = metrics.entropy(log_p)
+    np.testing.assert_allclose(total, scipy_entropy(p.mean(0), axis=-1), atol=1e-6)
+    np.testing.assert_allclose(expected, scipy_entropy(p, axis=-1).mean(0), atol=1e-6)
+    # The mutual information of two networks is their Jensen-Shannon divergence.
+    np.testing.assert_allclose(total - expected, jensenshannon(p[0], p[1], axis=-1) ** 2, atol=1e-6)
