@@ -22,28 +22,19 @@ from bench.rng import Streams
 LAMBDA = 1.0  # nats of entropy that weigh as much as a nat of cross-entropy: the two have one unit
 KAPPA = 1.0  # of the margin: a member counts as fooled once another class leads by so much
 
-GRADIENT = ("eot", "low-entropy", "low-entropy-targeted", "margin")
+DETECTOR_AWARE = ("low-entropy", "low-entropy-targeted")
+GRADIENT = ("eot", *DETECTOR_AWARE, "margin")
 # (images [B, ...], step) -> what the attacker raises, [B]; the step chooses fresh networks.
 Objective = Callable[[Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
 class Found:
-    """Images [B, ...] on the CPU, and how good they were at the start, half-way and at the end, [B] each."""
+    """Images [B, ...] on the CPU, the same after three quarters of the steps, and how good they are, [B]."""
 
     images: Tensor
-    start: Tensor
-    half: Tensor
-    end: Tensor
-
-    def late_gain(self) -> float:
-        """Share of what was gained that came in the second half of the steps; 0 where nothing was.
-
-        Near 0 where more steps would change little: the budget was enough.
-        """
-        gained = (self.end - self.start).mean().item()
-        late = (self.end - self.half).mean().item()
-        return min(1.0, max(0.0, late / gained)) if gained > 0 else 0.0
+    earlier: Tensor
+    score: Tensor
 
 
 def climb(
@@ -56,23 +47,23 @@ def climb(
 ) -> Found:
     """Projected sign ascent on any objective: x <- clip(x + 2.5 eps / steps sign(grad), ball, [0, 1]).
 
-    start: where in the ball to begin, [B, ...]. judge: by what images are good, where that is not the
-    objective itself, as one that changes with every step is not. With the cross-entropy of the mean logits
-    it is `pgd`, bit for bit. Raises ValueError for images beyond [0, 1]. Source: Madry et al. 2018.
+    start: where in the ball to begin, [B, ...]. judge: what the score is, where that is not the objective
+    itself, as one that changes with the step is not. With the cross-entropy of the mean logits it is `pgd`,
+    bit for bit. Raises ValueError for images beyond [0, 1]. Source: Madry et al. 2018, section 2.
     """
     if images.min() < 0 or images.max() > 1:
         raise ValueError(f"expected pixels in [0, 1], found {images.min():.3g} to {images.max():.3g}")
     alpha = STEP * epsilon / steps
-    x, places = start.detach(), []
+    x = earlier = start.detach()
     for step in range(steps):
-        places += [x] if step in (0, steps // 2) else []
         leaf = x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(objective(leaf, step).sum(), leaf)
         moved = x + alpha * gradient.sign()
         x = (images + (moved - images).clamp(-epsilon, epsilon)).clamp(0, 1)
+        earlier = x if step < 3 * steps // 4 else earlier
     with torch.no_grad():
-        first, half, end = ((judge or objective)(place, 0).cpu() for place in (places[0], places[-1], x))
-    return Found(x.cpu(), first, half, end)
+        score = (judge or objective)(x, steps).cpu()
+    return Found(x.cpu(), earlier.cpu(), score)
 
 
 def cross_entropy(ensemble: Ensemble, labels: Tensor) -> Objective:
@@ -97,14 +88,20 @@ def expectation(pool: Ensemble, labels: Tensor, draws: int) -> Objective:
     return value
 
 
-def low_entropy(ensemble: Ensemble, labels: Tensor) -> Objective:
-    """-ln p(y) - lambda H(p), p the mean probability: wrong, and sure of it."""
+def low_entropy(ensemble: Ensemble, labels: Tensor, after: int = 0) -> Objective:
+    """-ln p(y) - lambda H(p), p the mean probability: wrong, and sure of it; lambda is 0 before step `after`.
+
+    Near p(y) = 1 entropy falls faster than the cross-entropy rises: with lambda from the start an image that
+    is right is made surer and never wrong.
+    """
     view = MeanProbability(ensemble)
 
     def value(x: Tensor, step: int) -> Tensor:
         log_p = view(x)
-        entropy = -(log_p.exp() * log_p).sum(-1)
-        return F.nll_loss(log_p, labels, reduction="none") - LAMBDA * entropy
+        wrong = F.nll_loss(log_p, labels, reduction="none")
+        if step < after:
+            return wrong
+        return wrong + LAMBDA * (log_p.exp() * log_p).sum(-1)
 
     return value
 
@@ -149,7 +146,8 @@ def attack(
     """The best of `restarts` climbs from random places of the ball, image by image.
 
     name: one of `GRADIENT`. Best by what the attack raises; `eot`, which raises something else at every
-    step, by the cross-entropy of the networks attacked. Raises ValueError for another name.
+    step, by the cross-entropy of the networks attacked. `low-entropy` looks at entropy in the second half of
+    its steps. Raises ValueError for another name.
     """
     if name not in GRADIENT:
         raise ValueError(f"expected one of {', '.join(GRADIENT)}, found {name}")
@@ -163,7 +161,7 @@ def attack(
             generator = rng(name, repr(epsilon), begin, restart)
             shift = torch.rand(x.shape, generator=generator).mul(2).sub(1).mul(epsilon)
             place = (x + shift.to(device)).clamp(0, 1)
-            objective = _objective(name, attacked, pool, x, y, draws)
+            objective = _objective(name, attacked, pool, x, y, draws, steps)
             found = climb(objective, x, epsilon, steps, place, judge)
             best = found if best is None else _better(best, found)
         assert best is not None
@@ -171,12 +169,14 @@ def attack(
     return Found(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Found)))
 
 
-def _objective(name: str, attacked: Ensemble, pool: Ensemble, x: Tensor, y: Tensor, draws: int) -> Objective:
+def _objective(
+    name: str, attacked: Ensemble, pool: Ensemble, x: Tensor, y: Tensor, draws: int, steps: int
+) -> Objective:
     match name:
         case "eot":
             return expectation(pool, y, draws)
         case "low-entropy":
-            return low_entropy(attacked, y)
+            return low_entropy(attacked, y, steps // 2)
         case "low-entropy-targeted":
             return targeted(attacked, x, y)
         case _:
@@ -184,8 +184,8 @@ def _objective(name: str, attacked: Ensemble, pool: Ensemble, x: Tensor, y: Tens
 
 
 def _better(one: Found, other: Found) -> Found:
-    """Image by image the one that ended higher."""
-    wins = other.end > one.end
+    """Image by image the one of the higher score."""
+    wins = other.score > one.score
 
     def pick(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(wins.view(-1, *[1] * (a.dim() - 1)), b, a)

@@ -48,6 +48,7 @@ class Singles:
 
 
 def slice_of(places: range) -> slice:
+    """The slice that takes these places of an ensemble."""
     return slice(places.start, places.stop)
 
 
