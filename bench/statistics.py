@@ -328,15 +328,24 @@ def ks_distance(a: ArrayLike, b: ArrayLike) -> float:
 
     a: values [n]; b: [m]. Raises: ValueError where a set is empty or a value NaN. Source: Smirnov 1939.
     """
-    x, y = np.sort(_sample(a, "values")), np.sort(_sample(b, "values"))
-    jumps = np.concatenate([x, y])
-    steps = [np.searchsorted(s, jumps, "right") / s.size for s in (x, y)]
-    return float(np.abs(steps[0] - steps[1]).max())
+    _, distance = _apart(a, b)
+    return float(distance.max())
 
 
 def wasserstein_distance(a: ArrayLike, b: ArrayLike) -> float:
-    """Area between two empirical distribution functions, the Wasserstein-1 distance, in the values' unit.
+    """Area between two empirical distribution functions, the Wasserstein-1 distance: integral of |F_a - F_b|.
 
-    a: values [n]; b: [m]. Raises: ValueError where a set is empty or a value NaN.
+    a: values [n]; b: [m]; in their unit. Raises: ValueError where a set is empty or a value NaN.
+    Source: Vallender 1974.
     """
-    return float(stats.wasserstein_distance(_sample(a, "values"), _sample(b, "values")))
+    jumps, distance = _apart(a, b)
+    # scipy's function takes a BLAS product, whose last digit hangs on the number of threads.
+    return float((distance[:-1] * np.diff(jumps)).sum())
+
+
+def _apart(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """All jumps of two ECDFs in ascending order [n + m], and |F_a - F_b| there."""
+    x, y = np.sort(_sample(a, "values")), np.sort(_sample(b, "values"))
+    jumps = np.sort(np.concatenate([x, y]))
+    first, second = (np.searchsorted(s, jumps, "right") / s.size for s in (x, y))
+    return jumps, np.abs(first - second)

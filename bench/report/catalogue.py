@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench import records
-from bench.report import attack_figures, figures, paper_figures, regression, tables
+from bench.report import attack_figures, comparisons, figures, paper_figures, regression, tables
 from bench.report import published as paper
 from bench.report.figures import Curve, Looks
 from bench.report.pictures import (
@@ -83,6 +83,7 @@ def all_tables(material: Material) -> list[Table]:
             tables.cost(rows), _TASK, ("method", "members"), ("metric",), ("members",), tables.COST,
         ),
         *attack_figures.attack_tables(rows, abouts),
+        *comparisons.comparison_tables(material),
         *regression.regression_tables(rows, abouts),
         *paper.paper_tables(rows, accuracy, norms, material.published),
     ]  # fmt: skip

@@ -68,6 +68,8 @@ _READING = (
     "little.",
     "Entropies are in nats, of the ensemble's mean probability; ln K is the most that K classes allow. "
     "AUROC is the chance that an outlying image has the higher entropy: 0.5 is guessing.",
+    "Whether two methods differ stands in the paired verdicts, on the seeds or, with one seed, on the images "
+    "that both share. A verdict on images holds for these trained networks only.",
 )
 
 _LEDGER = (
@@ -87,10 +89,12 @@ _AFTER: dict[str, tuple[str, ...]] = {
     "accuracy": ("accuracy-",),
     "out-of-distribution": ("entropy-ecdf-", "figure3-", "figure4-", "figure9-"),
     "weight-norms": ("weight-norms-",),
+    "budgets": ("pareto-",),
     "attacks": ("figure5-", "figure10-"),
     "regression": ("figure2-",),
     "diversity": ("training-", "figure6-", "figure7-", "figure8-"),
 }
+FOLDED = 40  # a table of pairs has many lines: of more than these it opens at a click, as others stand below
 GAPS_OF_FIGURE = "What this figure lacks was not measured here; these fill the gaps:"
 VERDICTS = (HOLDS, FAILS, UNKNOWN)
 _PAPER = "the paper's tables"
@@ -226,9 +230,12 @@ def _follows(picture: Picture, table: str) -> bool:
 
 def _titled(table: Table, sheet: Sheet) -> str:
     """A table under its heading, with what it was measured on and how to read it."""
-    where = " · ".join(escape(sheet.block[k]) for k in ("train", "dataset", "examples") if sheet.block.get(k))
+    told = ("train", "dataset", "metric", "examples")
+    where = " · ".join(escape(sheet.block[k]) for k in told if sheet.block.get(k))
     title = escape(table.title) + (f" — {where}" if where else "")
     body = _html_table(sheet.headings, sheet.lines, sheet.lead, table.title)
+    if table.show and len(sheet.lines) > FOLDED:
+        body = f"<details><summary>{len(sheet.lines)} lines</summary>{body}</details>"
     gaps = "".join(f"<li><code>{escape(text)}</code></li>" for text in sheet.commands)
     gaps = gaps and f'<p class="note">{GAPS}</p><ul class="note">{gaps}</ul>'
     note = escape(" ".join(filter(None, (table.note, sheet.remark))))

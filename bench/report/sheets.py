@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -42,6 +42,9 @@ SHOWN: dict[str, tuple[str, str, float, int | None]] = {
     "auroc_max_softmax": ("AUROC, max softmax", "", 1, 4),
     "entropy_in_nats": ("entropy in", "nats", 1, 3),
     "entropy_out_nats": ("entropy out", "nats", 1, 3),
+    "ks_distance": ("KS distance", "", 1, 4),
+    "wasserstein_nats": ("Wasserstein-1", "nats", 1, 3),
+    "dkw_half_width": ("DKW half-width", "", 1, 4),
     "weight_norm_mean": ("mean", "", 1, None),
     "weight_norm_sd": ("sd", "", 1, None),
     "weight_norm_ratio": ("sd/mean", "", 1, 3),
@@ -62,7 +65,8 @@ SHOWN: dict[str, tuple[str, str, float, int | None]] = {
     "predict_seconds": ("predict", "s", 1, None),
     "peak_memory_bytes": ("peak memory", "MiB", 1 / 2**20, 1),
 }
-_LINES = {"members": "networks", "crafted_members": "attacked"}  # headings of the columns that name a line
+# Headings of the columns that name a line.
+_LINES = {"members": "networks", "crafted_members": "attacked", "other": "against"}
 
 
 class Cell(NamedTuple):
@@ -81,7 +85,8 @@ class Table:
     first; values compete for best within a column among lines that agree in `within`. A frame with
     the columns `published` and `command` gets a published value beside every measured one, and the
     commands that fill its gaps. `part`: where the table stands on the page, empty with its task.
-    `copies`: what `tables.copies` finds in the rows.
+    `copies`: what `tables.copies` finds in the rows. `show`: instead of `columns`, headings and how each
+    is written of a line of the frame; nothing of it competes.
     """
 
     name: str
@@ -95,6 +100,7 @@ class Table:
     first: tuple[str, ...] = ()
     part: str = ""
     copies: tuple[Mapping[str, str], ...] = ()
+    show: tuple[tuple[str, Callable[[Any], str]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -244,6 +250,16 @@ def _sheet(table: Table, names: dict[str, str], block: pd.DataFrame) -> Sheet:
     return Sheet(names, [*headings, "seeds"], lines, len(table.lines), _commands(block), remark)
 
 
+def _shown(table: Table, names: dict[str, str], block: pd.DataFrame) -> Sheet:
+    """One block as text, a line of the frame a line, each cell as `table.show` writes it."""
+    lines = [
+        [*_line_cells(table, _values(item, table.lines)), *(Cell(write(item)) for _, write in table.show)]
+        for item in block.itertuples(index=False)
+    ]
+    headings = [*(_LINES.get(c, c) for c in table.lines), *(name for name, _ in table.show)]
+    return Sheet(names, headings, lines, len(table.lines), remark=note_on_copies(table.copies, names))
+
+
 def _published(item: Any) -> str:
     """The published value beside an item as text, with the digits it has; empty where there is none."""
     value = getattr(item, "published", math.nan)
@@ -277,7 +293,9 @@ def sheets(table: Table) -> list[Sheet]:
         if len(examples) == 1 and int(examples[0]):
             names["examples"] = f"{int(examples[0]):,} images"
         block = block.sort_values(list(table.lines), kind="stable", na_position="first")
-        found.append(_sheet(table, names, block))
+        if "metric" in names:
+            names["metric"] = heading(names["metric"])
+        found.append(_shown(table, names, block) if table.show else _sheet(table, names, block))
     return found
 
 
@@ -297,7 +315,8 @@ def lines_to_markdown(headings: Sequence[str], lines: Sequence[Sequence[Cell]], 
 
 def to_markdown(table: Table) -> str:
     """The whole table as Markdown: a heading a block, how to read it once."""
-    parts = [f"# {table.title}\n\n{GENERAL} {table.note}\n"]
+    note = table.note if table.show else f"{GENERAL} {table.note}"
+    parts = [f"# {table.title}\n\n{note}\n"]
     for sheet in sheets(table):
         title = " · ".join(dict.fromkeys(v for v in sheet.block.values() if v))
         parts.append(f"\n## {title}\n\n{lines_to_markdown(sheet.headings, sheet.lines, sheet.lead)}")
