@@ -62,6 +62,31 @@ def resolve(entry: MethodEntry, config: type, preset: str, train: str, sets: Map
     except UsageError as error:
         raise BenchError(f"{entry.base}.toml, {preset}: {error}; correct the file") from error
     values |= {key: _typed(key, _parse(text), types, entry.name) for key, text in sets.items()}
+    return _settings(config, values)
+
+
+def from_document(config: type, document: Mapping[str, Any]) -> Settings:
+    """Settings with these values: the inverse of `Settings.document`.
+
+    config: the method's `Config`. Raises BenchError where a setting is missing, is not one of the
+    method's or has another type: its code has changed since the document was written.
+    """
+    types = get_type_hints(config) | get_type_hints(LoopConfig)
+    missing = [key for key in types if key not in document]
+    strange = [key for key in document if key not in types]
+    if missing or strange:
+        raise BenchError(
+            f"expected the settings {', '.join(types)}, found {', '.join(missing) or 'none'} missing "
+            f"and {', '.join(strange) or 'none'} unknown; use the code that wrote them"
+        )
+    try:
+        values = {key: _typed(key, value, types) for key, value in document.items()}
+    except UsageError as error:
+        raise BenchError(f"{error}; use the code that wrote it") from error
+    return _settings(config, values)
+
+
+def _settings(config: type, values: Mapping[str, Any]) -> Settings:
     loop = {f.name for f in dataclasses.fields(LoopConfig)}
     return Settings(
         config(**{k: v for k, v in values.items() if k not in loop}),
