@@ -184,7 +184,7 @@ def test_a_size_nobody_asked_for_is_a_gap(tmp_path):
 
 def test_every_figure_is_a_small_svg_beside_a_png(results):
     names = {path.stem for path in (results / "figures").glob("*.svg")}
-    kinds = ("accuracy", "weight-norms", "training")
+    kinds = ("accuracy", "weight-norms", "training", "pareto")
     places = ("digits-quick", "digits-open-quick", "digits-smoke")
     expected = {f"{kind}-{place}" for kind in kinds for place in places} | {"figure4-digits-open"}
     expected |= {f"figure{n}-{place}" for n in (6, 7, 8, 9) for place in ("digits", "digits-open")}

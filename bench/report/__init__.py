@@ -20,9 +20,11 @@ __all__ = ["build", "departures"]
 _OWN = {
     "tables": re.compile(
         r"(summary|accuracy|calibration|out-of-distribution|weight-norms|diversity|attacks|fooling-epsilon"
-        r"|spread|verdicts|entropy-distances|regression|cost|failures|claims|table[1256])\.(csv|md)"
+        r"|spread|verdicts|entropy-distances|regression|cost|budgets|failures|claims|table[1256])\.(csv|md)"
     ),
-    "figures": re.compile(r"(accuracy|weight-norms|entropy-ecdf|training|figure([2-9]|10))-.+\.(svg|png)"),
+    "figures": re.compile(
+        r"(accuracy|weight-norms|entropy-ecdf|training|pareto|figure([2-9]|10))-.+\.(svg|png)"
+    ),
 }
 
 

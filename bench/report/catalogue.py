@@ -11,7 +11,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench import records
-from bench.report import attack_figures, comparisons, figures, paper_figures, regression, tables
+from bench.report import (
+    attack_figures,
+    budgets,
+    comparisons,
+    figures,
+    paper_figures,
+    pareto,
+    regression,
+    tables,
+)
 from bench.report import published as paper
 from bench.report.figures import Curve, Looks
 from bench.report.pictures import (
@@ -82,6 +91,7 @@ def all_tables(material: Material) -> list[Table]:
             "cost", "Cost", "A fit that was reused counts with its original time.",
             tables.cost(rows), _TASK, ("method", "members"), ("metric",), ("members",), tables.COST,
         ),
+        budgets.budget_table(material),
         *attack_figures.attack_tables(rows, abouts),
         *comparisons.comparison_tables(material),
         *regression.regression_tables(rows, abouts),
@@ -108,6 +118,7 @@ def _drawn(material: Material) -> Iterator[Drawing]:
         yield from _weight_norms(part, looks)
         yield from _entropy(part, looks)
         yield from _training(part, looks)
+        yield from pareto.pareto_figures(part, looks)
         yield from paper_figures.ablations(part, looks)
         yield from paper_figures.kernels(part)
         yield from paper_figures.misfits(part)

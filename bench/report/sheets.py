@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -86,7 +86,8 @@ class Table:
     the columns `published` and `command` gets a published value beside every measured one, and the
     commands that fill its gaps. `part`: where the table stands on the page, empty with its task.
     `copies`: what `tables.copies` finds in the rows. `show`: instead of `columns`, headings and how each
-    is written of a line of the frame; nothing of it competes.
+    is written of a line of the frame; nothing of it competes. `remarks`: the values of a
+    block's fields, and a sentence on it.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Table:
     part: str = ""
     copies: tuple[Mapping[str, str], ...] = ()
     show: tuple[tuple[str, Callable[[Any], str]], ...] = ()
+    remarks: tuple[tuple[tuple[str, ...], str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -295,7 +297,9 @@ def sheets(table: Table) -> list[Sheet]:
         block = block.sort_values(list(table.lines), kind="stable", na_position="first")
         if "metric" in names:
             names["metric"] = heading(names["metric"])
-        found.append(_shown(table, names, block) if table.show else _sheet(table, names, block))
+        sheet = _shown(table, names, block) if table.show else _sheet(table, names, block)
+        own = dict(table.remarks).get(tuple(str(v) for v in key), "")
+        found.append(replace(sheet, remark=" ".join(filter(None, (own, sheet.remark)))))
     return found
 
 
