@@ -26,6 +26,10 @@ ALLOWED = {
     "bench/report": {"report", "statistics", "records", "errors", "registry", "machine"},
     "bench/launchers": {"launchers", "sweep", "runner", "progress", "errors", "machine"},
     "bench/claims.py": {"records"},
+    "bench/agreement.py": {"records", "errors"},
+    "bench/verify.py": {
+        "agreement", "claims", "config", "errors", "provenance", "records", "registry", "runner", "task",
+    },
     "bench/plan.py": {"runner", "records", "registry", "config", "errors", "task"},
     "bench/attacks.py": {"ensemble", "metrics"},
     "bench/adaptive.py": {"attacks", "ensemble", "rng"},

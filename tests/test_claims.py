@@ -52,9 +52,21 @@ def test_a_claim_holds_on_rows_made_to_its_words_and_fails_when_one_changes(name
     good, bad = (line(name, rows, tmp_path) for rows in CASES[name][case])
     assert (good["verdict"], bad["verdict"]) == (claims.HOLDS, claims.FAILS), (good, bad)
     for found in (good, bad):
-        assert found["evidence"].endswith("One seed: the point value decides.")
+        judged, _, _ = found["evidence"].partition(" Flagged")
+        assert judged.endswith("One seed: the point value decides.")
         assert found["seeds"] == "1" and found["command"] == ""
     assert good["evidence"] != bad["evidence"]
+
+
+def test_a_claim_on_attacks_names_those_that_are_flagged(tmp_path):
+    rows = CASES["small-perturbations"][0][0]
+    where = {"evaluation": "attack", "variant": "same", "attack": "fgsm", "epsilon": 0.01, "examples": 10}
+    where |= {"members": 100, "crafted_members": 100}
+    still = row("unmoved_share", 0.5, "hypergan", "mnist-attack", **where)
+    found = line("small-perturbations", [*rows, still], tmp_path)
+    assert found["verdict"] == claims.HOLDS
+    text = "Flagged † on mnist-attack: fgsm at 0.01/0.1 on 100 of hypergan (no-gradient, weak)"
+    assert text in found["evidence"]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -20,6 +20,7 @@ __all__ = ["build", "departures"]
 _OWN = {
     "tables": re.compile(
         r"(summary|accuracy|calibration|out-of-distribution|weight-norms|diversity|attacks|fooling-epsilon"
+        r"|adaptive-attacks|resampling|flags|canaries|effective-networks"
         r"|spread|verdicts|entropy-distances|regression|cost|budgets|failures|claims|table[1256])\.(csv|md)"
     ),
     "figures": re.compile(

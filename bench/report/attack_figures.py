@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from bench.report import figures, tables
+from bench.report import figures, flags, tables
 from bench.report.figures import DASHED, EDGE, Looks
 from bench.report.pictures import Drawing, Material, paper_picture, where
 from bench.report.sheets import Table, networks
@@ -37,6 +37,7 @@ PAPER_SHARE = (50, 70)  # per cent of the other networks: paper, appendix A.5
 TICKS = (0.01, 0.1, 0.3, 1.0)
 SHIFT = 0.008  # between neighbouring methods, in the square root of epsilon
 APART = 0.25  # of the axis: the least distance of a mark from 0
+FLAGGED: dict[str, Any] = {"marker": "x", "color": "black", "linestyle": "", "markersize": 3.5, "zorder": 4}
 MARKERS = 800  # of one figure, or so: an SVG spends 150 bytes on each
 
 _ATTACKS = (
@@ -45,7 +46,7 @@ _ATTACKS = (
     "tested ensemble had right and has wrong now, by its mean logits (fused) or in every network (every). "
     "Entropy (of the mean probability) and AUROC (attacked against clean images, by entropy) are of all "
     "images, or of those that fool the attacked ensemble (fused). Clean: images as they are, success is "
-    "error."
+    "error. † is flagged: the attack looks weaker than it should (table of flagged attacks)."
 )
 _SEARCH = (
     "The smallest epsilon found that fools the ensemble attacked, quantiles over images: 0 for an image that "
@@ -61,13 +62,16 @@ def attacks(rows: pd.DataFrame, abouts: tables.Abouts) -> pd.DataFrame:
     """
     found = rows[(rows["evaluation"] == "attack") & rows["value"].notna()]
     found = found[_pairs(found, {*SHOWN, ("fooled_share", "all")})]
+    # What single fresh networks and ensembles of another size make of them is the resampling matrix.
+    same = (found["members"] == found["crafted_members"]) & (found["members"] > 1)
+    found = found[(found["variant"] != "fresh") | same]
     found = found.assign(
         epsilon=found["epsilon"].fillna(0.0), crafted_members=found["crafted_members"].fillna(0)
     )
-    frame = _whole(tables.summarise(found, GROUP))
+    frame = flags.marked(_whole(tables.summarise(found, GROUP)), flags.find(rows))
     pairs = frame[frame["variant"].isin(("same", "fresh")) & frame["success"].ne("")]
     pairs = tables.with_unreachable(pairs, rows, abouts, ("variant", "attack", "epsilon", "success"))
-    missing = pairs[pairs["seeds"] == 0].assign(crafted_members=pairs["members"])
+    missing = pairs[pairs["seeds"] == 0].assign(crafted_members=pairs["members"], flags="")
     if not len(missing):
         return frame
     return tables.ordered(pd.concat([frame, missing], ignore_index=True), GROUP[1:])
@@ -117,7 +121,7 @@ def attack_figures(part: Material, looks: Looks) -> Iterator[Drawing]:
             "size; dashed, hollow: the attacked one, with its entropy on clean images at 0; 1 attacked: one "
             "network, tested with others (one-to-many). Entropy and AUROC are of all images, those that fool "
             "nobody too; success by mean logits, of images that were right. Dotted: ln K, the most that K "
-            "classes allow, and guessing."
+            "classes allow, and guessing. Crosses: the attack looks weaker than it should (flags)."
         )
         title = f"Figure 5: attacks — {where(rows, task)}"
         yield paper_picture(5, rows, caption, task), figure5(frame, looks, title, classes)
@@ -168,7 +172,7 @@ def figure5(frame: pd.DataFrame, looks: Looks, title: str, classes: int) -> Figu
     names = sorted(set(frame["method"]))
     _epsilons(grid[-1], sorted(set(frame["epsilon"])), len(names))
     handles = [figures.handle(n, looks[n]) for n in names]
-    figures.legend(figure, [*handles, *_keys("fresh", "attacked itself")])
+    figures.legend(figure, [*handles, *_keys("fresh", "attacked itself", frame)])
     return figure
 
 
@@ -189,7 +193,7 @@ def figure10(frame: pd.DataFrame, looks: Looks, title: str) -> Figure:
     _epsilons(row, sorted(set(frame["epsilon"])), frame["method"].nunique())
     most = {str(m): int(n) for m, n in frame.groupby("method")["members"].max().items()}
     handles = [figures.handle(m, looks[m], f"{m} · {n:,}") for m, n in sorted(most.items())]
-    keys = _keys("examples that fool the one attacked", "all examples")
+    keys = _keys("examples that fool the one attacked", "all examples", frame)
     figures.legend(figure, [*handles, *keys], "method · other networks")
     return figure
 
@@ -216,6 +220,8 @@ def _curves(axes: Axes, frame: pd.DataFrame, looks: Looks, factor: float, every:
                 x, own["mean"] * factor, color=looks[name].color, marker=looks[name].marker, markersize=4,
                 markevery=(i % every, every), **_variant(variant, looks[name].color),
             )  # fmt: skip
+            flagged = own["flags"].fillna("").ne("").to_numpy()
+            axes.plot(x[flagged], own["mean"][flagged] * factor, **FLAGGED)
 
 
 def _variant(variant: Any, color: str) -> dict[str, Any]:
@@ -225,12 +231,14 @@ def _variant(variant: Any, color: str) -> dict[str, Any]:
     return EDGE
 
 
-def _keys(solid: str, dashed: str) -> list[Line2D]:
+def _keys(solid: str, dashed: str, frame: pd.DataFrame) -> list[Line2D]:
+    flagged = frame["flags"].fillna("").ne("").any()
     grey = "0.3"
-    return [
+    keys = [
         Line2D([], [], color=grey, marker="o", label=solid, **EDGE),
         Line2D([], [], color=grey, marker="o", label=dashed, **_variant("same", grey)),
     ]
+    return [*keys, Line2D([], [], label="flagged", **FLAGGED)] if flagged else keys
 
 
 def _epsilons(row: Sequence[Axes], held: Sequence[float], methods: int) -> None:

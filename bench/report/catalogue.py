@@ -15,6 +15,7 @@ from bench.report import (
     attack_figures,
     budgets,
     comparisons,
+    defence,
     figures,
     paper_figures,
     pareto,
@@ -73,6 +74,25 @@ def all_tables(material: Material) -> list[Table]:
             "entropy, unless another score is named; entropies are means over images.",
             tables.out_of_distribution(rows, abouts), _DATA, size, ("metric",), ("members",), tables.OOD,
         ),
+        *_diversity(rows, abouts, norms),
+        Table(
+            "cost", "Cost", "A fit that was reused counts with its original time.",
+            tables.cost(rows), _TASK, ("method", "members"), ("metric",), ("members",), tables.COST,
+        ),
+        budgets.budget_table(material),
+        *attack_figures.attack_tables(rows, abouts),
+        *defence.defence_tables(rows),
+        *comparisons.comparison_tables(material),
+        *regression.regression_tables(rows, abouts),
+        *paper.paper_tables(rows, accuracy, norms, material.published),
+    ]  # fmt: skip
+    copies = tables.copies(rows)
+    return [replace(table, copies=copies) for table in found if len(table.frame)]
+
+
+def _diversity(rows: pd.DataFrame, abouts: tables.Abouts, norms: pd.DataFrame) -> list[Table]:
+    """How different the networks of an ensemble are, in weights and in what they predict."""
+    return [
         Table(
             "weight-norms", "Weight 2-norm of each layer over networks",
             "Mean and sd are over the networks of one ensemble; spread of norms is no merit by "
@@ -82,23 +102,21 @@ def all_tables(material: Material) -> list[Table]:
         Table(
             "diversity", "Diversity of the networks",
             "Disagreement is the share of images on which two networks predict differently, mean "
-            "over pairs. Spread is sqrt(sum of variances) over the mean network's norm, cosine the mean "
+            "over pairs; KL is between their probabilities; double fault is the share that both have wrong. "
+            "Distance is that of two networks' weights over their norm, 1.41 where they have nothing in "
+            "common; aligned, after scaling and permutation of hidden channels, which change no prediction, "
+            "were removed. Spread is sqrt(sum of variances) over the mean network's norm, cosine the mean "
             "between pairs.",
             tables.diversity(rows), _TASK, ("method", "members"), ("metric", "layer", "dataset"), (),
             tables.DIVERSITY,
         ),
         Table(
-            "cost", "Cost", "A fit that was reused counts with its original time.",
-            tables.cost(rows), _TASK, ("method", "members"), ("metric",), ("members",), tables.COST,
+            "effective-networks", "Effective number of networks",
+            "How many networks that never agree would be as diverse in their probabilities: 1 where all are "
+            "one function (Vendi score of their mean Bhattacharyya coefficients).",
+            tables.effective_networks(rows, abouts), _DATA, ("method",), ("members",),
         ),
-        budgets.budget_table(material),
-        *attack_figures.attack_tables(rows, abouts),
-        *comparisons.comparison_tables(material),
-        *regression.regression_tables(rows, abouts),
-        *paper.paper_tables(rows, accuracy, norms, material.published),
     ]  # fmt: skip
-    copies = tables.copies(rows)
-    return [replace(table, copies=copies) for table in found if len(table.frame)]
 
 
 def all_figures(material: Material) -> Iterator[Drawing]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from bench.report import checks, tables
+from bench.report import checks, flags, tables
 from bench.report.evidence import Finding, Rows
+from bench.report.sheets import MARK
 
 HOLDS, FAILS, UNKNOWN, OPEN = "holds", "does not hold", "not measured", "open"
 COLUMNS = (
@@ -27,7 +28,8 @@ COLUMNS = (
 class Claim:
     """A claim: its name and words, where the paper makes it, how it is tested, what we expect.
 
-    device: the only one on which it is tested; empty: any.
+    device: the only one on which it is tested; empty: any. attacked: it rests on attacks, whose flags its
+    evidence names.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Claim:
     check: Callable[[Rows], list[Finding]]
     expected: str = OPEN
     device: str = ""
+    attacked: bool = False
 
 
 CLAIMS = (
@@ -118,6 +121,7 @@ CLAIMS = (
         "entropy_nats on fooling images (variant fresh): 90 % of ln 10 at some epsilon, and the mean over "
         "epsilon against standard_ensemble",
         checks.adversarial_entropy,
+        attacked=True,
     ),
     # On handwritten digits the smallest epsilon that fools an ensemble is ten times that.
     Claim(
@@ -127,6 +131,7 @@ CLAIMS = (
         "success_rate (variant same, fused) at epsilon 0.01 with 100 networks or more: at most 5 %",
         checks.small_perturbations,
         HOLDS,
+        attacked=True,
     ),
     Claim(
         "one-to-many",
@@ -134,6 +139,7 @@ CLAIMS = (
         "A.5, Fig. 10",
         "fooled_share (variant one-to-many), mean over epsilon, for FGSM and PGD",
         checks.one_to_many,
+        attacked=True,
     ),
     Claim(
         "fgsm-transfers",
@@ -141,6 +147,7 @@ CLAIMS = (
         "A.5, Fig. 10",
         "fooled_share (variant one-to-many) by attack, mean over epsilon",
         checks.fgsm_transfers,
+        attacked=True,
     ),
     Claim(
         "no-discriminator",
@@ -197,10 +204,27 @@ def ledger(
     lines = []
     for (preset, device), part in rows.groupby(list(tables.BLOCK), sort=False):
         asked, nothing = Rows(part, created), Rows(part.iloc[:0], {})
+        doubts = _doubts(part)
         for claim in chosen:
             found = claim.check(asked if claim.device in ("", device) else nothing)
-            lines.append(_line(claim, found, str(preset), str(device), own[claim.name]))
+            line = _line(claim, found, str(preset), str(device), own[claim.name])
+            if claim.attacked and line["verdict"] != UNKNOWN:
+                tasks = sorted({f.place for f in found if f.holds is not None} & doubts.keys())
+                line["evidence"] += "".join(f" Flagged{MARK} on {task}: {doubts[task]}." for task in tasks)
+            lines.append(line)
     return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _doubts(rows: pd.DataFrame) -> dict[str, str]:
+    """By task, the attacks that look weaker than they should, with the method and size attacked."""
+    texts: dict[str, list[str]] = {}
+    found = flags.find(rows)
+    for key, part in found.groupby(["task", "method", "crafted_members", "attack"], sort=False):
+        task, method, size, attack = key
+        epsilons = "/".join(f"{e:g}" for e in sorted(set(part["epsilon"])))
+        names = ", ".join(dict.fromkeys(part["flag"]))
+        texts.setdefault(str(task), []).append(f"{attack} at {epsilons} on {size} of {method} ({names})")
+    return {task: "; ".join(parts) for task, parts in texts.items()}
 
 
 def verdict(findings: Sequence[Finding]) -> str:

@@ -25,6 +25,7 @@ GENERAL = (
 )
 GAPS = "Published but not measured here; these fill the gaps:"
 MISSING = "—"
+MARK = " †"  # behind every number of a flagged attack
 UNREACHABLE = "N/A"
 
 # metric -> (heading, unit shown, factor from the row's unit, decimals; None: three significant digits)
@@ -34,10 +35,17 @@ SHOWN: dict[str, tuple[str, str, float, int | None]] = {
     "nll_nats": ("NLL", "nats", 1, 4),
     "brier": ("Brier", "", 1, 4),
     "ece": ("ECE", "", 1, 4),
+    "adaptive_ece": ("adaptive ECE", "", 1, 4),
+    "aurc": ("AURC", "", 1, 5),
     "auroc": ("AUROC", "", 1, 4),
     "aupr_out": ("AUPR out", "", 1, 4),
     "aupr_in": ("AUPR in", "", 1, 4),
-    "fpr95_id_positive": ("FPR at 95 % TPR", "", 1, 4),
+    "fpr95_id_positive": ("outliers accepted at 95 % TPR", "", 1, 4),
+    "fpr95_ood_positive": ("inliers rejected at 95 % TPR", "", 1, 4),
+    "itself_auroc": ("test set against itself, AUROC", "", 1, 4),
+    "shared_images": ("outliers among the inliers", "", 1, 0),
+    "shuffled_accuracy": ("accuracy on shuffled labels", "%", 100, 1),
+    "uniform_entropy_nats": ("entropy of equal probabilities", "nats", 1, 6),
     "auroc_mutual_information": ("AUROC, mutual information", "", 1, 4),
     "auroc_max_softmax": ("AUROC, max softmax", "", 1, 4),
     "entropy_in_nats": ("entropy in", "nats", 1, 3),
@@ -50,9 +58,16 @@ SHOWN: dict[str, tuple[str, str, float, int | None]] = {
     "weight_norm_ratio": ("sd/mean", "", 1, 3),
     "weight_spread": ("spread", "", 1, 3),
     "weight_cosine": ("cosine", "", 1, 3),
+    "weight_distance": ("distance", "", 1, 3),
+    "weight_distance_aligned": ("distance, aligned", "", 1, 3),
     "disagreement": ("disagreement", "%", 100, 2),
+    "pairwise_kl_nats": ("pairwise KL", "nats", 1, 4),
+    "double_fault": ("double fault", "%", 100, 2),
+    "effective_networks": ("effective networks", "", 1, 3),
     "success_rate": ("success", "%", 100, 1),
     "entropy_nats": ("entropy", "nats", 1, 3),
+    "evasion_rate": ("evasion", "%", 100, 1),
+    "detected_share": ("detected", "%", 100, 1),
     "fooled_share": ("fooled", "%", 100, 1),
     "fooling_epsilon": ("epsilon", "", 1, 3),
     "rmse": ("RMSE", "", 1, 2),
@@ -154,7 +169,8 @@ def _show(item: Any) -> str:
     if pd.isna(item.mean):
         return MISSING if getattr(item, "command", "") else UNREACHABLE
     text = digits(item.metric, item.mean)
-    return text if pd.isna(item.sd) else f"{text} ± {digits(item.metric, item.sd)}"
+    text = text if pd.isna(item.sd) else f"{text} ± {digits(item.metric, item.sd)}"
+    return text + (MARK if getattr(item, "flags", "") else "")
 
 
 def _best(items: list[Any]) -> set[int]:

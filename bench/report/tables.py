@@ -22,13 +22,16 @@ GROUP = (*BLOCK, "task", "dataset", "method", "members", "layer", "metric")
 NAMED = 3  # settings that a method's name shows where they tell its configurations apart
 COLUMNS = (*GROUP, "unit", "mean", "sd", "low", "high", "seeds", "examples")
 
-CALIBRATION = ("nll_nats", "brier", "ece")
+CALIBRATION = ("nll_nats", "brier", "ece", "adaptive_ece", "aurc")
 OOD = (
-    "auroc", "aupr_out", "aupr_in", "fpr95_id_positive", "auroc_mutual_information", "auroc_max_softmax",
-    "entropy_in_nats", "entropy_out_nats",
+    "auroc", "aupr_out", "aupr_in", "fpr95_id_positive", "fpr95_ood_positive", "auroc_mutual_information",
+    "auroc_max_softmax", "entropy_in_nats", "entropy_out_nats",
 )  # fmt: skip
 NORMS = ("weight_norm_mean", "weight_norm_sd", "weight_norm_ratio")
-DIVERSITY = ("disagreement", "weight_spread", "weight_cosine")
+DIVERSITY = (
+    "disagreement", "pairwise_kl_nats", "double_fault", "weight_distance", "weight_distance_aligned",
+    "weight_spread", "weight_cosine",
+)  # fmt: skip
 COST = ("fit_seconds", "sample_seconds", "predict_seconds", "peak_memory_bytes")
 SUMMARY = ("accuracy_single", "accuracy", "nll_nats", "auroc", "disagreement")
 TRACE = ("accuracy_single", "accuracy", "disagreement", "weight_norm_ratio", "weight_spread")
@@ -202,8 +205,13 @@ def weight_norms(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def diversity(rows: pd.DataFrame) -> pd.DataFrame:
-    """Pairwise disagreement, and spread and cosine of the weights of each layer, by number of networks."""
+    """What two networks differ in, and spread and cosine of each layer's weights, by number of networks."""
     return summarise(plain(rows, DIVERSITY, "diversity"))
+
+
+def effective_networks(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
+    """How many wholly different networks are as diverse, by number of networks."""
+    return with_unreachable(summarise(plain(rows, ("effective_networks",), "diversity")), rows, abouts)
 
 
 def cost(rows: pd.DataFrame) -> pd.DataFrame:

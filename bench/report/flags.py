@@ -1,0 +1,95 @@
+"""Attacks that look weaker than they should: pure functions of rows, one line a suspicion.
+
+An attack that fails for want of gradients, steps or strength says nothing about a defence. Source: the
+checklist of Carlini et al. 2019, "On Evaluating Adversarial Robustness".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from bench.report import tables
+
+PLACE = (*tables.BLOCK, "task", "dataset", "method", "crafted_members", "attack", "epsilon")
+COLUMNS = (*PLACE, "flag", "evidence", "fired", "seeds")
+UNAWARE = ("square", "noise")  # attacks that use no gradient: what others have to beat
+WEAK = 0.5  # success on the networks attacked, at the largest epsilon tried
+LARGE = 0.1  # the least epsilon that should do: a smaller one alone proves nothing
+LATE = 0.05  # success gained in the last quarter of the steps: more than chance moves of single images
+
+MEANING = {
+    "no-gradient": "images without a gradient in float32 were not moved",
+    "below-black-box": "fools the networks attacked less often than Square or noise of the same size does",
+    "falls-with-epsilon": "fools the networks attacked less often than at a smaller epsilon",
+    "weak": "fools the networks attacked on less than half of the images at the largest epsilon tried",
+    "not-converged": "the last quarter of the steps still raised success by more than 5 points",
+}
+
+
+class _Own(NamedTuple):
+    """Success on the networks attacked, of so many images."""
+
+    success: float
+    examples: int
+
+
+def find(rows: pd.DataFrame) -> pd.DataFrame:
+    """Every flag that fires: where, in how many of the seeds, and the numbers of the first of them."""
+    found = rows[rows["evaluation"].isin(("attack", "adaptive")) & rows["value"].notna()]
+    found = found[(found["variant"] == "same") & found["crafted_members"].notna()]
+    found = found[found["success"].isin(("fused", ""))]
+    fired: dict[tuple[Any, ...], list[str]] = {}
+    seeds: dict[tuple[Any, ...], set[Any]] = {}
+    place = list(PLACE[:-2])
+    for key, group in found.groupby([*place, "seed"], sort=False):
+        *where, seed = key
+        for attack, epsilon in set(zip(group["attack"], group["epsilon"], strict=True)):
+            seeds.setdefault((*where, attack, epsilon), set()).add(seed)
+        for attack, epsilon, flag, evidence in _of_one(group):
+            fired.setdefault((*where, attack, epsilon, flag), []).append(evidence)
+    lines = [(*at, texts[0], len(texts), len(seeds[at[:-1]])) for at, texts in fired.items()]
+    frame = pd.DataFrame(lines, columns=COLUMNS)
+    return tables.ordered(frame, [*PLACE[1:], "flag"]) if len(frame) else frame
+
+
+def _of_one(group: pd.DataFrame) -> Iterator[tuple[str, float, str, str]]:
+    """Flags of one run's attacks on so many networks: attack, epsilon, flag, evidence."""
+    values: dict[str, dict[tuple[str, float], Any]] = {}
+    for item in group.to_dict("records"):
+        values.setdefault(item["metric"], {})[item["attack"], item["epsilon"]] = item
+    own = {
+        key: _Own(item["value"], 0 if pd.isna(item["examples"]) else int(item["examples"]))
+        for key, item in values.get("success_rate", {}).items()
+    }
+    for (attack, epsilon), item in values.get("unmoved_share", {}).items():
+        if item["value"] > 0:
+            yield attack, epsilon, "no-gradient", f"{item['value']:.0%} of {item['examples']} images"
+    for (attack, epsilon), item in values.get("late_gain", {}).items():
+        if item["value"] > LATE:
+            yield attack, epsilon, "not-converged", f"{item['value']:+.0%} in the last quarter"
+    for (attack, epsilon), (success, examples) in own.items():
+        if attack in UNAWARE:
+            continue
+        epsilons = sorted(e for a, e in own if a == attack)
+        image = 1.5 / examples if examples else 0.0  # a single image more or less is no suspicion
+        best = max(((own[b, epsilon].success, b) for b in UNAWARE if (b, epsilon) in own), default=(0.0, ""))
+        if best[0] > success + image:
+            yield attack, epsilon, "below-black-box", f"{success:.0%}, {best[1]} {best[0]:.0%}"
+        before = max((own[attack, e].success for e in epsilons if e < epsilon), default=0.0)
+        if before > success + image:
+            yield attack, epsilon, "falls-with-epsilon", f"{success:.0%} after {before:.0%}"
+        if epsilon == epsilons[-1] >= LARGE and success < WEAK:
+            yield attack, epsilon, "weak", f"{success:.0%} of {examples} images"
+
+
+def marked(frame: pd.DataFrame, flags: pd.DataFrame) -> pd.DataFrame:
+    """The frame with a column `flags`: names of what fired for the attack behind each line, else empty."""
+    keys = list(PLACE)
+    known: dict[tuple[Any, ...], str] = {}
+    for *key, flag in flags[[*keys, "flag"]].itertuples(index=False, name=None):
+        known[tuple(key)] = " ".join(filter(None, (known.get(tuple(key), ""), flag)))
+    texts = [known.get(key, "") for key in frame[keys].itertuples(index=False, name=None)]
+    return frame.assign(flags=texts)
