@@ -94,7 +94,7 @@ _AFTER: dict[str, tuple[str, ...]] = {
     "regression": ("figure2-",),
     "diversity": ("training-", "figure6-", "figure7-", "figure8-"),
 }
-FOLDED = 40  # a table of pairs has many lines: of more than these it opens at a click, as others stand below
+FOLDED = 40  # lines of a task's table: one of more opens at a click, as others stand below
 GAPS_OF_FIGURE = "What this figure lacks was not measured here; these fill the gaps:"
 VERDICTS = (HOLDS, FAILS, UNKNOWN)
 _PAPER = "the paper's tables"
@@ -234,7 +234,7 @@ def _titled(table: Table, sheet: Sheet) -> str:
     where = " · ".join(escape(sheet.block[k]) for k in told if sheet.block.get(k))
     title = escape(table.title) + (f" — {where}" if where else "")
     body = _html_table(sheet.headings, sheet.lines, sheet.lead, table.title)
-    if table.show and len(sheet.lines) > FOLDED:
+    if "task" in sheet.block and len(sheet.lines) > FOLDED:
         body = f"<details><summary>{len(sheet.lines)} lines</summary>{body}</details>"
     gaps = "".join(f"<li><code>{escape(text)}</code></li>" for text in sheet.commands)
     gaps = gaps and f'<p class="note">{GAPS}</p><ul class="note">{gaps}</ul>'

@@ -80,6 +80,7 @@ SHOWN: dict[str, tuple[str, str, float, int | None]] = {
     "predict_seconds": ("predict", "s", 1, None),
     "peak_memory_bytes": ("peak memory", "MiB", 1 / 2**20, 1),
 }
+COUNTS = ("members", "crafted_members")  # of networks: written as 1,000
 # Headings of the columns that name a line.
 _LINES = {"members": "networks", "crafted_members": "attacked", "other": "against"}
 
@@ -225,7 +226,7 @@ def _line_cells(table: Table, line: tuple[Any, ...]) -> list[Cell]:
     """The cells that name a line."""
     found = []
     for field, value in zip(table.lines, line, strict=True):
-        text = "" if pd.isna(value) else f"{int(value):,}" if field == "members" else str(value)
+        text = "" if pd.isna(value) else f"{int(value):,}" if field in COUNTS else str(value)
         found.append(Cell(text))
     return found
 
