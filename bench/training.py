@@ -298,7 +298,8 @@ def trace(
         fused = (probabilities.double().mean(0).argmax(-1) == part.labels).double().mean().item()
         rows.append(row("disagreement", differing, **on_part))
         rows.append(row("accuracy", right, **on_part | {"members": 1}))
-        rows.append(row("accuracy", fused, **on_part))
+        if members > 1:  # of one network it is the row before
+            rows.append(row("accuracy", fused, **on_part))
     if members > 1 and differing == 0 and all(v["weight_spread"] < COLLAPSED_SPREAD for v in spread.values()):
         warnings.warn(
             f"{type(method).__name__}, round {done}: {members} drawn networks are one network; "

@@ -106,6 +106,17 @@ def test_sizes_beyond_a_finite_method_are_left_out_with_a_line(tmp_path):
     assert "holds 5 networks, the smallest size asked for is 100" in done.output
 
 
+def test_one_network_has_an_accuracy_and_nothing_that_takes_a_pair(tmp_path):
+    done = run(tmp_path, "--members", "1")
+    assert done.exit_code == 0, done.output
+    assert "left out: diversity of 1 network" in done.output
+    frame = records.read(tmp_path)
+    assert set(frame.loc[frame["evaluation"] == "accuracy", "members"]) == {1}
+    assert not {"disagreement", "weight_spread"} & set(
+        frame.loc[frame["evaluation"] == "diversity", "metric"]
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
