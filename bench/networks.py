@@ -21,18 +21,27 @@ CIFAR_MEAN, CIFAR_SD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # as 
 class Normalise(nn.Module):
     """Subtracts a mean and divides by a standard deviation per channel.
 
-    Plain numbers, not buffers: a network's state is its weights and nothing else.
+    Plain numbers, not buffers: a network's state is its weights and nothing else. As tensors they are kept
+    by device: made at every call, they would have the host wait for a GPU each time.
     """
 
     def __init__(self, mean: tuple[float, ...], sd: tuple[float, ...]) -> None:
         super().__init__()
         self.mean, self.sd = mean, sd
+        self._held: dict[tuple[torch.device, torch.dtype, int], tuple[Tensor, Tensor]] = {}
 
     def forward(self, x: Tensor) -> Tensor:
-        shape = (-1, *[1] * (x.dim() - 2))
-        mean = torch.tensor(self.mean, dtype=x.dtype, device=x.device).view(shape)
-        sd = torch.tensor(self.sd, dtype=x.dtype, device=x.device).view(shape)
+        mean, sd = self._constants(x)
         return (x - mean) / sd
+
+    @torch.inference_mode(False)  # kept ones may be asked for gradients later
+    def _constants(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        key = (x.device, x.dtype, x.dim())
+        if key not in self._held:
+            shape = (-1, *[1] * (x.dim() - 2))
+            mean, sd = (torch.tensor(v, dtype=x.dtype, device=x.device) for v in (self.mean, self.sd))
+            self._held[key] = mean.view(shape), sd.view(shape)
+        return self._held[key]
 
     def extra_repr(self) -> str:
         return f"mean={self.mean}, sd={self.sd}"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from bench import networks, provenance
-from bench.engine import Engine, Weights, kernels
+from bench.engine import Engine, Weights, float32, kernels
 from bench.networks import shapes
 from bench.rng import stream
 from bench.training import cross_entropy
@@ -112,29 +112,43 @@ def multiply_adds(network: str) -> int:
 
 
 def measure(kind: str, device: torch.device, repeats: int = REPEATS) -> Iterator[Measurement]:
-    """Every case of a kind by every way that fits, interleaved so that drift meets all alike."""
+    """Every case of a kind by every way that fits, interleaved so that drift meets all alike.
+
+    In full float32 on a GPU, as evaluations are: PyTorch would allow TF32 for convolutions, and not for the
+    matrix product beside them.
+    """
     a = torch.randn(GEMM, GEMM, generator=stream(0, "gemm")).to(device)
     for case in CASES[kind]:
-        work = prepare(case, device)
-        seconds: dict[str, list[float]] = {way: [] for way in ("gemm", *work)}
-        peaks, counts = {}, {}
-        for way, call in work.items():  # the first call warms up and shows the peak
-            provenance.reset_peak_memory(device)
-            before = provenance.peak_memory_bytes(device)
-            slow = _seconds(call, device) > SLOW_SECONDS
-            counts[way] = min(repeats, SLOW_REPEATS) if slow else repeats
-            peaks[way] = max(0, provenance.peak_memory_bytes(device) - before)
-        for i in range(repeats):
-            seconds["gemm"].append(_seconds(partial(torch.matmul, a, a), device))
-            for way, call in work.items():
-                if i < counts[way]:
-                    seconds[way].append(_seconds(call, device))
-        gemm = 2 * GEMM**3 / statistics.median(seconds["gemm"]) / 1e9
-        for way in work:
-            median = statistics.median(seconds[way])
-            rate = case.flop() / median / 1e9
-            common = (case.name, case.network, case.members, case.batch, device.type, way)
-            yield Measurement(*common, median, rate, gemm, rate / gemm, peaks[way])
+        with float32(tf32=False):
+            found = _measured(case, partial(torch.matmul, a, a), device, repeats)
+        yield from found
+
+
+def _measured(
+    case: Case, product: Callable[[], Any], device: torch.device, repeats: int
+) -> list[Measurement]:
+    work = prepare(case, device)
+    seconds: dict[str, list[float]] = {way: [] for way in ("gemm", *work)}
+    peaks, counts = {}, {}
+    for way, call in work.items():  # the first call warms up and shows the peak
+        provenance.reset_peak_memory(device)
+        before = provenance.peak_memory_bytes(device)
+        slow = _seconds(call, device) > SLOW_SECONDS
+        counts[way] = min(repeats, SLOW_REPEATS) if slow else repeats
+        peaks[way] = max(0, provenance.peak_memory_bytes(device) - before)
+    for i in range(repeats):
+        seconds["gemm"].append(_seconds(product, device))
+        for way, call in work.items():
+            if i < counts[way]:
+                seconds[way].append(_seconds(call, device))
+    gemm = 2 * GEMM**3 / statistics.median(seconds["gemm"]) / 1e9
+    found = []
+    for way in work:
+        median = statistics.median(seconds[way])
+        rate = case.flop() / median / 1e9
+        common = (case.name, case.network, case.members, case.batch, device.type, way)
+        found.append(Measurement(*common, median, rate, gemm, rate / gemm, peaks[way]))
+    return found
 
 
 def _seconds(call: Callable[[], Any], device: torch.device) -> float:

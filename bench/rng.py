@@ -40,5 +40,6 @@ class Streams:
         PyTorch's own initialisers read the global generator and take no other.
         """
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self("initialise", *purpose).initial_seed())
+            # Not `torch.manual_seed`, which would seed the generators of all GPUs too, and leave them so.
+            torch.default_generator.manual_seed(self("initialise", *purpose).initial_seed())
             yield

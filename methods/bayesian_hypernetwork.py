@@ -173,7 +173,7 @@ class Flow(nn.Module):
 
 def floored(exponent: Tensor) -> Tensor:
     """log(exp(exponent) + FLOOR)."""
-    return torch.logaddexp(exponent, exponent.new_tensor(math.log(FLOOR)))
+    return torch.logaddexp(exponent, exponent.new_full((), math.log(FLOOR)))  # filled in on the device
 
 
 def log_ratio(eps: Tensor, scales: Tensor, log_det: Tensor, prior_sd: float) -> Tensor:

@@ -4,6 +4,7 @@ from bench.engine.engine import Engine, Loss
 from bench.engine.memberloop import MemberLoop, apply
 from bench.engine.plan import Step
 from bench.engine.precision import float32
+from bench.engine.shortage import shortage
 from bench.engine.ways import Batched, LayerOperation, Vmap, Way, Weights
 
 __all__ = [
@@ -18,4 +19,5 @@ __all__ = [
     "Weights",
     "apply",
     "float32",
+    "shortage",
 ]

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from bench.engine import parallel, plan
 from bench.engine.memberloop import MemberLoop
 from bench.engine.plan import Step
+from bench.engine.shortage import free_bytes, shortage
 from bench.engine.ways import Batched, Entered, LayerOperation, Vmap, Way, Weights
 from bench.networks import shapes
 
@@ -22,9 +23,11 @@ from bench.networks import shapes
 IMAGES_CPU = 100
 # Slices of members a core takes one after the other, so that none idles for long at the end.
 SLICES_PER_CORE = 4
-# Graphs of members are kept up to this size together; those of further members are made again. On a CPU
-# it admits 614 networks x 100 MNIST images; the process grows by 3.6 times as much (measured).
+# Graphs of members are kept up to this size together on a CPU; those of further members are made again. It
+# admits 614 networks x 100 MNIST images; the process grows by 3.6 times as much (measured).
 GRAPH_BYTES = 300 * 2**20
+# The same on a GPU, as a share of the memory that is free: the backward pass needs some too.
+GRAPH_SHARE_GPU = 0.5
 # Activations of one call on a GPU; a quarter of the smallest card that a reader is likely to have.
 CALL_BYTES_GPU = 2 * 2**30
 
@@ -36,17 +39,17 @@ class Engine:
     """Evaluates M networks of one shape on B images, with or without gradients.
 
     network: the target network, without buffers; its own weights are not used.
-    way: how; chosen by device where None. graph_bytes: the largest graph kept for input gradients.
+    way: how; chosen by device where None. graph_bytes: the largest graph kept for input gradients; where
+    None, `GRAPH_BYTES` on a CPU and half of the free memory on a GPU.
     """
 
-    def __init__(self, network: nn.Module, way: Way | None = None, graph_bytes: int = GRAPH_BYTES) -> None:
+    def __init__(self, network: nn.Module, way: Way | None = None, graph_bytes: int | None = None) -> None:
         self.network = network
         self.shapes = shapes(network)
         self.steps = plan.read(network)
         self.graph_bytes = graph_bytes
         self._way = way
         self._bytes: dict[tuple[torch.Size, torch.dtype, str], int] = {}
-        self._members_gpu: int | None = None  # lowered when a call ran out of memory
 
     def way(self, device: torch.device) -> Way:
         """The way for this device: member by member on a CPU, all at once on a GPU."""
@@ -68,9 +71,13 @@ class Engine:
             way = self.way(x.device)
             return way.run(weights, way.enter(x, False))
         if torch.is_grad_enabled() and x.requires_grad:
-            if x.device.type != "cpu" and self.kept(weights, x) == _count(weights):
-                return self._run(weights, x)
-            return _InputGradient.apply(self, dict(weights), x)
+            kept = self.kept(weights, x)
+            try:
+                return _InputGradient.apply(self, dict(weights), x, kept)
+            except RuntimeError as error:
+                if kept == 0 or not shortage(error):
+                    raise
+            return _InputGradient.apply(self, dict(weights), x, 0)
         with torch.no_grad():
             return self._run(weights, x)
 
@@ -149,18 +156,23 @@ class Engine:
 
     def kept(self, weights: Weights, x: Tensor) -> int:
         """Members whose graphs on these images stay within `graph_bytes` together."""
-        return min(_count(weights), self.graph_bytes // max(1, self.image_bytes(x[0]) * x.shape[0]))
+        size = self.graph_bytes
+        if size is None:
+            on_cpu = x.device.type == "cpu"
+            size = GRAPH_BYTES if on_cpu else int(GRAPH_SHARE_GPU * free_bytes(x.device))
+        return min(_count(weights), size // max(1, self.image_bytes(x[0]) * x.shape[0]))
 
     def _run(self, weights: Weights, x: Tensor) -> Tensor:
         """Logits in chunks: of images, and for each of them of members."""
         way = self.way(x.device)
         weights = way.prepare(weights)
-        parts = []
-        for part in x.split(self._images(x)):
-            entered = way.enter(part, False)
+
+        def logits(images: slice) -> Tensor:
+            entered = way.enter(x[images], False)
             call = partial(_run_members, way, weights, entered)
-            parts.append(torch.cat(self._each(range(_count(weights)), part, call)))
-        return torch.cat(parts, 1)
+            return torch.cat(self._each(range(_count(weights)), x[images], call))
+
+        return torch.cat(self._each_part(x, logits), 1)
 
     def _images(self, x: Tensor) -> int:
         """Images of one call."""
@@ -168,14 +180,17 @@ class Engine:
             return IMAGES_CPU
         return max(1, CALL_BYTES_GPU // self.image_bytes(x[0]))
 
+    def _each_part(self, x: Tensor, call: Callable[[slice], T]) -> list[T]:
+        """The results of `call` for slices of the images, in order; memory as in `_each`."""
+        return _in_order(range(len(x)), self._images(x), call)
+
     def _each(
         self, members: range, x: Tensor, call: Callable[[slice], T], size: int | None = None
     ) -> list[T]:
         """The results of `call` for slices of these members, in order.
 
         On a CPU slices run side by side, of `size` members or so that every core has a few; on a GPU
-        one after the other, of as many members as fit, and a call that runs out of its memory is
-        repeated with half as many.
+        one after the other, of as many members as fit.
         """
         total, end = len(members), members.stop
         if x.device.type == "cpu":
@@ -185,19 +200,27 @@ class Engine:
             slices = [slice(m, min(m + size, end)) for m in range(members.start, end, size)]
             return parallel.each(call, slices) if concurrent else [call(part) for part in slices]
         fit = CALL_BYTES_GPU // max(1, self.image_bytes(x[0]) * x.shape[0])
-        size = max(1, min(total, fit, self._members_gpu or total))
-        results: list[T] = []
-        start = members.start
-        while start < end:
-            try:
-                results.append(call(slice(start, min(start + size, end))))
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise
-                size = self._members_gpu = size // 2
-                continue
+        return _in_order(members, max(1, fit), call) if total else []
+
+
+def _in_order(items: range, size: int, call: Callable[[slice], T]) -> list[T]:
+    """The results of `call` for slices of `size`, one after the other; at least one slice.
+
+    A call that runs out of a GPU's memory is repeated with half the items, and so are those that follow;
+    the next time around everything is tried whole again. One of a single item raises its error.
+    """
+    results: list[T] = []
+    start, size = items.start, min(size, max(1, len(items)))
+    while start < items.stop or not results:
+        try:
+            results.append(call(slice(start, min(start + size, items.stop))))
+        except RuntimeError as error:
+            if size == 1 or not shortage(error):
+                raise
+            size //= 2
+        else:
             start += size
-        return results
+    return results
 
 
 def _run_members(way: Way, weights: Weights, entered: Entered, members: slice) -> Tensor:
@@ -277,55 +300,60 @@ class _InputGradient(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, engine: Engine, weights: Weights, x: Tensor) -> Tensor:
-        ctx.engine, ctx.graphs = engine, []
-        ctx.save_for_backward(x)
+    def forward(ctx: Any, engine: Engine, weights: Weights, x: Tensor, kept: int) -> Tensor:
         way, count = engine.way(x.device), _count(weights)
-        kept = engine.kept(weights, x) if x.device.type == "cpu" else 0
-        ctx.weights = weights = way.prepare(weights)
-        logits = []
-        for part in x.split(engine._images(x)):
+        weights = way.prepare(weights)
+        ctx.engine, ctx.weights, ctx.graphs = engine, weights, {}
+        ctx.save_for_backward(x)
+
+        def logits(images: slice) -> Tensor:
+            part = x[images]
             entered = way.enter(part, False)
 
-            def graphs(members: slice, entered=entered) -> Graphs:
+            def graphs(members: slice) -> Graphs:
                 return [_graph(way, weights, entered, one) for one in _graphs(members, x.device)]
 
-            found = engine._each(range(kept), part, graphs)
-            ctx.graphs.append(found)
+            found = ctx.graphs[images.start] = engine._each(range(kept), part, graphs)
             run = partial(_run_members, way, weights, entered)
             others = engine._each(range(kept, count), part, run)
-            logits.append(torch.cat([*(out.detach() for each in found for _, out, _ in each), *others]))
-        return torch.cat(logits, 1)
+            return torch.cat([*(out.detach() for each in found for _, out, _ in each), *others])
+
+        return torch.cat(engine._each_part(x, logits), 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        engine, weights, graphs = ctx.engine, ctx.weights, ctx.graphs
+        engine, weights = ctx.engine, ctx.weights
         (x,) = ctx.saved_tensors
-        way, size = engine.way(x.device), engine._images(x)
-        gradients = []
-        for i, (part, wanted) in enumerate(zip(x.split(size), upstream.split(size, 1), strict=True)):
+        way = engine.way(x.device)
+
+        def gradient(images: slice) -> Tensor:
+            part, wanted = x[images], upstream[:, images]
             with torch.enable_grad():
                 leaf = part.detach().requires_grad_()
                 entered = way.enter(leaf, False)
 
-            def pull(graphs: Iterable[tuple[Tensor, Tensor, slice]], wanted=wanted) -> Tensor:
+            def pull(graphs: Iterable[tuple[Tensor, Tensor, slice]]) -> Tensor:
                 parts = (torch.autograd.grad(out, start, wanted[m])[0] for start, out, m in graphs)
                 total = next(parts)  # nobody else's: later parts may be added in place
                 for each in parts:
                     total += each
                 return total
 
-            def remade(members: slice, entered=entered, pull=pull) -> Tensor:
+            def remade(members: slice) -> Tensor:
                 return pull(_graph(way, weights, entered, one) for one in _graphs(members, x.device))
 
-            # A second backward pass finds no graphs and makes its own.
-            held = graphs[i] if i < len(graphs) else []
+            # A second backward pass, or a part of another size, finds no graphs and makes its own.
+            held: list[Graphs] = ctx.graphs.pop(images.start, [])
+            if held and len(held[0][0][1][0]) != len(part):
+                held = []
             first = sum(m.stop - m.start for each in held for *_, m in each)
             totals = parallel.each(pull, held) + engine._each(range(first, _count(weights)), part, remade)
-            gradients.append(torch.autograd.grad(entered.data, leaf, sum(totals[1:], totals[0]))[0])
-        ctx.graphs = []
-        return None, None, torch.cat(gradients)
+            return torch.autograd.grad(entered.data, leaf, sum(totals[1:], totals[0]))[0]
+
+        gradients = engine._each_part(x, gradient)
+        ctx.graphs = {}
+        return None, None, torch.cat(gradients), None
 
 
 def _graph(way: Way, weights: Weights, entered: Entered, members: slice) -> tuple[Tensor, Tensor, slice]:

@@ -43,6 +43,14 @@ def threads_of(workers: int, cores: int) -> int:
     return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, cores // workers)
 
 
+def visible_gpus() -> list[str]:
+    """This machine's GPUs as CUDA_VISIBLE_DEVICES names them, those alone where it is set."""
+    import torch
+
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
+    return seen.split(",")
+
+
 def require(module: str, extra: str) -> ModuleType:
     """The module of an optional dependency. Raises BenchError that names the extra to install."""
     try:
@@ -54,8 +62,10 @@ def require(module: str, extra: str) -> ModuleType:
         ) from error
 
 
-def run_worker(job: Job, label: str) -> None:
+def run_worker(job: Job, label: str, gpu: str | None = None) -> None:
     """The body of a worker process: plain lines that begin with the worker's label.
+
+    gpu: the only one that it sees, where nobody else has chosen.
 
     The first SIGINT stops it, later ones do nothing: a terminal's Ctrl-C reaches workers beside the
     launcher's own, and what was stopped has to be written down.
@@ -63,6 +73,8 @@ def run_worker(job: Job, label: str) -> None:
     from bench.progress import Plain
     from bench.sweep import work
 
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGINT, _interrupt_once)
     with suppress(KeyboardInterrupt):
         work(job, Plain(label))

@@ -12,7 +12,7 @@ from multiprocessing import connection, get_context
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING
 
-from bench.launchers import Workers, run_worker, threads_of
+from bench.launchers import Workers, run_worker, threads_of, visible_gpus
 from bench.machine import cores
 
 if TYPE_CHECKING:
@@ -69,10 +69,7 @@ def _environment(job: Job, index: int) -> Iterator[None]:
     """What the worker inherits: its threads, and one of several GPUs."""
     wanted = {"OMP_NUM_THREADS": str(job.threads)}
     if job.device == "cuda":
-        import torch
-
-        seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
-        gpus = seen.split(",")
+        gpus = visible_gpus()
         wanted["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
     before = {name: os.environ.get(name) for name in wanted}
     os.environ |= wanted

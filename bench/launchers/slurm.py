@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bench.launchers import Workers, require, run_worker, threads_of
+from bench.launchers import Workers, require, run_worker, threads_of, visible_gpus
 from bench.machine import cores
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
     """Share the cells among `workers.jobs` SLURM jobs (default 1) and wait for them.
 
     Partition, account and time limit come from SLURM's own variables, as SBATCH_PARTITION; logs stand
-    in `<results>/logs`. A job that is cut off loses nothing: the same command goes on.
+    in `<results>/logs`. A job that is cut off loses nothing: the same command goes on. On SLURM each job
+    asks for a GPU of its own; without it the machine's are dealt out in turn.
     """
     submitit = require("submitit", "slurm")
     count = min(workers.jobs or 1, len(job.todo))
@@ -36,7 +37,10 @@ def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
     )
     where = "SLURM" if on_slurm else "submitit without SLURM (no sbatch here)"
     reporter.say(f"{where}: {count} workers, {threads} cores each, logs in {job.results / 'logs'}")
-    submitted = [executor.submit(run_worker, job, f"worker {i}: ") for i in range(count)]
+    gpus: list[str | None] = [None]  # SLURM has chosen
+    if job.device == "cuda" and not on_slurm:
+        gpus = [*visible_gpus()]  # submitit itself would give all of them the first
+    submitted = [executor.submit(run_worker, job, f"worker {i}: ", gpus[i % len(gpus)]) for i in range(count)]
     try:
         for one in submitted:
             if (error := one.exception()) is not None:

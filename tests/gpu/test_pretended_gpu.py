@@ -10,12 +10,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import line, small_method, small_network, small_regression, stripes
+from conftest import line, small_method, small_regression, stripes
 from pretended_gpu import CUDA, DeviceFault, pretended_gpu
 from torch import nn
 
 from bench import registry, runner
-from bench.engine import Engine
 from bench.evaluations import EVALUATIONS, Subject
 from bench.plan import Selection, cells
 from bench.rng import Streams, stream
@@ -190,46 +189,6 @@ def test_a_fit_of_a_cpu_is_not_taken_for_one_of_a_gpu(tmp_path):
     with pretended_gpu():
         runner.run(cell, data, tmp_path, GPU, reporter)
     assert not any("reusing" in text for text in reporter.lines)
-
-
-def scarce(channels):
-    real = torch.nn.functional.conv2d
-
-    def call(x, weight, *args, **kwargs):
-        if weight.shape[0] > channels and weight.device.type == "cuda":
-            raise torch.OutOfMemoryError("pretended")
-        return real(x, weight, *args, **kwargs)
-
-    return call
-
-
-def everything(engine, weights, x, y):
-    """Logits, the gradient of images and the gradient of weights."""
-    leaf = x.clone().requires_grad_()
-    leaves = {n: w.clone().requires_grad_() for n, w in weights.items()}
-    losses = engine.losses(leaves, x, y, cross_entropy)
-    found = [
-        engine.logits(weights, x),
-        *torch.autograd.grad(engine.logits(weights, leaf).mean(0).logsumexp(1).sum(), leaf),
-        losses,
-        *torch.autograd.grad(losses.sum(), list(leaves.values())),
-    ]
-    return [t.detach().cpu() for t in found]
-
-
-def test_out_of_memory_repeats_with_fewer_members_and_changes_nothing(monkeypatch):
-    network = small_network()
-    weights = {n: torch.randn(10, *p.shape, generator=stream(0, n)) for n, p in network.named_parameters()}
-    x, y = torch.rand(6, 1, 8, 8, generator=stream(1)), torch.arange(6) % 3
-    with pretended_gpu():
-        given = {n: w.to(GPU) for n, w in weights.items()}, x.to(GPU), y.to(GPU)
-        roomy, tight = (Engine(network, graph_bytes=0) for _ in range(2))
-        expected = everything(roomy, *given)
-        monkeypatch.setattr("torch.nn.functional.conv2d", scarce(3 * 4))
-        for a, b in zip(expected, everything(tight, *given), strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-    for a, b in zip(expected, everything(Engine(network), weights, x, y), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)  # the way of a CPU
 
 
 # Moments of a step at which the host waits for the GPU, as they are. Fewer are better: a step without any
