@@ -30,7 +30,11 @@ def state(parts: Mapping[str, Trainable]) -> tuple[dict[str, Tensor], dict[str, 
             tensors |= {f"{name}/{key}": value for key, value in part.state_dict().items()}
             continue
         held = part.state_dict()
-        rest[name] = held["param_groups"]
+        # A rate may be a tensor on a GPU; it is written as the number that it is.
+        rest[name] = [
+            {key: v.item() if isinstance(v, Tensor) else v for key, v in group.items()}
+            for group in held["param_groups"]
+        ]
         for index, values in held["state"].items():
             tensors |= {f"{name}/{index}/{key}": torch.as_tensor(v) for key, v in values.items()}
     return tensors, rest
@@ -67,7 +71,13 @@ def _restore_optimiser(part: Optimizer, tensors: Mapping[str, Tensor], groups: l
         for name, value in values.items():
             if value.dim() and value.shape != parameters[index].shape:
                 raise ValueError(f"{name} of parameter {index} has shape {list(value.shape)}")
+    before = [dict(group) for group in part.param_groups]
     part.load_state_dict({"state": found, "param_groups": groups})
+    for group, own in zip(part.param_groups, before, strict=True):
+        if isinstance(own.get("lr"), Tensor):  # stays where it is, for steps that are recorded
+            group["lr"] = own["lr"].fill_(group["lr"])
+        if "capturable" in own:  # hangs on the device, not on the file
+            group["capturable"] = own["capturable"]
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

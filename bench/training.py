@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import diversity
-from bench.engine import Loss, float32, memory
+from bench.engine import Loss, Row, float32, memory
 from bench.errors import BenchError
 from bench.records import row
 from bench.rng import Streams
@@ -82,6 +82,9 @@ class Minibatches:
 
     Where the split asks for augmentation, every image that is shown is one of the 162 of `crops`,
     chosen by the generator that gave the order; networks that share images share the choice.
+
+    A pass comes as images (`epoch`, `epochs`), or as rows that `read` turns into them, so that a step can be
+    recorded (`bench.engine.Recorded`).
     """
 
     def __init__(self, split: Split, batch: int, networks: int = 1) -> None:
@@ -97,32 +100,46 @@ class Minibatches:
 
     def epoch(self, rng: torch.Generator, own: bool) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass of all networks together: x [K, B, ...] where own, else [B, ...]."""
-        size = self.batch * self.networks
-        for index in self._order(rng).split(size)[: self.steps]:
-            x, y = self._read(index, [rng])
-            if own:
-                x, y = (t.unflatten(0, (self.networks, -1)) for t in (x, y))
-            yield x, y
+        yield from map(self.read, self.rows(rng, own, self.split.images.device))
 
     def epochs(self, rngs: Sequence[torch.Generator]) -> Iterator[tuple[Tensor, Tensor]]:
         """One pass of every network by itself, each in its own order: x [M, B, ...], y [M, B]."""
-        orders = torch.stack([self._order(rng) for rng in rngs])
+        yield from map(self.read, self.rows_apart(rngs, self.split.images.device))
+
+    def rows(
+        self, rng: torch.Generator, own: bool, device: torch.device | str = "cpu"
+    ) -> Iterator[dict[str, Tensor]]:
+        """What `epoch` shows, as positions for `read`; `order` [K, B] where own, else [B]."""
+        size = self.batch * self.networks
+        for index in self._order(rng, device).split(size)[: self.steps]:
+            yield self._row(index.view(self.networks, -1) if own else index, [rng])
+
+    def rows_apart(
+        self, rngs: Sequence[torch.Generator], device: torch.device | str = "cpu"
+    ) -> Iterator[dict[str, Tensor]]:
+        """What `epochs` shows, as positions for `read`; `order` [M, B]."""
+        orders = torch.stack([self._order(rng, device) for rng in rngs])
         for step in range(self.steps):
-            index = orders[:, step * self.batch : (step + 1) * self.batch]
-            x, y = self._read(index.flatten(), rngs)
-            yield x.unflatten(0, index.shape), y.unflatten(0, index.shape)
+            yield self._row(orders[:, step * self.batch : (step + 1) * self.batch], rngs)
 
-    def _read(self, index: Tensor, rngs: Sequence[torch.Generator]) -> tuple[Tensor, Tensor]:
-        """Images and labels at these positions; an equal share of the images for each generator."""
-        x, y = self.split.images[index], self.split.labels[index]
+    def read(self, row: Row) -> tuple[Tensor, Tensor]:
+        """Images and labels of a row: x [*order, ...], y [*order]."""
+        order = row["order"]
+        x, y = self.split.images[order.flatten()], self.split.labels[order.flatten()]
+        if self.crops is not None:
+            x = take(x, self.crops[row["crops"]])
+        return (x, y) if order.dim() == 1 else (x.unflatten(0, order.shape), y.unflatten(0, order.shape))
+
+    def _row(self, order: Tensor, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """Positions, and an equal share of the crops for each generator."""
         if self.crops is None:
-            return x, y
-        share = len(index) // len(rngs)
+            return {"order": order}
+        share = order.numel() // len(rngs)
         chosen = torch.cat([torch.randint(len(self.crops), (share,), generator=rng) for rng in rngs])
-        return take(x, self.crops[chosen.to(x.device)]), y
+        return {"order": order, "crops": chosen.to(order.device)}
 
-    def _order(self, rng: torch.Generator) -> Tensor:
-        return torch.randperm(len(self.split), generator=rng).to(self.split.images.device)
+    def _order(self, rng: torch.Generator, device: torch.device | str) -> Tensor:
+        return torch.randperm(len(self.split), generator=rng).to(device)
 
 
 def adam(
@@ -131,17 +148,59 @@ def adam(
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.0,
 ) -> torch.optim.Adam:
-    """Adam in its fused form: one pass over memory instead of one per operation."""
-    return torch.optim.Adam(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+    """Adam in its fused form: one pass over memory instead of one per operation.
+
+    Of parameters on a GPU it keeps its rate there too, so that its steps can be recorded: set it with
+    `set_rate` or `anneal`.
+    """
+    held = list(parameters)
+    on_gpu = bool(held) and held[0].device.type == "cuda"
+    return torch.optim.Adam(
+        held,
+        lr=torch.tensor(lr, device=held[0].device) if on_gpu else lr,
+        betas=betas,
+        weight_decay=weight_decay,
+        fused=True,
+        capturable=on_gpu,
+    )
 
 
 def anneal(optimiser: torch.optim.Optimizer, lr: float, step: int, steps: int) -> None:
-    """Set the learning rate of this step: lr (1 + cos(pi step / steps)) / 2.
+    """Set the learning rate of this step, `annealed`."""
+    set_rate(optimiser, annealed(lr, step, steps))
+
+
+def annealed(lr: float, step: int, steps: int) -> float:
+    """The learning rate of a step, lr (1 + cos(pi step / steps)) / 2.
 
     A function of the step alone, so that a resumed fit needs no scheduler's state.
     """
+    return lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def set_rate(optimiser: torch.optim.Optimizer, lr: float | Tensor) -> None:
+    """Set an optimiser's learning rate; one that is a tensor is overwritten, as recorded steps need it."""
     for group in optimiser.param_groups:
-        group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+        if isinstance(group["lr"], Tensor):
+            group["lr"].copy_(lr) if isinstance(lr, Tensor) else group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def minimise(optimiser: torch.optim.Optimizer, loss: Tensor, lr: float | Tensor) -> None:
+    """One step of an optimiser down a loss, at this rate."""
+    set_rate(optimiser, lr)
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+
+
+def means(losses: Tensor) -> list[float]:
+    """Means over steps of losses [steps, losses], added one after the other in their own precision."""
+    total = torch.zeros_like(losses[0])
+    for step in losses:
+        total += step
+    return (total / len(losses)).tolist()
 
 
 class Independent:
@@ -167,10 +226,15 @@ class Independent:
 
     def minimise(self, losses: Tensor, step: int) -> None:
         """One step of every network, the `step`-th of the fit, on losses [M]."""
-        anneal(self.optimiser, self.lr, step, self.steps)
-        self.optimiser.zero_grad()
-        losses.sum().backward()
-        self.optimiser.step()
+        self.descend(losses, self.rate(step))
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step of the fit."""
+        return annealed(self.lr, step, self.steps)
+
+    def descend(self, losses: Tensor, lr: float | Tensor) -> None:
+        """One step of every network at this rate, on losses [M]."""
+        minimise(self.optimiser, losses.sum(), lr)
 
     def permuted(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
         """Weights of as many networks as generators: a permutation without replacement.

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from bench.engine import Recorded, Row
 from bench.method import Method
 from bench.networks import initial
 from bench.rng import Streams
 from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal, check_finite
+from bench.training import Loss, Minibatches, adam, annealed, check_finite, means, minimise
 
 DISTILS = ("wgan", "gaussian", "none")
 # Networks whose spread is compared with the chain's after a block of generator steps.
@@ -131,6 +132,12 @@ class APD(Method):
         count = sum(shape.numel() for shape in self.engine.shapes.values())
         self.chain = Chain(c.epochs, c.keep, count, stored=self.stage_folder is None)
         self.trains("chain", self.chain)
+        self.theta = torch.zeros(count, device=self.device)  # the network that walks
+        self.slots = torch.zeros(c.keep, count, device=self.device)  # those of its epoch that are kept
+        # On the device: a step needs a normal number a weight.
+        self.noise = torch.Generator(self.device)
+        self.chain_recorded = Recorded(self.device, [self.noise])
+        self.recorded = Recorded(self.device)
         self._coordinates: Coordinates | None = None
         if c.distil == "wgan":
             self._start_gan(min(self.kept - 1, count) if c.span else count)
@@ -172,31 +179,53 @@ class APD(Method):
     @torch.enable_grad()  # a network asked for may be computed anew where its shard was removed
     def _langevin(self, i: int) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Epoch i of the chain, from the last network of the epoch before."""
-        c, steps = self.config, self.steps
-        theta = self.chain.samples[i - 1, -1].clone() if i else self._first()
-        noise, order = self.rng("noise", i), self.rng("order", i)
-        kept, total = [], 0.0
-        passes = (self.batches.epoch(order, own=False) for _ in range(c.passes))
-        for step, (x, y) in enumerate(itertools.chain.from_iterable(passes)):
-            eta = self.step_size(i * steps + step)
-            leaf = theta.detach().requires_grad_()
-            loss = self.engine.losses(self._stacked(leaf[None]), x, y, self.loss)[0]
+        c = self.config
+        self.theta.copy_(self.chain.samples[i - 1, -1] if i else self._first())
+        self.noise.manual_seed(self.rng("noise", i).initial_seed())
+        losses = self.chain_recorded.run(self._chain_step, self._chain_rows(i)).double()
+        for step, (loss,) in enumerate(losses.tolist()):
+            eta = self.step_size(i * self.steps + step)
             setting = "step_size" if eta <= c.step_size else "first_step_size"
-            check_finite(self, f"epoch {i}, step {step}", {"loss": loss.item()}, setting)
-            (gradient,) = torch.autograd.grad(loss, leaf)
-            theta = self.step(theta, gradient, eta, noise)
-            if (step + 1) * c.keep // steps > step * c.keep // steps:
-                kept.append(theta)
-            total += loss.item()
-        end = {"loss": total / steps, "weight_norm": theta.norm().item()}
-        check_finite(self, f"epoch {i}, step {step}", end, setting)
-        return {"samples": torch.stack(kept)}, {"loss": end["loss"]}
+            check_finite(self, f"epoch {i}, step {step}", {"loss": loss}, setting)
+        (loss,) = means(losses)
+        end = {"loss": loss, "weight_norm": self.theta.norm().item()}
+        check_finite(self, f"epoch {i}, step {self.steps - 1}", end, setting)
+        return {"samples": self.slots.clone()}, {"loss": loss}
 
-    def step(self, theta: Tensor, gradient: Tensor, eta: float, noise: torch.Generator) -> Tensor:
-        """One step of Langevin dynamics: theta, gradient of the mean loss [P] -> theta [P]."""
+    def _chain_rows(self, i: int) -> Iterator[Row]:
+        """Images, step sizes, and which of the kept networks each step of epoch i overwrites."""
+        c, steps, order = self.config, self.steps, self.rng("order", i)
+        passes = (self.batches.rows(order, own=False) for _ in range(c.passes))
+        for step, row in enumerate(itertools.chain.from_iterable(passes)):
+            eta = self.step_size(i * steps + step)
+            # The last step of a slot stays: with 6 steps and 2 slots those of 2 and 5.
+            slot = torch.tensor([step * c.keep // steps])
+            yield {**row, "slot": slot, "half": eta / 2, "spread": math.sqrt(eta / self.images)}
+
+    def _chain_step(self, row: Row) -> tuple[Tensor]:
+        x, y = self.batches.read(row)
+        leaf = self.theta.detach().requires_grad_()
+        loss = self.engine.losses(self._stacked(leaf[None]), x, y, self.loss)[0]
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        self.theta.copy_(self.step(leaf.detach(), gradient, row["half"], row["spread"], self.noise))
+        self.slots.index_copy_(0, row["slot"], self.theta[None])
+        return (loss,)
+
+    def step(
+        self,
+        theta: Tensor,
+        gradient: Tensor,
+        half: float | Tensor,
+        spread: float | Tensor,
+        noise: torch.Generator,
+    ) -> Tensor:
+        """One step of Langevin dynamics: theta, gradient of the mean loss [P] -> theta [P].
+
+        half: eta / 2. spread: sqrt(eta / N). noise: on theta's device.
+        """
         drift = gradient + (self.config.precision / self.images) * theta
-        random = torch.randn(theta.shape, generator=noise).to(theta.device)
-        return theta - eta / 2 * drift + math.sqrt(eta / self.images) * random
+        random = torch.randn(theta.shape, generator=noise, device=noise.device)
+        return theta - half * drift + spread * random
 
     def step_size(self, step: int) -> float:
         """eta of a step: a cosine from `first_step_size` in burn-in, `step_size` after it."""
@@ -231,31 +260,40 @@ class APD(Method):
 
     def _block(self, i: int) -> dict[str, float]:
         """A block of generator steps, `critic_steps` of the critic before each."""
-        c, data = self.config, self.coordinates.values
-        rng, device = self.rng("distil", i), data.device
-        shape = (c.critic_steps, c.samples)
-        total = torch.zeros(2, device=device)
-        for step in range(c.block_steps):
-            now, end = i * c.block_steps + step, c.blocks * c.block_steps
-            anneal(self.optimiser, c.lr, now, end)
-            anneal(self.critic_optimiser, c.lr, now, end)
-            real = data[torch.randint(len(data), shape, generator=rng).to(device)]
-            mix = torch.rand(*shape, 1, generator=rng).to(device)
-            with torch.no_grad():
-                fake = self.generator(torch.randn(*shape, c.latent, generator=rng).to(device))
-            for r, f, m in zip(real, fake, mix, strict=True):
-                of_real, of_fake = self.critic(torch.cat([r, f])).chunk(2)
-                distance = of_real.mean() - of_fake.mean()
-                penalty = gradient_penalty(self.critic, m * r + (1 - m) * f)
-                _descend(self.critic_optimiser, c.penalty * penalty - distance)
-                total += torch.stack([distance.detach(), penalty.detach()])
-            z = torch.randn(c.samples, c.latent, generator=rng).to(device)
-            # The critic's own gradients of this step are cleared before its next one.
-            _descend(self.optimiser, -self.critic(self.generator(z)).mean())
-        distance, penalty = (total / (c.block_steps * c.critic_steps)).tolist()
-        losses = {"wasserstein": distance, "gradient_penalty": penalty}
-        check_finite(self, f"block {i}", losses)
-        return losses | self.spread(i)
+        losses = self.recorded.run(self._block_step, self._block_rows(i))
+        distance, penalty = means(losses.view(-1, 2))
+        found = {"wasserstein": distance, "gradient_penalty": penalty}
+        check_finite(self, f"block {i}", found)
+        return found | self.spread(i)
+
+    def _block_rows(self, i: int) -> Iterator[Row]:
+        """What the steps of block i draw, and their rates."""
+        c, count = self.config, len(self.coordinates.values)
+        rng, shape = self.rng("distil", i), (c.critic_steps, c.samples)
+        for step in range(i * c.block_steps, (i + 1) * c.block_steps):
+            yield {
+                "real": torch.randint(count, shape, generator=rng),
+                "mix": torch.rand(*shape, 1, generator=rng),
+                "fake": torch.randn(*shape, c.latent, generator=rng),
+                "z": torch.randn(c.samples, c.latent, generator=rng),
+                "lr": annealed(c.lr, step, c.blocks * c.block_steps),
+            }
+
+    def _block_step(self, row: Row) -> list[Tensor]:
+        """Steps of the critic, then one of the generator; distance and penalty of each of the critic's."""
+        found: list[Tensor] = []
+        real = self.coordinates.values[row["real"]]
+        with torch.no_grad():
+            fake = self.generator(row["fake"])
+        for r, f, m in zip(real, fake, row["mix"], strict=True):
+            of_real, of_fake = self.critic(torch.cat([r, f])).chunk(2)
+            distance = of_real.mean() - of_fake.mean()
+            penalty = gradient_penalty(self.critic, m * r + (1 - m) * f)
+            minimise(self.critic_optimiser, self.config.penalty * penalty - distance, row["lr"])
+            found += [distance, penalty]
+        # The critic's own gradients of this step are cleared before its next one.
+        minimise(self.optimiser, -self.critic(self.generator(row["z"])).mean(), row["lr"])
+        return found
 
     @torch.no_grad()
     def spread(self, block: int) -> dict[str, float]:
@@ -349,12 +387,6 @@ def gradient_penalty(critic: nn.Module, x: Tensor) -> Tensor:
     x = x.requires_grad_()
     (gradient,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
     return (gradient.norm(dim=1) - 1).square().mean()
-
-
-def _descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    optimiser.zero_grad()
-    loss.backward()
-    optimiser.step()
 
 
 def _ratio(drawn: Tensor, chain: Tensor) -> float:

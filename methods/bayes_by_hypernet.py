@@ -7,17 +7,18 @@ and their code, pawni/BayesByHypernet ("the code" below).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from bench.engine import Recorded, Row
 from bench.method import Method
 from bench.networks import initial
 from bench.rng import Streams
 from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal
+from bench.training import Loss, Minibatches, adam, annealed, means, minimise
 
 LEAKY_SLOPE = 0.1  # of the hypernetworks' units, code
 # Added to squared distances: the logarithm and its gradient stay finite where two samples meet; code.
@@ -95,27 +96,34 @@ class BayesByHypernet(Method):
         self.optimiser = adam(self.hypernetworks.parameters(), c.lr)
         self.trains("optimiser", self.optimiser)
         self.batches = Minibatches(train, c.batch, 1 if c.shared else c.networks)
+        # On the device: a step needs `prior_samples` normal numbers a weight.
+        self.noise = torch.Generator(self.device)
+        self.recorded = Recorded(self.device, [self.noise])
 
     def rounds(self) -> int:
         return self.config.epochs
 
     def round(self, i: int) -> dict[str, float]:
         """One epoch: means over its steps of the loss and of the divergence by N at full weight."""
+        self.noise.manual_seed(self.rng("noise", i).initial_seed())
+        loss, kl = means(self.recorded.run(self._step, self._rows(i)))
+        return {"loss": loss, "kl_nats_per_example": kl}
+
+    def _rows(self, i: int) -> Iterator[Row]:
+        """Images, rates and the divergence's weights of the steps of epoch i."""
         c, steps = self.config, len(self.batches)
-        # On the device: a step needs `prior_samples` normal numbers a weight.
-        noise = torch.Generator(self.device).manual_seed(self.rng("noise", i).initial_seed())
-        totals = torch.zeros(2, device=self.device)
-        for step, (x, y) in enumerate(self.batches.epoch(self.rng("order", i), own=not c.shared), i * steps):
-            anneal(self.optimiser, c.lr, step, c.epochs * steps)
-            weights = self.weights(self._noise(c.networks, noise))
-            loss = self.engine.losses(weights, x, y, self.loss, own=not c.shared).mean()
-            kl = self.kl(weights, noise)
-            self.optimiser.zero_grad()
-            (loss + self.kl_weight(step) * kl).backward()
-            self.optimiser.step()
-            totals += torch.stack([loss.detach(), kl.detach() / self.examples])
-        mean_loss, mean_kl = (totals / steps).tolist()
-        return {"loss": mean_loss, "kl_nats_per_example": mean_kl}
+        rows = self.batches.rows(self.rng("order", i), own=not c.shared)
+        for step, row in enumerate(rows, i * steps):
+            yield {**row, "lr": annealed(c.lr, step, c.epochs * steps), "kl_weight": self.kl_weight(step)}
+
+    def _step(self, row: Row) -> tuple[Tensor, Tensor]:
+        c = self.config
+        x, y = self.batches.read(row)
+        weights = self.weights(self._noise(c.networks, self.noise))
+        loss = self.engine.losses(weights, x, y, self.loss, own=not c.shared).mean()
+        kl = self.kl(weights, self.noise)
+        minimise(self.optimiser, loss + row["kl_weight"] * kl, row["lr"])
+        return loss, kl / self.examples
 
     def kl_weight(self, step: int) -> float:
         """What the divergence is multiplied by at a step: 0 at first, then rising, then 1/N."""
@@ -221,7 +229,7 @@ def _log_nearest(x: Tensor, among: Tensor, other: bool) -> Tensor:
         for j, candidate in enumerate(among):
             squares = (x - candidate).square_().sum(-1)
             if other:
-                squares[j] = math.inf
+                squares[j].fill_(math.inf)
             nearest.masked_fill_(squares < least, j)
             least = torch.minimum(least, squares)
         nearest = nearest.unsqueeze(-1).expand_as(x)

@@ -7,17 +7,18 @@ code, CW-Huang/BayesianHypernet ("the code" below).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from bench.engine import Recorded, Row
 from bench.method import Method
 from bench.networks import initial
 from bench.rng import Streams
 from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal
+from bench.training import Loss, Minibatches, adam, annealed, means, minimise
 
 # The least sd of the affine step; code.
 FLOOR = 1e-3
@@ -82,27 +83,32 @@ class BayesianHypernetwork(Method):
         self.optimiser = adam([*points.parameters(), *self.flow.parameters()], c.lr)
         self.trains("optimiser", self.optimiser)
         self.batches = Minibatches(train, c.batch, 1 if c.shared else c.networks)
+        self.recorded = Recorded(self.device)
 
     def rounds(self) -> int:
         return self.config.epochs
 
     def round(self, i: int) -> dict[str, float]:
         """One epoch: means over its steps of the loss and of the divergence by N."""
+        loss, kl = means(self.recorded.run(self._step, self._rows(i)))
+        return {"loss": loss, "kl_nats_per_example": kl}
+
+    def _rows(self, i: int) -> Iterator[Row]:
+        """Images, noise and rates of the steps of epoch i."""
         c, steps = self.config, len(self.batches)
-        noise = self.rng("noise", i)
-        totals = torch.zeros(2, device=self.device)
-        for step, (x, y) in enumerate(self.batches.epoch(self.rng("order", i), own=not c.shared), i * steps):
-            anneal(self.optimiser, c.lr, step, c.epochs * steps)
+        noise, rows = self.rng("noise", i), self.batches.rows(self.rng("order", i), own=not c.shared)
+        for step, row in enumerate(rows, i * steps):
             eps = self._noise(c.networks, noise)
-            scales, log_det = self.flow(eps)
-            loss = self.engine.losses(self.weights(scales), x, y, self.loss, own=not c.shared).mean()
-            kl = log_ratio(eps, scales, log_det, c.prior_sd).mean()
-            self.optimiser.zero_grad()
-            (loss + kl / self.examples).backward()
-            self.optimiser.step()
-            totals += torch.stack([loss.detach(), kl.detach() / self.examples])
-        mean_loss, mean_kl = (totals / steps).tolist()
-        return {"loss": mean_loss, "kl_nats_per_example": mean_kl}
+            yield {**row, "eps": eps, "lr": annealed(c.lr, step, c.epochs * steps)}
+
+    def _step(self, row: Row) -> tuple[Tensor, Tensor]:
+        c, eps = self.config, row["eps"]
+        x, y = self.batches.read(row)
+        scales, log_det = self.flow(eps)
+        loss = self.engine.losses(self.weights(scales), x, y, self.loss, own=not c.shared).mean()
+        kl = log_ratio(eps, scales, log_det, c.prior_sd).mean()
+        minimise(self.optimiser, loss + kl / self.examples, row["lr"])
+        return loss, kl / self.examples
 
     def weights(self, scales: Tensor) -> dict[str, Tensor]:
         """Stacked weights by name, [K, *shape], of the scales of all units [K, units]."""
@@ -114,11 +120,11 @@ class BayesianHypernetwork(Method):
 
     @torch.no_grad()
     def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        scales, _ = self.flow(torch.cat([self._noise(1, rng) for rng in rngs]))
+        scales, _ = self.flow(torch.cat([self._noise(1, rng) for rng in rngs]).to(self.device))
         return {name: w.contiguous() for name, w in self.weights(scales).items()}
 
     def _noise(self, count: int, rng: torch.Generator) -> Tensor:
-        return torch.randn(count, self.flow.width, generator=rng).to(self.device)
+        return torch.randn(count, self.flow.width, generator=rng)
 
 
 class Coupling(nn.Module):

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.engine import Recorded, Row
 from bench.method import Method
 from bench.networks import initial
 from bench.rng import Streams
 from bench.task import Split
-from bench.training import Independent, Loss, Minibatches
+from bench.training import Independent, Loss, Minibatches, means
 
 MIN_VARIANCE = 1e-6  # paper, section 2.2.1: added for numerical stability
 
@@ -88,22 +89,30 @@ class DeepEnsemble(Method):
         self.batches = Minibatches(train, c.batch)
         first = [initial(self.engine.shapes, rng("initialise", m)) for m in range(c.networks)]
         self.members = Independent(self, first, c.lr, c.epochs * len(self.batches))
+        self.recorded = Recorded(self.device)
 
     def rounds(self) -> int:
         return self.config.epochs
 
     def round(self, i: int) -> dict[str, float]:
         """One epoch of every network."""
-        totals, steps = [0.0, 0.0], len(self.batches)
-        weights = self.members.weights
+        plain, moved = means(self.recorded.run(self._step, self._rows(i)).double())
+        return {"loss": plain, "adversarial_loss": moved}
+
+    def _rows(self, i: int) -> Iterator[Row]:
+        """Images and rates of the steps of epoch i."""
         orders = [self.rng("order", i, m) for m in range(self.config.networks)]
-        for step, (x, y) in enumerate(self.batches.epochs(orders)):
-            x.requires_grad_()
-            plain = self.engine.losses(weights, x, y, self.loss, own=True)
-            moved = self.engine.losses(weights, self.adversarial(x, plain), y, self.loss, own=True)
-            self.members.minimise(plain + moved, i * steps + step)
-            totals = [t + part.mean().item() for t, part in zip(totals, (plain, moved), strict=True)]
-        return {"loss": totals[0] / steps, "adversarial_loss": totals[1] / steps}
+        for step, row in enumerate(self.batches.rows_apart(orders), i * len(self.batches)):
+            yield {**row, "lr": self.members.rate(step)}
+
+    def _step(self, row: Row) -> tuple[Tensor, Tensor]:
+        x, y = self.batches.read(row)
+        x.requires_grad_()
+        weights = self.members.weights
+        plain = self.engine.losses(weights, x, y, self.loss, own=True)
+        moved = self.engine.losses(weights, self.adversarial(x, plain), y, self.loss, own=True)
+        self.members.descend(plain + moved, row["lr"])
+        return plain.mean(), moved.mean()
 
     def adversarial(self, x: Tensor, losses: Tensor) -> Tensor:
         """Every network's images x [M, B, ...] moved by one step that raises its own loss the most.

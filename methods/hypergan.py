@@ -6,17 +6,18 @@ Source: Ratzlaff & Li, "HyperGAN: A Generative Model for Diverse, Performant Neu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.engine import Recorded, Row
 from bench.method import Method
 from bench.rng import Streams
 from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal
+from bench.training import Loss, Minibatches, adam, annealed, means, minimise
 
 # Fresh codes from which the frozen statistics of batch normalisation are computed.
 STATISTICS_CODES = 2048
@@ -101,6 +102,7 @@ class HyperGAN(Method):
         self.critic_optimiser = adam(self.critic.parameters(), c.lr_discriminator, betas=(0.5, 0.9))
         self.trains("critic_optimiser", self.critic_optimiser)
         self.batches = Minibatches(train, c.batch, 1 if c.shared else c.networks)
+        self.recorded = Recorded(self.device)
         self._frozen = False
 
     def _mlp(self, inputs: int, outputs: int) -> nn.Sequential:
@@ -116,42 +118,44 @@ class HyperGAN(Method):
 
     def round(self, i: int) -> dict[str, float]:
         """One epoch: steps of K networks, each followed by one step of the discriminator."""
-        c = self.config
         self._frozen = False
         self._mode(True)
-        noise, prior = self.rng("codes", i), self.rng("prior", i)
-        totals = torch.zeros(3)
-        steps = 0
-        for x, y in self.batches.epoch(self.rng("order", i), own=not c.shared):
-            now, end = i * len(self.batches) + steps, c.epochs * len(self.batches)
-            anneal(self.optimiser, c.lr, now, end)
-            # Annealed too: at full rate it would outrun a mixer that has come to rest.
-            anneal(self.critic_optimiser, c.lr_discriminator, now, end)
-            totals += torch.tensor(self._step(x, y, noise, prior))
-            steps += 1
-        loss, adversarial, critic = (totals / steps).tolist()
+        loss, adversarial, critic = means(self.recorded.run(self._step, self._rows(i)))
         return {"loss": loss, "adversarial_loss": adversarial, "discriminator_loss": critic}
 
-    def _step(
-        self, x: Tensor, y: Tensor, noise: torch.Generator, prior: torch.Generator
-    ) -> tuple[float, float, float]:
+    def _rows(self, i: int) -> Iterator[Row]:
+        """Images, noise and rates of the steps of epoch i."""
+        c, steps = self.config, len(self.batches)
+        noise, prior = self.rng("codes", i), self.rng("prior", i)
+        shape = (c.networks, len(self.targets), c.latent)
+        for step, row in enumerate(self.batches.rows(self.rng("order", i), own=not c.shared), i * steps):
+            yield {
+                **row,
+                "noise": self._noise(c.networks, noise),
+                **({"prior": torch.randn(shape, generator=prior)} if self._adversarial else {}),
+                "lr": annealed(c.lr, step, c.epochs * steps),
+                # Annealed too: at full rate it would outrun a mixer that has come to rest.
+                "lr_discriminator": annealed(c.lr_discriminator, step, c.epochs * steps),
+            }
+
+    def _step(self, row: Row) -> tuple[Tensor, Tensor, Tensor]:
         c = self.config
-        codes = self.codes(self._noise(c.networks, noise))
+        x, y = self.batches.read(row)
+        codes = self.codes(row["noise"])
         loss = self.engine.losses(self._weights(codes), x, y, self.loss, own=not c.shared).mean()
-        adversarial = torch.zeros(())
-        if c.discriminator and c.mixer:
+        adversarial = critic = torch.zeros_like(loss)
+        if self._adversarial:
             adversarial = self.adversarial(codes)
-        self.optimiser.zero_grad()
-        (loss + c.beta * adversarial).backward()
-        self.optimiser.step()
-        critic = torch.zeros(())
-        if c.discriminator and c.mixer:
-            samples = torch.randn(codes.shape, generator=prior).to(codes.device)
-            critic = self.discriminate(samples, codes.detach())
-            self.critic_optimiser.zero_grad()
-            critic.backward()
-            self.critic_optimiser.step()
-        return loss.item(), adversarial.item(), critic.item()
+        minimise(self.optimiser, loss + c.beta * adversarial, row["lr"])
+        if self._adversarial:
+            critic = self.discriminate(row["prior"], codes.detach())
+            minimise(self.critic_optimiser, critic, row["lr_discriminator"])
+        return loss, adversarial, critic
+
+    @property
+    def _adversarial(self) -> bool:
+        """Whether there is a discriminator, and a mixer that it acts on."""
+        return self.config.discriminator and self.config.mixer
 
     def adversarial(self, codes: Tensor) -> Tensor:
         """Mean over networks and layers of softplus(-D(q)); small where D takes codes [K, N, d] for prior."""
@@ -168,7 +172,7 @@ class HyperGAN(Method):
 
     def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
         self._freeze()
-        s = torch.cat([self._noise(1, rng) for rng in rngs])
+        s = torch.cat([self._noise(1, rng) for rng in rngs]).to(self.device)
         with torch.no_grad():
             parts = [self._weights(self.codes(part)) for part in s.split(64)]
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -176,7 +180,7 @@ class HyperGAN(Method):
     def _noise(self, count: int, rng: torch.Generator) -> Tensor:
         c = self.config
         width = c.code if c.mixer else len(self.targets) * c.latent
-        return torch.randn(count, width, generator=rng).to(self.device)
+        return torch.randn(count, width, generator=rng)
 
     def _weights(self, codes: Tensor) -> dict[str, Tensor]:
         """Stacked weights by name, [K, *shape]."""
@@ -208,7 +212,7 @@ class HyperGAN(Method):
         self._mode(False)
         if self._frozen:
             return
-        h = self._noise(STATISTICS_CODES, self.rng("statistics"))
+        h = self._noise(STATISTICS_CODES, self.rng("statistics")).to(self.device)
         h = _settle(self.mixer, h) if self.config.mixer else h
         codes = h.unflatten(1, (len(self.targets), self.config.latent))
         for i, generator in enumerate(self.generators):

@@ -5,18 +5,18 @@ Source: Gal & Ghahramani 2016, "Dropout as a Bayesian Approximation".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from bench.engine import Step, Weights, apply
+from bench.engine import Recorded, Row, Step, Weights, apply
 from bench.method import Method
 from bench.networks import initial
 from bench.rng import Streams
 from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal
+from bench.training import Loss, Minibatches, adam, annealed, means, minimise
 
 
 @dataclass(frozen=True)
@@ -57,23 +57,29 @@ class MCDropout(Method):
         self.optimiser = adam(holder.parameters(), c.lr, weight_decay=c.weight_decay)
         self.trains("optimiser", self.optimiser)
         self.batches = Minibatches(train, c.batch)
+        self.masks = torch.Generator(self.device)  # there, so that a step can be recorded
+        self.recorded = Recorded(self.device, [self.masks])
 
     def rounds(self) -> int:
         return self.config.epochs
 
     def round(self, i: int) -> dict[str, float]:
         """One epoch, a fresh mask for every image of every step."""
-        c = self.config
-        total, steps = 0.0, len(self.batches)
-        masks = self.rng("masks", i)
-        for step, (x, y) in enumerate(self.batches.epoch(self.rng("order", i), own=False)):
-            anneal(self.optimiser, c.lr, i * steps + step, c.epochs * steps)
-            loss = self.loss(self.logits(x, masks)[None], y).mean()
-            self.optimiser.zero_grad()
-            loss.backward()
-            self.optimiser.step()
-            total += loss.item()
-        return {"loss": total / steps}
+        self.masks.manual_seed(self.rng("masks", i).initial_seed())
+        (loss,) = means(self.recorded.run(self._step, self._rows(i)).double())
+        return {"loss": loss}
+
+    def _rows(self, i: int) -> Iterator[Row]:
+        """Images and rates of the steps of epoch i."""
+        c, steps = self.config, len(self.batches)
+        for step, row in enumerate(self.batches.rows(self.rng("order", i), own=False), i * steps):
+            yield {**row, "lr": annealed(c.lr, step, c.epochs * steps)}
+
+    def _step(self, row: Row) -> tuple[Tensor]:
+        x, y = self.batches.read(row)
+        loss = self.loss(self.logits(x, self.masks)[None], y).mean()
+        minimise(self.optimiser, loss, row["lr"])
+        return (loss,)
 
     def logits(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """Logits [B, K] of images x [B, ...], each under its own mask."""
@@ -101,5 +107,5 @@ class MCDropout(Method):
 
     def _mask(self, shape: torch.Size, rng: torch.Generator) -> Tensor:
         """Kept units as 1 / (1 - p), dropped ones as 0."""
-        kept = torch.rand(shape, generator=rng) >= self.config.p
+        kept = torch.rand(shape, generator=rng, device=rng.device) >= self.config.p
         return (kept / (1 - self.config.p)).to(self.device)

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.engine import Step, Weights
+from bench.engine import Recorded, Row, Step, Weights
 from bench.method import Method
 from bench.rng import Streams
 from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal
+from bench.training import Loss, Minibatches, adam, annealed, means, minimise
 
 # Variance of the output of a layer without bias: keeps the square root's gradient finite at zero.
 TINY = 1e-12
@@ -69,38 +69,37 @@ class MNF(Method):
 
     def start(self, train: Split, val: Split, *, loss: Loss, rng: Streams) -> None:
         c = self.config
-        if self.engine.steps is None:
-            raise ValueError(
-                "expected a Sequential of layers that bench.engine.plan reads, "
-                f"found {type(self.network).__name__}; write the network with those"
-            )
         self.rng, self.loss, self.examples = rng, loss, len(train)
         with rng.initialise():
-            self.layers = {s.name: _layer(s.module, c) for s in self.engine.steps if s.has_weights}
+            self.layers = {s.name: _layer(s.module, c) for s in self.engine.known_steps() if s.has_weights}
         held = nn.ModuleList(self.layers.values())
         self.trains("layers", held)
         self.optimiser = adam(held.parameters(), c.lr)
         self.trains("optimiser", self.optimiser)
         self.batches = Minibatches(train, c.batch)
+        # On the device: a step needs a normal number per activation, two million on MNIST.
+        self.noise = torch.Generator(self.device)
+        self.recorded = Recorded(self.device, [self.noise])
 
     def rounds(self) -> int:
         return self.config.epochs
 
     def round(self, i: int) -> dict[str, float]:
         """One epoch: means over its steps of loss, divergence by N at full weight, and |z|."""
+        self.noise.manual_seed(self.rng("noise", i).initial_seed())
+        loss, kl, z_abs = means(self.recorded.run(self._step, self._rows(i)))
+        return {"loss": loss, "kl_nats_per_example": kl, "z_abs_mean": z_abs}
+
+    def _rows(self, i: int) -> Iterator[Row]:
+        """Images, rates and the divergence's weights of the steps of epoch i."""
         c, steps = self.config, len(self.batches)
-        # On the device: a step needs a normal number per activation, two million on MNIST.
-        noise = torch.Generator(self.device).manual_seed(self.rng("noise", i).initial_seed())
-        totals = torch.zeros(3, device=self.device)
-        for step, (x, y) in enumerate(self.batches.epoch(self.rng("order", i), own=False), i * steps):
-            anneal(self.optimiser, c.lr, step, c.epochs * steps)
-            loss, kl, z_abs = self.terms(x, y, noise)
-            self.optimiser.zero_grad()
-            (loss + self.kl_weight(step) * kl).backward()
-            self.optimiser.step()
-            totals += torch.stack([loss.detach(), kl.detach() / self.examples, z_abs])
-        mean_loss, mean_kl, z_abs_mean = (totals / steps).tolist()
-        return {"loss": mean_loss, "kl_nats_per_example": mean_kl, "z_abs_mean": z_abs_mean}
+        for step, row in enumerate(self.batches.rows(self.rng("order", i), own=False), i * steps):
+            yield {**row, "lr": annealed(c.lr, step, c.epochs * steps), "kl_weight": self.kl_weight(step)}
+
+    def _step(self, row: Row) -> tuple[Tensor, Tensor, Tensor]:
+        loss, kl, z_abs = self.terms(*self.batches.read(row), self.noise)
+        minimise(self.optimiser, loss + row["kl_weight"] * kl, row["lr"])
+        return loss, kl / self.examples, z_abs
 
     def kl_weight(self, step: int) -> float:
         """What the divergence is multiplied by at a step: 1/N, less while it is annealed."""

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from bench.engine import Recorded, Row
 from bench.method import Method
 from bench.networks import initial
 from bench.rng import Streams
 from bench.task import Split
-from bench.training import Independent, Loss, Minibatches
+from bench.training import Independent, Loss, Minibatches, means
 
 
 @dataclass(frozen=True)
@@ -51,19 +52,27 @@ class StandardEnsemble(Method):
         self.batches = Minibatches(train, c.batch)
         first = [self._initial(rng("initialise", m)) for m in range(c.networks)]
         self.members = Independent(self, first, c.lr, c.epochs * len(self.batches), c.weight_decay)
+        self.recorded = Recorded(self.device)
 
     def rounds(self) -> int:
         return self.config.epochs
 
     def round(self, i: int) -> dict[str, float]:
         """One epoch of every network."""
-        total, steps = 0.0, len(self.batches)
+        (loss,) = means(self.recorded.run(self._step, self._rows(i)).double())
+        return {"loss": loss}
+
+    def _rows(self, i: int) -> Iterator[Row]:
+        """Images and rates of the steps of epoch i."""
         orders = [self.rng("order", i, m) for m in range(self.config.networks)]
-        for step, (x, y) in enumerate(self.batches.epochs(orders)):
-            losses = self.engine.losses(self.members.weights, x, y, self.loss, own=True)
-            self.members.minimise(losses, i * steps + step)
-            total += losses.mean().item()
-        return {"loss": total / steps}
+        for step, row in enumerate(self.batches.rows_apart(orders), i * len(self.batches)):
+            yield {**row, "lr": self.members.rate(step)}
+
+    def _step(self, row: Row) -> tuple[Tensor]:
+        x, y = self.batches.read(row)
+        losses = self.engine.losses(self.members.weights, x, y, self.loss, own=True)
+        self.members.descend(losses, row["lr"])
+        return (losses.mean(),)
 
     def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
         return self.members.permuted(rngs)

@@ -64,7 +64,7 @@ def test_a_step_without_noise_is_weight_decay_and_half_a_gradient():
     method.start(stripes(96), stripes(30, 1), loss=cross_entropy, rng=Streams(0, "fit"))
     theta, gradient = torch.tensor([2.0, -4.0]), torch.tensor([1.0, 3.0])
     noise = torch.randn(2, generator=stream(7))
-    after = method.step(theta, gradient, 0.2, stream(7)) - math.sqrt(0.2 / 96) * noise
+    after = method.step(theta, gradient, 0.1, math.sqrt(0.2 / 96), stream(7)) - math.sqrt(0.2 / 96) * noise
     torch.testing.assert_close(after, theta - 0.1 * (gradient + 0.5 * theta))
 
 

@@ -14,8 +14,9 @@ numbers, speed, CUDA's own errors, more than one thread.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -65,6 +66,7 @@ class Ledger:
         self.calls: Counter[str] = Counter()
         self.waits: Counter[str] = Counter()
         self.capturing = False
+        self.recorded = self.replayed = 0  # steps
         self.making = 0  # depth of Python calls that make tensors
 
     def where(self, tensor: Tensor) -> str:
@@ -262,6 +264,62 @@ def _copied(x: Tensor, ledger: Ledger, place: str) -> Tensor:
     return out
 
 
+class EmulatedGraph(TorchDispatchMode):
+    """What a CUDA graph does, by calls instead of kernels: the same calls on the same memory, every time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, list[tuple[int, Tensor]]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        before = {t.untyped_storage()._cdata for t in _tensors((args, kwargs))}
+        # Not a call from Python, whose words about devices would count.
+        with torch._C.DisableTorchFunction():
+            out = func(*args, **kwargs)
+        made = enumerate(_tensors(out))
+        fresh = [(i, t.detach()) for i, t in made if t.untyped_storage()._cdata not in before]
+        if fresh or func._schema.is_mutable or "batch_norm" in str(func):
+            self.calls.append((func, args, kwargs, fresh))
+        return out
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for func, args, kwargs, fresh in self.calls:
+            if "empty" in func._schema.name:
+                continue
+            with torch._C.DisableTorchFunction():
+                outs = _tensors(func(*args, **kwargs))
+            for i, t in fresh:
+                t.copy_(outs[i])
+
+
+class Recorder:
+    """In place of `bench.engine.recording.CUDAGraphRecorder`: a wait while it records is a fault.
+
+    An emulation runs while it records, and so leaves out the first replay.
+    """
+
+    def __init__(self, ledger: Ledger, device: torch.device, generators: Sequence[torch.Generator]) -> None:
+        assert all(g.device == CUDA for g in generators)
+        self.ledger, self.graph, self.ran = ledger, EmulatedGraph(), False
+
+    def warm_up(self, step: Callable[[], None]) -> None:
+        step()
+
+    def record(self, step: Callable[[], None]) -> None:
+        with self.ledger.capture(), self.graph:
+            step()
+        self.ran = True
+        self.ledger.recorded += 1
+
+    def replay(self) -> None:
+        if not self.ran:
+            self.graph.replay()
+            self.ledger.replayed += 1
+        self.ran = False
+
+
 class _Nothing:
     def __init__(self, *_: Any) -> None: ...
 
@@ -304,6 +362,7 @@ def pretended_gpu() -> Iterator[Ledger]:
         "torch.cuda.manual_seed": lambda *_: None,
         "torch.cuda.manual_seed_all": lambda *_: None,
         "torch.cuda.device": _Nothing,
+        "bench.engine.recording.CUDAGraphRecorder": partial(Recorder, ledger),
     }
     torch.set_num_threads(1)
     try:

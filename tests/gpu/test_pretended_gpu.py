@@ -189,25 +189,3 @@ def test_a_fit_of_a_cpu_is_not_taken_for_one_of_a_gpu(tmp_path):
     with pretended_gpu():
         runner.run(cell, data, tmp_path, GPU, reporter)
     assert not any("reusing" in text for text in reporter.lines)
-
-
-# Moments of a step at which the host waits for the GPU, as they are. Fewer are better: a step without any
-# can be recorded as a CUDA graph.
-WAITS = {
-    "hypergan": 8, "standard_ensemble": 4, "deep_ensemble": 7, "sgld": 6, "apd-gaussian": 6, "mc_dropout": 5,
-    "mnf": 3, "bayes_by_hypernet": 3, "bayesian_hypernetwork": 5,
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", WAITS)
-def test_a_step_waits_no_more_often_than_it_did(name):
-    with pretended_gpu() as ledger:
-        method = small_method(name)
-        method.device = GPU
-        data = stripes(96).to(GPU)
-        method.start(data, data, loss=cross_entropy, rng=Streams(0, "fit"))
-        method.round(0)
-        ledger.waits.clear()
-        method.round(1)
-        steps = getattr(method, "steps", None) or len(method.batches)
-        assert ledger.waits.total() / steps <= WAITS[name]
