@@ -163,12 +163,19 @@ class CUDAGraphRecorder:
             # From torch 2.12 on a graph finds them itself, and may no longer be told.
             if hasattr(self.graph, "register_generator_state"):
                 self.graph.register_generator_state(generator)
-        before = torch.cuda.current_stream(self.device)
+        before, states = torch.cuda.current_stream(self.device), [g.get_state() for g in self.generators]
         try:
             with torch.cuda.graph(self.graph, stream=self.stream):
                 step()
-        finally:
-            torch.cuda.set_stream(before)  # a recording that fails leaves its own stream the current one
+        except RuntimeError:
+            # What a recording that failed leaves: its stream as the current one, generators that still wait
+            # for its end and refuse to draw.
+            torch.cuda.set_stream(before)
+            for generator, state in zip(self.generators, states, strict=True):
+                fresh = torch.Generator(self.device)
+                fresh.set_state(state)
+                generator.graphsafe_set_state(fresh)
+            raise
 
     def replay(self) -> None:
         """Start the recorded step."""

@@ -23,6 +23,11 @@ def shortage(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(mark in str(error) for mark in _MARKS)
 
 
+def total_bytes(device: torch.device) -> int:
+    """Bytes of a GPU's memory."""
+    return torch.cuda.get_device_properties(device).total_memory
+
+
 def free_bytes(device: torch.device) -> int:
     """Bytes of a GPU that this process may still use: free ones, and what its allocator holds unused."""
     free, _ = torch.cuda.mem_get_info(device)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from bench.engine.convolution import convolve, pool
 from bench.engine.plan import Step, activation_bytes
 
 Weights = Mapping[str, Tensor]
@@ -66,7 +66,8 @@ def geometry(module: nn.Conv2d) -> tuple[tuple[int, ...], tuple[int, ...], tuple
 class Batched(Way):
     """All members in one call a layer, as grouped convolutions and batched products, for a GPU.
 
-    Activations are [B, M C, H, W] up to the flattening and [M, B, F] after it.
+    Activations are [B, M C, H, W] up to the flattening and [M, B, F] after it. A bias is added after pooling,
+    to a quarter of the numbers: the largest of a window is the same entry.
     """
 
     def __init__(self, steps: Sequence[Step]) -> None:
@@ -84,25 +85,29 @@ class Batched(Way):
         h, stacked = entered.data, entered.own
         if stacked and h.dim() == 5:  # [M, B, C, H, W] -> [B, M C, H, W]
             h = h.transpose(0, 1).flatten(1, 2)
+        bias: Tensor | None = None  # of a convolution, still to be added
         for step in self.steps:
             module = step.module
+            if bias is not None and step.kind != "pool":
+                h, bias = h + bias, None
             if isinstance(module, nn.Conv2d):
-                weight = weights[f"{step.name}.weight"].flatten(0, 1)
-                bias = weights.get(f"{step.name}.bias")
-                flat = None if bias is None else bias.flatten()
                 # The first layer sees shared images: one dense convolution serves all members.
-                h = F.conv2d(h, weight, flat, *geometry(module), groups=members if stacked else 1)
+                h = convolve(h, weights[f"{step.name}.weight"], geometry(module), stacked)
+                if (found := weights.get(f"{step.name}.bias")) is not None:
+                    bias = found.flatten()[:, None, None]
                 stacked = True
             elif isinstance(module, nn.Linear):
                 h = torch.matmul(h, weights[f"{step.name}.weight"].transpose(1, 2))
-                if (bias := weights.get(f"{step.name}.bias")) is not None:
-                    h = h + bias.unsqueeze(1)
+                if (found := weights.get(f"{step.name}.bias")) is not None:
+                    h = h + found.unsqueeze(1)
                 stacked = True
             elif step.kind == "flatten" and stacked and h.dim() == 4:
                 h = h.unflatten(1, (members, -1)).transpose(0, 1).flatten(2)  # [M, B, F]
+            elif isinstance(module, nn.MaxPool2d):
+                h = pool(module, h)
             elif step.kind != "flatten" or h.dim() == 4:
                 h = module(h)
-        return h
+        return h if bias is None else h + bias
 
 
 class Vmap(Way):

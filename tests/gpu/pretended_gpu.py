@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -357,6 +358,10 @@ def pretended_gpu() -> Iterator[Ledger]:
         "torch.cuda.memory_allocated": lambda *_: 0,
         "torch.cuda.memory_reserved": lambda *_: 0,
         "torch.cuda.mem_get_info": lambda *_: (2**33, 2**33),
+        "torch.cuda.get_device_properties": lambda *_: SimpleNamespace(total_memory=2**33),
+        "torch.cuda.is_current_stream_capturing": lambda: ledger.capturing,
+        "bench.engine.convolution.milliseconds": lambda call: len(call().shape),
+        "bench.engine.convolution._chosen": {},
         "torch.cuda.get_rng_state": lambda *_: torch.zeros(0),
         "torch.cuda.set_rng_state": lambda *_: None,
         "torch.cuda.manual_seed": lambda *_: None,

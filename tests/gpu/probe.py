@@ -24,7 +24,7 @@ import bench.datasets
 import bench.methods  # noqa: F401
 from bench import agreement, attacks, networks, records, registry
 from bench.config import resolve
-from bench.engine import Engine, Recorded, float32
+from bench.engine import Engine, Recorded, convolution, float32
 from bench.ensemble import Ensemble
 from bench.rng import Streams, stream
 from bench.task import Split
@@ -111,6 +111,39 @@ def ceilings() -> None:
 
     note("ceilings", "a call", us=seconds(many) / 200 * 1e6)
     note("ceilings", "a value asked for", us=seconds(lambda: small[0].item()) * 1e6)
+
+
+def layers() -> None:
+    """Ways to the convolutions that cost most and to their derivatives, in ms."""
+    how = ((1, 1), (0, 0), (1, 1))
+    cases = {  # members, batch, channels in and out, side, kernel, own maps
+        "mnist conv1 train": (16, 32, 1, 32, 28, 5, True),
+        "mnist conv2 train": (16, 32, 32, 32, 12, 5, True),
+        "mnist conv1 predict": (14, 1000, 1, 32, 28, 5, False),
+        "mnist conv2 predict": (14, 1000, 32, 32, 12, 5, True),
+        "mnist conv1 attack": (146, 100, 1, 32, 28, 5, False),
+        "mnist conv2 attack": (146, 100, 32, 32, 12, 5, True),
+        "cifar conv1 train": (16, 32, 3, 16, 32, 3, True),
+        "cifar conv2 train": (16, 32, 16, 32, 15, 3, True),
+        "cifar conv2 attack": (100, 100, 16, 32, 15, 3, True),
+    }
+    for name, (m, b, c, o, side, k, own) in cases.items():
+        m, b = (m, b) if REAL else (2, 2)
+        h = torch.randn(b, m * c if own else c, side, side, device=DEVICE)
+        weight = torch.randn(m, o, c, k, k, device=DEVICE)
+        upstream = torch.randn(b, m * o, side - k + 1, side - k + 1, device=DEVICE)
+        kinds = {
+            "forward": convolution.outputs(h, weight, how, own),
+            "maps": convolution.map_gradients(upstream, weight, h.shape, how, own),
+        }
+        if "attack" not in name and "predict" not in name:
+            kinds["weights"] = convolution.weight_gradients(upstream, h, weight.shape, how, own)
+        for kind, ways in kinds.items():
+            with told("layers", f"{name} {kind}"), float32(False):
+                expected = ways["library"]()
+                off = [((call() - expected).norm() / expected.norm()).item() for call in ways.values()]
+                took = {n: round(seconds(call, budget=0.5) * 1e3, 3) for n, call in ways.items()}
+                note("layers", f"{name} {kind}", **took, off=max(off))
 
 
 def images(count: int) -> Split:
@@ -309,7 +342,7 @@ def compare(first: str, second: str, which: str) -> None:
     note("compare", f"{first} {second} {which}"[:46], cells=len(found), of=len(names), rows=rows, differ=bad)
 
 
-SECTIONS = (about, ceilings, steps, epochs, refusal, evaluation, profile)
+SECTIONS = (about, ceilings, layers, steps, epochs, refusal, evaluation, profile)
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
