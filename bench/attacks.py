@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
 import torchattacks
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from bench import metrics
 from bench.ensemble import Ensemble, MeanLogits
@@ -48,16 +50,17 @@ def pgd(
 ) -> Tensor:
     """Images after `steps` projected steps of size 2.5 eps / steps up the loss; the last iterate.
 
-    rng: where the random start in the ball comes from; without one PGD starts at the image, and epsilon
-    may be one number an image. Otherwise as `fgsm`. Source: Madry et al. 2018, section 2.
+    rng: where the random start in the ball comes from, the same on every device; without one PGD starts at
+    the image, and epsilon may be one number an image. Otherwise as `fgsm`. Source: Madry et al. 2018,
+    section 2.
     """
 
     def build(model: MeanLogits, eps: float | Tensor) -> torchattacks.PGD:
         alpha = STEP * eps / steps
         return torchattacks.PGD(model, eps=eps, alpha=alpha, steps=steps, random_start=rng is not None)
 
-    seed = None if rng is None else rng.initial_seed()
-    with _seeded(seed, next(ensemble.parameters()).device):
+    seed, device = None if rng is None else rng.initial_seed(), next(ensemble.parameters()).device
+    with _seeded(seed, device), nullcontext() if device.type == "cpu" else _StartOnCPU():
         return _attack(ensemble, images, labels, epsilon, build)
 
 
@@ -84,11 +87,24 @@ def noise(images: Tensor, epsilon: float, rng: torch.Generator) -> Tensor:
     return (images + epsilon * signs).clamp(0, 1)
 
 
+class _StartOnCPU(TorchFunctionMode):
+    """Inside, what torchattacks fills with random numbers on a GPU gets those of the CPU's generator.
+
+    A GPU's generator has other numbers, so that one ensemble would be attacked in another way there.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.uniform_:
+            like = args[0]
+            return like.copy_(torch.empty(like.shape, dtype=like.dtype).uniform_(*args[1:], **(kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+
 @contextmanager
 def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     """Inside, the global generators follow `seed`; outside nothing of it is left.
 
-    torchattacks draws its random start from the global generator of the device and takes no other.
+    torchattacks draws its random numbers from the global generators and takes no other.
     """
     if seed is None:
         yield

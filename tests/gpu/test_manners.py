@@ -9,13 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import small_network
+from conftest import small_network, stripes
 from pretended_gpu import pretended_gpu
 from torch import nn
 
-from bench import launchers, perf
+from bench import attacks, launchers, perf
+from bench.ensemble import Ensemble
 from bench.launchers import Workers, ray, slurm
-from bench.rng import Streams
+from bench.rng import Streams, stream
 
 GPU = torch.device("cuda")
 
@@ -54,6 +55,20 @@ def test_constants_first_made_in_inference_serve_gradients_too():
         normalise(x)
     normalise(x.requires_grad_()).sum().backward()
     assert torch.equal(x.grad, torch.full_like(x, 2.0))
+
+
+def test_an_attack_starts_at_the_same_place_on_every_device():
+    weights = {
+        n: torch.randn(3, *p.shape, generator=stream(0, n)) for n, p in small_network().named_parameters()
+    }
+    data = stripes(30)
+    found = []
+    for device in (torch.device("cpu"), GPU):
+        with pretended_gpu():
+            ensemble = Ensemble(small_network(), weights).to(device)
+            found.append(attacks.pgd(ensemble, data.images, data.labels, 0.1, 2, stream(5)))
+    moved = (found[0] - found[1]).abs() > 1e-6  # by a step where a gradient is next to nothing
+    assert moved.float().mean() < 1e-3
 
 
 def test_everything_is_measured_in_full_precision(monkeypatch):
