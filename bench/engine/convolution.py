@@ -22,6 +22,7 @@ from bench.engine.shortage import shortage, total_bytes
 
 # What patches or their derivatives may take of memory, also as a share of what the GPU has.
 PATCH_BYTES, PATCH_SHARE = 4 * 2**30, 1 / 16
+COPIES_BYTES = 2**28  # of the weights, once an image, for a product of all images and members at once
 LEAST_WORK = 2e7  # multiply-adds; of less a call costs more than its kernel
 GAIN = 0.9  # of the library's time that another way may take: its results are the ones that others have
 RUNS = 3
@@ -131,18 +132,26 @@ def milliseconds(call: Callable[[], Tensor]) -> float:
 
 
 def outputs(h: Tensor, weight: Tensor, how: Geometry, own: bool) -> Ways:
-    """Ways to the convolutions themselves. Shared images have patches once for all members."""
+    """Ways to the convolutions themselves. Shared images have patches once for all members.
+
+    Aligned: patches of a multiple of eight numbers, which products read in whole vectors.
+    """
     flat, groups = weight.flatten(0, 1), len(weight) if own else 1
     ways: dict[str, Callable[[], Tensor]] = {LIBRARY: lambda: F.conv2d(h, flat, None, *how, groups)}
     side = _side(h.shape, weight.shape, how)
-    if own or not _worth(len(h), weight.shape, side, how, h, patches_of=1):
+    if own and len(h) * weight.numel() * weight.element_size() > COPIES_BYTES:
+        return ways
+    if not _worth(len(h), weight.shape, side, how, h, patches_of=groups):
         return ways
 
     def product(aligned: bool) -> Tensor:
-        left, right = flat.flatten(1), patches(h, weight.shape, how).flatten(1, 4).flatten(2)
-        if aligned and (over := -left.shape[1] % 8):
+        left, right = weight.flatten(2), patches(h, weight.shape, how).flatten(2, 4).flatten(3).flatten(0, 1)
+        if aligned and (over := -left.shape[2] % 8):
             left, right = F.pad(left, (0, over)), F.pad(right, (0, 0, 0, over))
-        return torch.bmm(left.expand(len(h), *left.shape), right).unflatten(2, side)
+        if not own:
+            left = left.flatten(0, 1)
+        left = left.expand(len(h), *left.shape)
+        return torch.bmm(left.flatten(0, 1) if own else left, right).view(len(h), -1, *side)
 
     ways["patches"] = lambda: product(False)
     ways["aligned patches"] = lambda: product(True)
@@ -159,8 +168,7 @@ def map_gradients(upstream: Tensor, weight: Tensor, shape: torch.Size, how: Geom
         return _library(upstream, like, weight, how, groups, [True, False, False])[0]
 
     ways: dict[str, Callable[[], Tensor]] = {LIBRARY: library}
-    copies = members if own else 1
-    if not _worth(len(upstream), weight.shape, upstream.shape[2:], how, upstream, patches_of=copies):
+    if not _worth(len(upstream), weight.shape, upstream.shape[2:], how, upstream, patches_of=groups):
         return ways
 
     def turned() -> Tensor:
@@ -173,10 +181,14 @@ def map_gradients(upstream: Tensor, weight: Tensor, shape: torch.Size, how: Geom
         flat = weight.flatten(2)  # [M, O, C kh kw]
         if own:
             left, right = flat.transpose(1, 2), upstream.unflatten(1, (members, -1)).flatten(3)
-            columns = upstream.new_empty(len(right), *left.shape[:2], right.shape[-1])
-            for image, column in zip(right, columns, strict=True):  # all at once would copy the weights
-                torch.bmm(left, image, out=column)
-            columns = columns.flatten(0, 1)  # [B M, C kh kw, L]
+            if len(right) * weight.numel() * weight.element_size() <= COPIES_BYTES:
+                left = left.expand(len(right), *left.shape).flatten(0, 1)
+                columns = torch.bmm(left, right.flatten(0, 1))  # [B M, C kh kw, L]
+            else:
+                columns = upstream.new_empty(len(right), *left.shape[:2], right.shape[-1])
+                for image, column in zip(right, columns, strict=True):
+                    torch.bmm(left, image, out=column)
+                columns = columns.flatten(0, 1)
         else:
             right = upstream.flatten(2)
             left = flat.flatten(0, 1).t()
@@ -192,15 +204,14 @@ def map_gradients(upstream: Tensor, weight: Tensor, shape: torch.Size, how: Geom
 
 def weight_gradients(upstream: Tensor, h: Tensor, shape: torch.Size, how: Geometry, own: bool) -> Ways:
     """Ways to the gradient of weights of this shape."""
-    members, groups = shape[0], shape[0] if own else 1
+    groups = shape[0] if own else 1
 
     def library() -> Tensor:
         like = upstream.new_empty(shape)
         return _library(upstream, h, like, how, groups, [False, True, False])[1].view(shape)
 
     ways: dict[str, Callable[[], Tensor]] = {LIBRARY: library}
-    copies = members if own else 1
-    if not _worth(len(h), shape, upstream.shape[2:], how, h, patches_of=copies):
+    if not _worth(len(h), shape, upstream.shape[2:], how, h, patches_of=groups):
         return ways
 
     def by_image() -> Tensor:
