@@ -196,11 +196,11 @@ class APD(Method):
         """Images, step sizes, and which of the kept networks each step of epoch i overwrites."""
         c, steps, order = self.config, self.steps, self.rng("order", i)
         passes = (self.batches.rows(order, own=False) for _ in range(c.passes))
+        # The last step of a slot stays: with 6 steps and 2 slots those of 2 and 5.
+        slots = (torch.arange(steps) * c.keep // steps).split(1)
         for step, row in enumerate(itertools.chain.from_iterable(passes)):
             eta = self.step_size(i * steps + step)
-            # The last step of a slot stays: with 6 steps and 2 slots those of 2 and 5.
-            slot = torch.tensor([step * c.keep // steps])
-            yield {**row, "slot": slot, "half": eta / 2, "spread": math.sqrt(eta / self.images)}
+            yield {**row, "slot": slots[step], "half": eta / 2, "spread": math.sqrt(eta / self.images)}
 
     def _chain_step(self, row: Row) -> tuple[Tensor]:
         x, y = self.batches.read(row)

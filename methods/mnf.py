@@ -87,8 +87,10 @@ class MNF(Method):
     def round(self, i: int) -> dict[str, float]:
         """One epoch: means over its steps of loss, divergence by N at full weight, and |z|."""
         self.noise.manual_seed(self.rng("noise", i).initial_seed())
-        loss, kl, z_abs = means(self.recorded.run(self._step, self._rows(i)))
-        return {"loss": loss, "kl_nats_per_example": kl, "z_abs_mean": z_abs}
+        losses, kls, *z_abs = self.recorded.run(self._step, self._rows(i)).unbind(1)
+        z_mean = sum((z / len(self.layers) for z in z_abs), torch.zeros_like(losses))
+        loss, kl, z_abs_mean = means(torch.stack([losses, kls / self.examples, z_mean], 1))
+        return {"loss": loss, "kl_nats_per_example": kl, "z_abs_mean": z_abs_mean}
 
     def _rows(self, i: int) -> Iterator[Row]:
         """Images, rates and the divergence's weights of the steps of epoch i."""
@@ -96,32 +98,32 @@ class MNF(Method):
         for step, row in enumerate(self.batches.rows(self.rng("order", i), own=False), i * steps):
             yield {**row, "lr": annealed(c.lr, step, c.epochs * steps), "kl_weight": self.kl_weight(step)}
 
-    def _step(self, row: Row) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(self, row: Row) -> list[Tensor]:
         loss, kl, z_abs = self.terms(*self.batches.read(row), self.noise)
         minimise(self.optimiser, loss + row["kl_weight"] * kl, row["lr"])
-        return loss, kl / self.examples, z_abs
+        return [loss, kl, *z_abs]
 
     def kl_weight(self, step: int) -> float:
         """What the divergence is multiplied by at a step: 1/N, less while it is annealed."""
         rise = self.config.anneal_kl * len(self.batches)
         return (min(1.0, step / rise) if rise else 1.0) / self.examples
 
-    def terms(self, x: Tensor, y: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean loss on a batch, divergence of all layers in nats, mean |z|: three scalars."""
+    def terms(self, x: Tensor, y: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Mean loss on a batch, divergence of all layers in nats, and mean |z| of each: scalars."""
         scales: dict[str, Tensor] = {}
-        kl, z_abs = torch.zeros(2, device=self.device)
+        kls, z_abs = [], []
         for name, layer in self.layers.items():
             # One z for each image and one, the last, for the divergence, in one pass of the flow.
             z, log_det = layer.sample_z(len(x) + 1, noise)
             scales[name] = z[:-1]
-            kl = kl + layer.kl(z[-1:], log_det[-1], noise)
-            z_abs = z_abs + z.detach().abs().mean() / len(self.layers)
+            kls.append(layer.kl(z[-1:], log_det[-1], noise))
+            z_abs.append(z.detach().abs().mean())
 
         def operation(step: Step, z: Weights, h: Tensor) -> Tensor:
             return self.layers[step.name](h, z[step.name], noise)
 
         logits = self.engine.single(scales, x, operation)
-        return self.loss(logits.unsqueeze(0), y).mean(), kl, z_abs
+        return self.loss(logits.unsqueeze(0), y).mean(), sum(kls[1:], kls[0]), z_abs
 
     @torch.no_grad()
     def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:

@@ -160,7 +160,7 @@ class CUDAGraphRecorder:
     def record(self, step: Callable[[], None]) -> None:
         """Record a step without running it. Raises RuntimeError where something in it cannot be recorded."""
         for generator in self.generators:
-            # From torch 2.12 on a graph finds them itself, and may no longer be told.
+            # Before torch 2.12 a graph has to be told of them.
             if hasattr(self.graph, "register_generator_state"):
                 self.graph.register_generator_state(generator)
         before, states = torch.cuda.current_stream(self.device), [g.get_state() for g in self.generators]
