@@ -136,7 +136,9 @@ def layers() -> None:
             "forward": convolution.outputs(h, weight, how, own),
             "maps": convolution.map_gradients(upstream, weight, h.shape, how, own),
         }
-        if "attack" not in name and "predict" not in name:
+        if "predict" in name:
+            kinds = {"forward": kinds["forward"], "pool": convolution.largest(upstream, (2, 2))}
+        if "train" in name:
             kinds["weights"] = convolution.weight_gradients(upstream, h, weight.shape, how, own)
         for kind, ways in kinds.items():
             with told("layers", f"{name} {kind}"), float32(False):

@@ -125,9 +125,14 @@ def test_no_gradient_of_weights_is_made_for_an_attack(monkeypatch):
     [nn.MaxPool2d(2), nn.MaxPool2d((2, 3)), nn.MaxPool2d(3, 2), nn.MaxPool2d(2, padding=1)],
     ids=["2x2", "2x3", "overlapping", "padded"],
 )
-def test_pooling_and_its_gradient_are_pytorchs(module):
+def test_pooling_and_its_gradient_are_pytorchs(monkeypatch, module):
     h = torch.randint(0, 5, (3, 4, 7, 9), generator=stream(0)).double().requires_grad_()  # with equal entries
     expected, found = module(h), convolution.pool(module, h)
     assert torch.equal(found, expected) and torch.equal(convolution.pool(module, h.detach()), expected)
+    if module.padding == 0 and module.kernel_size != 3:
+        monkeypatch.setattr(convolution, "LEAST_WORK", 0)
+        monkeypatch.setattr(convolution, "choose", lambda ways: list(ways)[-1])
+        with pretended_gpu(), torch.no_grad():
+            assert torch.equal(convolution.pool(module, h.detach().to(GPU)).cpu(), expected)
     upstream = torch.randn(expected.shape, generator=stream(1), dtype=torch.float64)
     assert torch.equal(*(torch.autograd.grad(out, h, upstream)[0] for out in (found, expected)))
