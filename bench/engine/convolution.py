@@ -143,10 +143,7 @@ def milliseconds(call: Callable[[], Tensor]) -> float:
 
 
 def outputs(h: Tensor, weight: Tensor, how: Geometry, own: bool) -> Ways:
-    """Ways to the convolutions themselves. Shared images have patches once for all members.
-
-    Aligned: patches of a multiple of eight numbers, which products read in whole vectors.
-    """
+    """Ways to the convolutions themselves. Shared images have patches once for all members."""
     flat, groups = weight.flatten(0, 1), len(weight) if own else 1
     ways: dict[str, Callable[[], Tensor]] = {LIBRARY: lambda: F.conv2d(h, flat, None, *how, groups)}
     side = _side(h.shape, weight.shape, how)
@@ -155,17 +152,13 @@ def outputs(h: Tensor, weight: Tensor, how: Geometry, own: bool) -> Ways:
     if not _worth(len(h), weight.shape, side, how, h, patches_of=groups):
         return ways
 
-    def product(aligned: bool) -> Tensor:
-        left, right = weight.flatten(2), patches(h, weight.shape, how).flatten(2, 4).flatten(3).flatten(0, 1)
-        if aligned and (over := -left.shape[2] % 8):
-            left, right = F.pad(left, (0, over)), F.pad(right, (0, 0, 0, over))
-        if not own:
-            left = left.flatten(0, 1)
+    def product() -> Tensor:
+        right = patches(h, weight.shape, how).flatten(2, 4).flatten(3).flatten(0, 1)
+        left = (weight if own else flat).flatten(-3)
         left = left.expand(len(h), *left.shape)
         return torch.bmm(left.flatten(0, 1) if own else left, right).view(len(h), -1, *side)
 
-    ways["patches"] = lambda: product(False)
-    ways["aligned patches"] = lambda: product(True)
+    ways["patches"] = product
     return ways
 
 
@@ -189,27 +182,14 @@ def map_gradients(upstream: Tensor, weight: Tensor, shape: torch.Size, how: Geom
         return F.conv2d(upstream, kernel, None, 1, around, 1, groups)
 
     def folded() -> Tensor:
-        flat = weight.flatten(2)  # [M, O, C kh kw]
-        if own:
-            left, right = flat.transpose(1, 2), upstream.unflatten(1, (members, -1)).flatten(3)
-            if len(right) * weight.numel() * weight.element_size() <= COPIES_BYTES:
-                left = left.expand(len(right), *left.shape).flatten(0, 1)
-                columns = torch.bmm(left, right.flatten(0, 1))  # [B M, C kh kw, L]
-            else:
-                columns = upstream.new_empty(len(right), *left.shape[:2], right.shape[-1])
-                for image, column in zip(right, columns, strict=True):
-                    torch.bmm(left, image, out=column)
-                columns = columns.flatten(0, 1)
-        else:
-            right = upstream.flatten(2)
-            left = flat.flatten(0, 1).t()
-            columns = torch.bmm(left.expand(len(upstream), *left.shape), right)  # [B, C kh kw, L]
-        size = tuple(shape[2:])
-        return F.fold(columns, size, (height, width), dilation, padding, stride).view(shape)
+        left = weight.flatten(0, 1).flatten(1).t()
+        columns = torch.bmm(left.expand(len(upstream), *left.shape), upstream.flatten(2))  # [B, C kh kw, L]
+        return F.fold(columns, tuple(shape[2:]), (height, width), dilation, padding, stride)
 
     if stride == (1, 1) and padding[0] < height and padding[1] < width:
         ways["turned kernel"] = turned
-    ways["folded patches"] = folded
+    if not own:
+        ways["folded patches"] = folded
     return ways
 
 
@@ -231,13 +211,7 @@ def weight_gradients(upstream: Tensor, h: Tensor, shape: torch.Size, how: Geomet
         each = torch.bmm(left.flatten(0, 1), right.flatten(0, 1))
         return each.unflatten(0, right.shape[:2]).sum(0).view(shape)
 
-    def at_once() -> Tensor:
-        found = patches(h, shape, how).permute(1, 0, 5, 6, 2, 3, 4).flatten(1, 3).flatten(2)
-        left = upstream.unflatten(1, (found.shape[0], -1)).permute(1, 2, 0, 3, 4).flatten(2)
-        return torch.bmm(left, found).view(shape)  # [1 or M, O, B L] [1 or M, B L, C kh kw]
-
     ways["patches, image by image"] = by_image
-    ways["patches at once"] = at_once
     return ways
 
 

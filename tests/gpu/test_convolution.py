@@ -49,7 +49,8 @@ def test_all_ways_give_what_autograd_gives(monkeypatch, own, stride, padding, co
     gradients = torch.autograd.grad(out, (h, weight), upstream)
     for kind, expected in zip(KINDS, (out.detach(), *gradients), strict=True):
         ways = found(kind, h, weight, how, own, upstream)
-        assert len(ways) > 1 or (kind == "outputs" and own and not copies)
+        few = (kind == "outputs" and own and not copies) or (own and stride != (1, 1))
+        assert len(ways) > 1 or few
         for name, call in ways.items():
             assert call().shape == expected.shape, (kind, name)
             torch.testing.assert_close(call(), expected, rtol=1e-10, atol=1e-10, msg=f"{kind}: {name}")
@@ -74,7 +75,7 @@ def test_a_shape_is_measured_once_and_never_while_recording(monkeypatch):
         assert not timed
         for _ in range(2):
             other = convolution.convolve(h, weight, how, False)
-        assert len(timed) == 3
+        assert len(timed) == 2
         torch.testing.assert_close(other.cpu(), plain.cpu())
 
 
