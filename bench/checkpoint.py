@@ -17,7 +17,8 @@ from torch.optim import Optimizer
 from bench.errors import BenchError
 from bench.records import write_atomic
 
-FORMAT = "ensemble-bench-fit-2"
+FORMAT = "ensemble-bench-fit-3"
+SHOWN = 5  # differences that an error names
 Trainable = nn.Module | Optimizer
 
 
@@ -77,8 +78,12 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
     write_atomic(path, save(plain, {"format": FORMAT, "about": text, "sha256": _checksum(plain, text)}))
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and document of a checkpoint. Raises BenchError for another format and for changed bytes."""
+def read(path: Path, identity: Mapping[str, Any] | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and document of a checkpoint.
+
+    identity: what its document has to say of whose it is (None: anything). Raises BenchError for another
+    format, for changed bytes and for a checkpoint of something else.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -87,11 +92,32 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             raise ValueError(f"format {metadata.get('format')!r}")
         if metadata["sha256"] != _checksum(tensors, metadata["about"]):
             raise ValueError("another checksum than it was written with")
-        return tensors, json.loads(metadata["about"])
+        about = json.loads(metadata["about"])
+        if identity is not None:
+            _check_identity(about["identity"], json.loads(json.dumps(dict(identity))))
+        return tensors, about
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise BenchError(
             f"{path}: expected a checkpoint of format {FORMAT}, found {error}; remove the file to train again"
         ) from error
+
+
+def _check_identity(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raises ValueError where a checkpoint is of another method, settings, seed, data or code."""
+    before, asked = _flat(found), _flat(expected)
+    other = [key for key in sorted({*before, *asked}) if before.get(key) != asked.get(key)]
+    if other:
+        pairs = [f"{key} = {before.get(key)}, not {asked.get(key)}" for key in other[:SHOWN]]
+        raise ValueError(f"another fit's ({'; '.join(pairs)})")
+
+
+def _flat(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A document with the keys of the documents in it after a point."""
+    found: dict[str, Any] = {}
+    for key, value in document.items():
+        inner = _flat(value) if isinstance(value, dict) else None
+        found |= {key: value} if inner is None else {f"{key}.{name}": v for name, v in inner.items()}
+    return found
 
 
 def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:

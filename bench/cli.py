@@ -11,7 +11,7 @@ import click
 
 from bench import __version__, launchers, registry
 from bench.errors import BenchError, UsageError
-from bench.options import NAMES, Names, data_option, results_option, selectors
+from bench.options import NAMES, Names, data_option, device_option, results_option, selectors
 
 
 class Commands(click.Group):
@@ -43,7 +43,7 @@ def main() -> None:
 
 def _selection(methods: list[str], tasks: list[str], options: dict[str, Any]) -> Any:
     from bench.plan import Selection
-    from bench.sweep import parse_members, parse_seeds
+    from bench.sweep import device_of, parse_members, parse_seeds
 
     return Selection(
         methods=methods,
@@ -53,14 +53,12 @@ def _selection(methods: list[str], tasks: list[str], options: dict[str, Any]) ->
         members=parse_members(options["members"]) if options["members"] else None,
         sets=options["sets"],
         data=None if options["data"] is None else options["data"].resolve(),
+        device=device_of(options["device"]).type,
     )
 
 
 @main.command()
 @selectors
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where."
-)
 @click.option("--force", is_flag=True, help="Run cells again that are done.")
 @click.option("--stale", is_flag=True, help="Run cells again whose code has changed since.")
 @click.option(
@@ -100,7 +98,6 @@ def run(ctx: click.Context, methods: list[str], tasks: list[str], **options: Any
     from bench import sweep
     from bench.progress import reporter
 
-    device = sweep.device_of(options["device"])
     launcher, jobs, address = options["launcher"], options["jobs"], options["address"]
     if address is not None and launcher != "ray":
         raise UsageError("--address: expected --launcher ray beside it")
@@ -110,7 +107,6 @@ def run(ctx: click.Context, methods: list[str], tasks: list[str], **options: Any
         done = sweep.run(
             _selection(methods, tasks, options),
             options["results"].resolve(),
-            device,
             out,
             force=options["force"],
             stale=options["stale"],
@@ -206,9 +202,7 @@ def report(ctx: click.Context, results: Path, check: bool) -> None:
 
 @main.command()
 @click.argument("kind", type=click.Choice(["predict", "train", "attack"]))
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where."
-)
+@device_option
 @click.option(
     "--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write a list of objects."
 )

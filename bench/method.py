@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, final
 
@@ -38,6 +38,7 @@ class Method(ABC):
         self.network = self.adapt(network)
         self.engine = Engine(self.network)
         self.stage_folder: Path | None = None  # where shared rounds lie; None: in memory alone
+        self.stage_identity: Mapping[str, Any] = {}  # whose rounds those are
         self.borrowed_seconds: dict[int, float] = {}  # by round: what a round read from there cost
         self._parts: dict[str, checkpoint.Trainable] = {}
 
@@ -81,17 +82,19 @@ class Method(ABC):
         """What round i of the shared stage leaves (tensors, on the device) and its losses.
 
         Read from the stage's folder where a fit has left it there, else computed and written: a round
-        is one file, whole or absent. Raises BenchError for a file that cannot be read.
+        is one file, whole or absent. Raises BenchError for a file that cannot be read or is another fit's.
         """
         path = None if self.stage_folder is None else self.stage_folder / f"round-{i:05}.safetensors"
         if path is not None and path.exists():
-            tensors, about = checkpoint.read(path)
+            tensors, about = checkpoint.read(path, self.stage_identity)
             self.borrowed_seconds[i] = about["seconds"]
             return {name: t.to(self.device) for name, t in tensors.items()}, about["losses"]
         begun = time.perf_counter()
         tensors, losses = compute()
         if path is not None:
-            checkpoint.write(path, tensors, {"losses": losses, "seconds": time.perf_counter() - begun})
+            seconds = time.perf_counter() - begun
+            about = {"identity": self.stage_identity, "losses": losses, "seconds": seconds}
+            checkpoint.write(path, tensors, about)
         return tensors, losses
 
     @final
@@ -136,8 +139,11 @@ class Method(ABC):
         checkpoint.write(path, tensors, {**about, "finished": finished, "rest": rest})
 
     @final
-    def load(self, path: Path) -> dict[str, Any]:
-        """Read a checkpoint into what `start` has built; returns what was said about it."""
-        tensors, about = checkpoint.read(path)
+    def load(self, path: Path, identity: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Read a checkpoint into what `start` has built; returns what was said about it.
+
+        identity: whose it has to be (None: anybody's). Raises BenchError for another's, and reads nothing.
+        """
+        tensors, about = checkpoint.read(path, identity)
         self.restore(tensors, about["rest"])
         return about

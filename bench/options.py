@@ -69,6 +69,9 @@ data_option = click.option(
     show_envvar=True,
     help="Folder of data sets that are not embedded.",
 )
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where."
+)
 
 
 _selectors = (
@@ -100,6 +103,7 @@ _selectors = (
     click.option(
         "--set", "sets", multiple=True, metavar="METHOD.KEY=VALUE", help="Change a setting; may be repeated."
     ),
+    device_option,
     data_option,
     results_option,
 )

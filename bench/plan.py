@@ -13,10 +13,12 @@ from statistics import fmean
 from bench import records, registry
 from bench.config import parse_sets, resolve
 from bench.errors import DataError
+from bench.fingerprint import changes
 from bench.runner import Cell
 from bench.task import Data, Task
 
 STATES = ("done", "stale", "failed", "missing")
+NAMED = 5  # definitions that a reason names
 COSTS = ("fit_seconds", "sample_seconds", "predict_seconds")
 
 
@@ -31,6 +33,7 @@ class Selection:
     members: tuple[int, ...] | None = None
     sets: Sequence[str] = ()
     data: Path | None = None
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,15 @@ class Planned:
     """A cell, and whether its rows are there.
 
     state: `done`, `stale` (done by code that has changed since), `failed` (never done) or `missing`.
-    seconds: expected for training, drawing and predicting; None where nothing comparable has finished.
+    reason: of a stale one, what has changed. seconds: expected for training, drawing and predicting; None
+    where nothing comparable has finished.
     """
 
     cell: Cell
     state: str
     seconds: float | None
     command: str
+    reason: str = ""
 
 
 def check(selection: Selection) -> None:
@@ -61,14 +66,14 @@ def cells(selection: Selection, task: Task, data: Data) -> Iterator[Cell]:
     """The cells of one task. Raises UsageError for a setting that does not exist."""
     sets = parse_sets(selection.sets, selection.methods)
     sizes = selection.members or task.scale(selection.preset).sizes
-    checksums, fitted_on = tuple(sorted(data.checksums.items())), data.fitted_on()
+    read = (tuple(sorted(data.checksums.items())), data.fitted_on(), data.asked_of())
     for name in selection.methods:
         entry = registry.method(name)
         config = entry.load().Config
         settings = resolve(entry, config, selection.preset, task.train, sets.get(name, {}))
         for seed in selection.seeds:
-            shared = (tuple(sorted(sizes)), settings, checksums, fitted_on)
-            yield Cell(entry, task, selection.preset, seed, *shared)
+            identity = (entry, task, selection.preset, seed, tuple(sorted(sizes)), settings)
+            yield Cell(*identity, *read, selection.device)
 
 
 def plan(selection: Selection, results: Path) -> tuple[list[Planned], dict[str, str]]:
@@ -87,7 +92,8 @@ def plan(selection: Selection, results: Path) -> tuple[list[Planned], dict[str, 
         for cell in cells(selection, task, data):
             state = history.state(cell)
             text = command(cell, selection, results) + (" --stale" if state == "stale" else "")
-            found.append(Planned(cell, state, history.seconds(cell), text))
+            reason = history.reason(cell) if state == "stale" else ""
+            found.append(Planned(cell, state, history.seconds(cell), text, reason))
     return found, unreadable
 
 
@@ -95,6 +101,7 @@ def command(cell: Cell, selection: Selection, results: Path) -> str:
     """The command line that runs one cell of the selection."""
     words = ["bench", "run", "--method", cell.entry.name, "--task", cell.task.name]
     words += ["--preset", cell.preset, "--seed", str(cell.seed)]
+    words += ["--device", cell.device]
     if selection.members:
         words += ["--members", ",".join(map(str, selection.members))]
     for text in selection.sets:
@@ -112,10 +119,11 @@ class History:
     codes: code version of the newest finished run, by cell key. failed: keys of cells that only failed.
     """
 
+    results: Path
     codes: Mapping[str, str]
     failed: frozenset[str]
     costs: Mapping[tuple[str, ...], float]
-    _current: dict[tuple[str, str], str] = field(default_factory=dict)
+    _current: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, results: Path) -> History:
@@ -131,7 +139,7 @@ class History:
             for group, spent in _costs(results / "raw" / f"{run}.csv"):
                 seconds[group].append(spent)
         means = {group: fmean(values) for group, values in seconds.items()}
-        return cls(codes, frozenset(failed - set(codes)), means)
+        return cls(results, codes, frozenset(failed - set(codes)), means)
 
     def state(self, cell: Cell) -> str:
         """One of `STATES`."""
@@ -140,9 +148,16 @@ class History:
             return "done" if self.codes[key] == self._code(cell) else "stale"
         return "failed" if key in self.failed else "missing"
 
+    def reason(self, cell: Cell) -> str:
+        """Which definitions a stale cell's run had otherwise, new or not at all."""
+        before = records.read_code(self.results, self.codes[cell.key()])
+        if before is None:
+            return "made before its definitions were written down"
+        return f"changed: {named(changes(before.definitions, cell.definitions()))}"
+
     def _code(self, cell: Cell) -> str:
-        # Some seventy files make a code version, the same for all seeds.
-        key = (cell.entry.module, cell.task.name)
+        # Some hundred definitions make a code version, the same for all seeds.
+        key = (cell.entry.target, cell.task.name, cell.preset)
         if key not in self._current:
             self._current[key] = cell.code()
         return self._current[key]
@@ -177,11 +192,21 @@ def _groups(method: str, task: str, train: str, preset: str, config: str) -> lis
     return [*near, (train, preset)]
 
 
+def named(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    shown = ", ".join(names[:NAMED])
+    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
+
+
 def lines(planned: Sequence[Planned]) -> Iterator[str]:
-    """A line a cell: state, cost, and its name where it is done, else the command that runs it."""
+    """A line a cell: state, cost, and its name where it is done, else the command that runs it.
+
+    A stale cell's command ends in a comment that says what has changed.
+    """
     for item in planned:
         text = item.cell.name if item.state == "done" else item.command
-        yield f"{item.state:<7}  {duration(item.seconds):>8}  {text}"
+        reason = f"  # {item.reason}" if item.reason else ""
+        yield f"{item.state:<7}  {duration(item.seconds):>8}  {text}{reason}"
 
 
 def summary(planned: Sequence[Planned]) -> str:

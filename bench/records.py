@@ -15,8 +15,9 @@ import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -159,6 +160,47 @@ def write_run(
     path = folder / f"{run}.csv"
     write_atomic(path, text.encode())
     return path
+
+
+@dataclass(frozen=True)
+class CodeVersion:
+    """What a code version stands for: hashes of definitions by name, and where a run starts among them."""
+
+    definitions: dict[str, str]
+    roots: tuple[str, ...]
+
+
+def write_code(results: Path, version: str, definitions: Mapping[str, str], roots: Sequence[str]) -> None:
+    """Write once what a code version stands for, shared by the runs that name it."""
+    path = Path(results) / "code" / f"{version}.json"
+    if not path.exists():
+        document = {"definitions": dict(definitions), "roots": list(roots)}
+        write_atomic(path, (json.dumps(document, indent=0, sort_keys=True) + "\n").encode())
+
+
+def read_code(results: Path, version: str) -> CodeVersion | None:
+    """What a code version stands for; None for one that was not written down.
+
+    Raises BenchError where the file is not what `write_code` leaves.
+    """
+    path = Path(results) / "code" / f"{version}.json"
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(read_bytes(path, MAX_ABOUT_BYTES).decode())
+        definitions, roots = found["definitions"], found["roots"]
+        texts = [*definitions, *definitions.values(), *roots]
+        if not (isinstance(definitions, dict) and isinstance(roots, list) and all(map(_is_text, texts))):
+            raise ValueError("something else than texts")
+        return CodeVersion(definitions, tuple(roots))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BenchError(
+            f"{path}: expected the definitions of a code version, found {_found(error)}; remove the file"
+        ) from error
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def read_bytes(path: Path, limit: int) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from bench import provenance, records, registry
+from bench import provenance, records, versions
 from bench.config import Settings, digest
 from bench.engine import float32
 from bench.errors import BenchError
@@ -41,8 +41,8 @@ class Reporter(Protocol):
 class Cell:
     """One method on one task under one preset and seed: the unit that is run, stored and skipped.
 
-    sizes: ensemble sizes asked for, ascending. checksums: of the data that was read; fitted_on: of
-    the part of it that training sees.
+    sizes: ensemble sizes asked for, ascending. checksums: of the files that were read; fitted_on: of
+    the data that training sees; asked_of: of those that evaluations see. device: type of the device.
     """
 
     entry: MethodEntry
@@ -53,15 +53,19 @@ class Cell:
     settings: Settings
     checksums: tuple[tuple[str, str], ...]
     fitted_on: str
+    asked_of: str
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
-        return f"{self.entry.name} · {self.task.name} · {self.preset} · seed {self.seed}"
+        place = "" if self.device == "cpu" else f" · {self.device}"
+        return f"{self.entry.name} · {self.task.name} · {self.preset} · seed {self.seed}{place}"
 
     def key(self) -> str:
-        """What makes two runs the same measurement; code, threads and device are provenance."""
+        """What makes two runs the same measurement; code and threads are provenance."""
         return digest(
             {
+                **self._place(),
                 "method": self.entry.name,
                 "config": self.settings.document(),
                 "task": self.task.name,
@@ -72,25 +76,41 @@ class Cell:
             }
         )
 
+    def _place(self) -> dict[str, str]:
+        """What a device other than a CPU adds to keys, so that names of runs on a CPU stand."""
+        return {} if self.device == "cpu" else {"device": self.device}
+
+    def definitions(self) -> dict[str, str]:
+        """What computes the cell's rows: hashes of definitions and of the data asked of, by name."""
+        found = versions.of_run(self.entry, self.task, self.preset)
+        return found | {"task: data": self.asked_of[:8]}
+
     def code(self) -> str:
         """Version of the code that computes the cell's rows."""
-        task = registry.tasks()[self.task.name].module
-        names = (*provenance.TRAINING, *provenance.EVALUATION)
-        return provenance.code_version(names, (self.entry.module, task))
+        return versions.version(self.definitions())
 
     def checkpoint(self, results: Path) -> Path:
         """The file of the trained method, shared by tasks with the same train key."""
-        return self._folder(results, self.entry.name, self.settings.document()) / "fit.safetensors"
+        return self._folder(results, self.identity()) / "fit.safetensors"
 
     def stage(self, results: Path) -> Path | None:
         """The folder of the rounds that variants share; None for a method without such rounds."""
+        identity = self.stage_identity()
+        return None if identity is None else self._folder(results, identity)
+
+    def identity(self) -> dict[str, Any]:
+        """Whose fit it is: what decides the trained weights, apart from packages and machine."""
+        return self._identity(self.entry.name, self.settings.document())
+
+    def stage_identity(self) -> dict[str, Any] | None:
+        """Whose rounds they are that variants share; None for a method without such rounds."""
         names = self.entry.load().stage
         document = self.settings.document()
         shared = {name: document[name] for name in (*names, "tf32")}
-        return self._folder(results, self.entry.base, shared) if names else None
+        return self._identity(self.entry.base, shared) if names else None
 
-    def _folder(self, results: Path, method: str, config: dict[str, Any]) -> Path:
-        document = {
+    def _identity(self, method: str, config: dict[str, Any]) -> dict[str, Any]:
+        return {
             "method": method,
             "config": config,
             "train": self.task.train,
@@ -98,9 +118,12 @@ class Cell:
             "seed": self.seed,
             "threads": torch.get_num_threads(),
             "data": self.fitted_on,
-            "code": provenance.code_version(provenance.TRAINING, (self.entry.module,)),
+            "code": versions.version(versions.of_fit(self.entry, self.task)),
+            **self._place(),
         }
-        return results / "checkpoints" / self.task.train / digest(document)[:16]
+
+    def _folder(self, results: Path, identity: dict[str, Any]) -> Path:
+        return results / "checkpoints" / self.task.train / digest(identity)[:16]
 
 
 def possible_sizes(method: Method, sizes: tuple[int, ...], reporter: Reporter) -> tuple[int, ...]:
@@ -182,6 +205,8 @@ def _fit(
         trace_members=max(cell.sizes),
         path=cell.checkpoint(results),
         stage=cell.stage(results),
+        identity=cell.identity(),
+        stage_identity=cell.stage_identity() or {},
         tf32=cell.settings.loop.tf32,
         progress=progress,
     )
@@ -229,6 +254,8 @@ def _write(
 ) -> Path:
     name = _free_name(cell, results)
     commit, dirty = provenance.commit()
+    definitions, roots = cell.definitions(), versions.run_roots(cell.entry, cell.task)
+    records.write_code(results, cell.code(), definitions, roots)
     common = {
         "run": name,
         "method": cell.entry.name,

@@ -48,7 +48,6 @@ class Job:
     sweep: str
     selection: Selection
     results: Path
-    device: str
     todo: frozenset[str]
     known: frozenset[str]
     limit: float | None = None
@@ -68,7 +67,6 @@ class Outcome:
 def run(
     selection: Selection,
     results: Path,
-    device: torch.device,
     reporter: runner.Reporter,
     *,
     force: bool = False,
@@ -89,7 +87,7 @@ def run(
         if force or item.state in ("missing", "failed") or (stale and item.state == "stale"):
             todo.append(item)
             continue
-        old = " (by older code; --stale runs it again)" if item.state == "stale" else ""
+        old = f" (by older code, {item.reason}; --stale runs it again)" if item.state == "stale" else ""
         reporter.say(f"{item.cell.name}: done{old}")
         outcome.skipped.append(item.cell.name)
     if not todo:
@@ -98,7 +96,6 @@ def run(
         sweep=uuid4().hex,
         selection=selection,
         results=results,
-        device=device.type,
         todo=frozenset(item.cell.key() for item in todo),
         known=frozenset(path.stem for path in (results / "raw").glob("*.csv")),
         limit=limit,
@@ -204,7 +201,7 @@ def _runs(cell: runner.Cell, results: Path) -> list[str]:
 
 
 def _attempt(cell: runner.Cell, data: Data, job: Job, claims: Claims, reporter: runner.Reporter) -> None:
-    device = torch.device(job.device)
+    device = torch.device(job.selection.device)
     name = cell.key()[:16]
     _remove_parts(cell, job.results)
     begun = claims.begin(name)

@@ -85,10 +85,31 @@ class Data:
 
     def fitted_on(self) -> str:
         """SHA-256 of the images and labels that `fit` sees: tasks that differ elsewhere share a fit."""
+        return fitted_on(self.train, self.val)
+
+    def asked_of(self) -> str:
+        """SHA-256 of what evaluations see: names, images and labels of test, outliers and reference."""
         whole = hashlib.sha256()
-        for part in (self.train.images, self.train.labels, self.val.images, self.val.labels):
-            whole.update(part.contiguous().numpy().data)
+        splits, tensors = [self.val, self.test], []
+        if self.outliers is not None:
+            splits.append(self.outliers)
+        if self.reference is not None:
+            splits.append(self.reference.grid)
+            tensors += [self.reference.mean, self.reference.sd]
+        for split in splits:
+            whole.update(f"{split.name}\0".encode())
+            tensors += [split.images, split.labels]
+        for tensor in tensors:
+            whole.update(tensor.contiguous().numpy().data)
         return whole.hexdigest()
+
+
+def fitted_on(train: Split, val: Split) -> str:
+    """SHA-256 of the images and labels that a fit sees, and of whether they are augmented."""
+    whole = hashlib.sha256(b"augment" if train.augment else b"")
+    for part in (train.images, train.labels, val.images, val.labels):
+        whole.update(part.contiguous().numpy().data)
+    return whole.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 import warnings
@@ -19,7 +20,7 @@ from bench.engine import Loss, float32, memory
 from bench.errors import BenchError
 from bench.records import row
 from bench.rng import Streams
-from bench.task import NOISE_SD, Split
+from bench.task import NOISE_SD, Split, fitted_on
 
 if TYPE_CHECKING:
     from bench.method import Method
@@ -188,8 +189,9 @@ class FitSettings:
 
     trace_every: rounds between traces (0: none). trace_members, trace_images: how much a trace
     evaluates. path: checkpoint file, None for none. stage: folder of rounds that variants share, None
-    for none. progress: called after each round with the number of rounds done, of all, and the
-    round's losses.
+    for none. identity, stage_identity: what else than method, settings, seed, device and data makes their
+    files this fit's, as JSON. progress: called after each round with the number of rounds done, of all, and
+    the round's losses.
     """
 
     seed: int
@@ -200,6 +202,8 @@ class FitSettings:
     trace_images: int = 1000
     path: Path | None = None
     stage: Path | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    stage_identity: Mapping[str, Any] = field(default_factory=dict)
     checkpoint_seconds: float = CHECKPOINT_SECONDS
     tf32: bool = False
     progress: Callable[[int, int, dict[str, float]], None] = lambda done, rounds, losses: None
@@ -218,15 +222,17 @@ class Fit:
 def fit(method: Method, train: Split, val: Split, settings: FitSettings) -> Fit:
     """Train a method; a fit that was killed goes on from its last checkpoint and ends the same.
 
-    Raises BenchError where a loss is no longer a number.
+    Raises BenchError where a loss is no longer a number, and where the checkpoint is another fit's.
     """
     memory.keep_freed()
     method.device, method.stage_folder = settings.device, settings.stage
+    method.stage_identity = settings.stage_identity
+    identity = _identity(method, train, val, settings) if settings.path is not None else {}
     rng = Streams(settings.seed, "fit")
     method.start(train.to(settings.device), val.to(settings.device), loss=settings.loss, rng=rng)
     result = Fit()
     if settings.path is not None and settings.path.exists():
-        about = method.load(settings.path)
+        about = method.load(settings.path, identity)
         result = Fit(about["seconds"], about["rounds"], about["trace"], about["finished"])
         if result.reused:
             return result
@@ -246,15 +252,24 @@ def fit(method: Method, train: Split, val: Split, settings: FitSettings) -> Fit:
         settings.progress(result.rounds, total, losses)
         due = time.perf_counter() - written > settings.checkpoint_seconds
         if settings.path is not None and due and result.rounds < total:
-            _save(method, settings.path, result)
+            _save(method, settings.path, identity, result)
             written = time.perf_counter()
     if settings.path is not None:
-        _save(method, settings.path, result, finished=True)
+        _save(method, settings.path, identity, result, finished=True)
     return result
 
 
-def _save(method: Method, path: Path, result: Fit, finished: bool = False) -> None:
-    about = {"seconds": result.seconds, "rounds": result.rounds, "trace": result.trace}
+def _identity(method: Method, train: Split, val: Split, settings: FitSettings) -> dict[str, Any]:
+    """Whose fit a checkpoint is; what `settings` name is not computed again."""
+    found = {"data": fitted_on(train, val)} if "data" not in settings.identity else {}
+    found |= {"class": type(method).__name__, "settings": dataclasses.asdict(method.config)}
+    return found | {"seed": settings.seed, "device": settings.device.type, **settings.identity}
+
+
+def _save(
+    method: Method, path: Path, identity: Mapping[str, Any], result: Fit, finished: bool = False
+) -> None:
+    about = {"identity": identity, "seconds": result.seconds, "rounds": result.rounds, "trace": result.trace}
     method.save(path, about, finished=finished)
 
 

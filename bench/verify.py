@@ -8,7 +8,7 @@ import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -178,7 +178,9 @@ def _verify(
     watch = _Watch(reporter)
     with _threads(environment.get("threads")), tempfile.TemporaryDirectory(prefix="bench-verify-") as folder:
         fit = cell.checkpoint(results)
+        device = _device(environment.get("device"))
         if not fit.exists():
+            cell = replace(cell, device=device.type)  # what is trained here is a fit of this device
             reporter.say(f"{run}: trains again, expected its fit in {fit.parent}, found none")
         # Rows go elsewhere, the fit is the stored one: a link for one folder of two.
         (results / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -189,7 +191,7 @@ def _verify(
                 raise BenchError(
                     f"expected fit {name} to be free, found a process at work on it; verify later"
                 )
-            path = runner.run(cell, data, Path(folder), _device(environment.get("device")), watch)
+            path = runner.run(cell, data, Path(folder), device, watch)
         now = records.read_about(Path(folder), path.stem)
         reasons = departures(about, now)
         tolerance = (SAME_FIT if watch.reused else TRAINED_AGAIN) if reasons else None
@@ -234,7 +236,8 @@ def _rebuild(row: Mapping[str, str], about: Mapping[str, Any], read: _Reader) ->
         raise BenchError(f"expected ensemble sizes in its JSON, found {sizes!r}; run the cell again")
     checksums = tuple(sorted(data.checksums.items()))
     identity = (row["preset"], int(row["seed"]), tuple(sizes))
-    cell = runner.Cell(entry, task, *identity, settings, checksums, data.fitted_on())
+    read_now = (checksums, data.fitted_on(), data.asked_of())
+    cell = runner.Cell(entry, task, *identity, settings, *read_now, row["device"])
     if cell.key() != about["cell"]:
         raise BenchError(
             f"expected the cell {about['cell'][:8]} that its JSON names, found {cell.key()[:8]} ({cell.name} "

@@ -30,7 +30,10 @@ ALLOWED = {
     "bench/verify.py": {
         "agreement", "claims", "config", "errors", "provenance", "records", "registry", "runner", "task",
     },
-    "bench/plan.py": {"runner", "records", "registry", "config", "errors", "task"},
+    "bench/sources.py": set(),
+    "bench/fingerprint.py": {"sources"},
+    "bench/versions.py": {"fingerprint", "config", "registry", "task", "evaluations", "training"},
+    "bench/plan.py": {"fingerprint", "runner", "records", "registry", "config", "errors", "task"},
     "bench/attacks.py": {"ensemble", "metrics"},
     "bench/adaptive.py": {"attacks", "ensemble", "rng"},
     "bench/symmetry.py": {"engine"},

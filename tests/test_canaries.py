@@ -113,7 +113,7 @@ def test_a_canary_that_sings_fails_the_cell(tmp_path):
     entry = method("standard_ensemble")
     settings = resolve(entry, entry.load().Config, "smoke", "stripes", {"epochs": "1", "networks": "2"})
     cell = runner.Cell(entry, stripes_task, "smoke", 0, (1, 2), settings, (("stripes", "leak"),), "leak")
-    job = sweep.Job("s", Selection([], []), tmp_path, "cpu", frozenset(), frozenset())
+    job = sweep.Job("s", Selection([], []), tmp_path, frozenset(), frozenset())
     with reporter() as out:
         sweep._run_cell(cell, leaking, job, torch.device("cpu"), out)
     (path,) = (tmp_path / "raw").glob("*.csv")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from bench import records, registry
 from bench.cli import main
 from bench.errors import UsageError
+from bench.plan import Selection, cells
 from bench.sweep import parse_members, parse_seeds
 
 SMALL = [
@@ -26,10 +29,10 @@ def bench(*arguments, results=None):
     return CliRunner(env={"BENCH_DATA": None}).invoke(main, [*arguments, *extra], catch_exceptions=False)
 
 
-def run(results, *arguments):
+def run(results, *arguments, command="run"):
     return bench(
-        "run", "--method", "standard_ensemble", "--task", "stripes", "--preset", "smoke", *SMALL, *arguments,
-        results=results,
+        command, "--method", "standard_ensemble", "--task", "stripes", "--preset", "smoke", *SMALL,
+        *arguments, results=results,
     )  # fmt: skip
 
 
@@ -76,8 +79,30 @@ def test_stale_cells_run_again_only_when_asked(tmp_path):
     run(tmp_path)
     (path,) = (tmp_path / "raw").glob("*.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"code": "older"}))
-    assert "by older code; --stale" in run(tmp_path).output
+    assert "by older code, made before its definitions" in run(tmp_path).output
     assert "1 run" in run(tmp_path, "--stale").output
+
+
+def test_a_stale_cell_says_which_definition_has_changed(tmp_path):
+    run(tmp_path)
+    (path,) = (tmp_path / "code").glob("*.json")
+    found = json.loads(path.read_text())
+    found["definitions"] |= {"Minibatches._order": "00000000", "gone": "1"}
+    (path.with_name("older.json")).write_text(json.dumps(found))
+    (about,) = (tmp_path / "raw").glob("*.json")
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"code": "older"}))
+    assert "by older code, changed: Minibatches._order, gone; --stale" in run(tmp_path).output
+    assert "# changed: Minibatches._order, gone" in run(tmp_path, command="plan").output
+
+
+def test_a_cell_of_another_device_is_another_cell_and_leaves_names_on_a_cpu_alone():
+    selection = Selection(["standard_ensemble"], ["stripes"], "smoke")
+    task = registry.task("stripes")
+    (cell,) = cells(selection, task, task.load(None))
+    on_gpu = replace(cell, device="cuda")
+    assert cell.key() != on_gpu.key() and "cuda" in on_gpu.name
+    assert cell.checkpoint(Path()) != on_gpu.checkpoint(Path())
+    assert "device" not in cell.identity()
 
 
 def test_a_failure_becomes_a_row_the_rest_goes_on_and_the_exit_code_is_one(tmp_path):

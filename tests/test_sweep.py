@@ -20,12 +20,11 @@ from bench.plan import Selection, plan
 from bench.progress import Plain
 
 SELECTION = Selection(["standard_ensemble"], ["stripes"], "smoke", sets=SMALL[1::2])
-CPU = torch.device("cpu")
 
 
 def job_of(results, selection=SELECTION, **changes):
     todo = frozenset(item.cell.key() for item in plan(selection, results)[0])
-    return replace(sweep.Job("s", selection, results, "cpu", todo, frozenset()), **changes)
+    return replace(sweep.Job("s", selection, results, todo, frozenset()), **changes)
 
 
 def failures(results):
@@ -81,7 +80,7 @@ def test_a_cell_that_somebody_works_on_is_waited_for_and_not_run_twice(tmp_path,
         assert waiting.is_alive() and not list(tmp_path.rglob("*.csv"))
         (item,) = plan(SELECTION, tmp_path)[0]
         data = item.cell.task.load(None)
-        runner.run(item.cell, data, tmp_path, CPU, Plain())
+        runner.run(item.cell, data, tmp_path, torch.device("cpu"), Plain())
     waiting.join(30)
     assert not waiting.is_alive()
     assert len(list(tmp_path.rglob("*.csv"))) == 1

@@ -127,8 +127,30 @@ def test_a_checkpoint_of_another_format_is_an_error(train, val, tmp_path):
 def test_a_checkpoint_of_other_shapes_is_an_error(train, val, tmp_path):
     path = tmp_path / "fit.safetensors"
     small_method("hypergan").fit(train, val, FitSettings(seed=0, path=path))
+    other = small_method("hypergan", hidden=17)
+    with pytest.raises(BenchError, match=r"another fit's \(settings.hidden = 16, not 17\)"):
+        other.fit(train, val, FitSettings(seed=0, path=path))
     with pytest.raises(BenchError, match="part 'mixer' does not fit"):
-        small_method("hypergan", hidden=17).fit(train, val, FitSettings(seed=0, path=path))
+        other.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "difference"),
+    [
+        ("mc_dropout", {}, "class"),
+        ("hypergan", {"seed": 1}, "seed"),
+        ("hypergan", {"identity": {"code": "1"}}, "code"),
+        ("hypergan", {"identity": {"data": "1"}}, "data"),
+    ],
+)
+def test_a_checkpoint_of_another_fit_is_refused_though_its_shapes_fit(
+    train, val, tmp_path, name, settings, difference
+):
+    path = tmp_path / "fit.safetensors"
+    small_method("hypergan").fit(train, val, FitSettings(seed=0, path=path))
+    with pytest.raises(BenchError, match=f"another fit's.*{difference} = "):
+        small_method(name).fit(train, val, FitSettings(**{"seed": 0, "path": path} | settings))
+    assert path.exists()
 
 
 def test_optimiser_state_survives_the_file(tmp_path):

@@ -68,7 +68,7 @@ def _start(job: Job, index: int) -> SpawnProcess:
 def _environment(job: Job, index: int) -> Iterator[None]:
     """What the worker inherits: its threads, and one of several GPUs."""
     wanted = {"OMP_NUM_THREADS": str(job.threads)}
-    if job.device == "cuda":
+    if job.selection.device == "cuda":
         import torch
 
         seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))

@@ -25,7 +25,7 @@ def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
         ray.init(address=workers.address, log_to_driver=True, logging_level="WARNING")
     try:
         found = ray.cluster_resources()
-        gpus = int(found.get("GPU", 0)) if job.device == "cuda" else 0
+        gpus = int(found.get("GPU", 0)) if job.selection.device == "cuda" else 0
         nodes = sum(1 for node in ray.nodes() if node["Alive"])
         count = min(workers.jobs or gpus or nodes, len(job.todo))
         threads = threads_of(count, int(found["CPU"]))

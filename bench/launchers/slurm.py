@@ -31,7 +31,7 @@ def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
     executor.update_parameters(
         name="bench",
         cpus_per_task=threads,
-        gpus_per_node=1 if job.device == "cuda" else 0,
+        gpus_per_node=1 if job.selection.device == "cuda" else 0,
         **({} if on_slurm else {"timeout_min": DAYS * 24 * 60}),
     )
     where = "SLURM" if on_slurm else "submitit without SLURM (no sbatch here)"

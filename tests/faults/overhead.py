@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-import torch
-
 from bench import records, registry, runner, sweep
 from bench.plan import Selection, plan
 
@@ -67,8 +65,8 @@ def main() -> None:
             timed(lambda i=i: write_run(i.cell, results / "alone", ""))[0] for i in plan(few, results)[0]
         )
         with mock.patch.object(runner, "run", write):
-            swept = timed(lambda: sweep.run(few, results / "swept", torch.device("cpu"), Silent()))[0]
-            crowded = timed(lambda: sweep.run(few, results, torch.device("cpu"), Silent(), force=True))[0]
+            swept = timed(lambda: sweep.run(few, results / "swept", Silent()))[0]
+            crowded = timed(lambda: sweep.run(few, results, Silent(), force=True))[0]
         print(f"running {RUN} cells: {(swept - own) / RUN * 1000:.1f} ms a cell beside its own work")
         extra = (crowded - own) / RUN * 1000
         print(f"the same in a folder of {len(planned):,} runs: {extra:.1f} ms a cell")
