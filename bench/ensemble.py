@@ -63,6 +63,12 @@ class Ensemble(nn.Module):
         return [hashlib.sha256(v.numpy().tobytes()).hexdigest() for v in self.vectors().cpu()]
 
     @torch.no_grad()
+    def logits(self, images: Tensor, batch: int = 1000) -> Tensor:
+        """Logits [M, B, K] of every member, on the CPU, in batches."""
+        device = self._values[0].device
+        return torch.cat([self(x.to(device)).cpu() for x in images.split(batch)], 1)
+
+    @torch.no_grad()
     def probabilities(self, images: Tensor, batch: int = 1000) -> Tensor:
         """Class probabilities [M, B, K] of every member, on the CPU, in batches."""
         device = self._values[0].device

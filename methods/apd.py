@@ -15,11 +15,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from bench.method import Method
 from bench.networks import initial
 from bench.rng import Streams
 from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal, check_finite
+from bench.training import Loss, Method, Minibatches, adam, anneal, check_finite
 
 DISTILS = ("wgan", "gaussian", "none")
 # Networks whose spread is compared with the chain's after a block of generator steps.

@@ -13,11 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.method import Method
 from bench.networks import initial
 from bench.rng import Streams
 from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal
+from bench.training import Loss, Method, Minibatches, adam, anneal
 
 LEAKY_SLOPE = 0.1  # of the hypernetworks' units, code
 # Added to squared distances: the logarithm and its gradient stay finite where two samples meet; code.

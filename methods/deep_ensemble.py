@@ -15,11 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.method import Method
 from bench.networks import initial
 from bench.rng import Streams
 from bench.task import Split
-from bench.training import Independent, Loss, Minibatches
+from bench.training import Independent, Loss, Method, Minibatches
 
 MIN_VARIANCE = 1e-6  # paper, section 2.2.1: added for numerical stability
 

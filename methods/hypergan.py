@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.method import Method
 from bench.rng import Streams
 from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal
+from bench.training import Loss, Method, Minibatches, adam, anneal
 
 # Fresh codes from which the frozen statistics of batch normalisation are computed.
 STATISTICS_CODES = 2048

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.engine import Step, Weights, apply
-from bench.method import Method
 from bench.networks import initial
 from bench.rng import Streams
 from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal
+from bench.training import Loss, Method, Minibatches, adam, anneal
 
 
 @dataclass(frozen=True)

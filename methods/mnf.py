@@ -16,10 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.engine import Step, Weights
-from bench.method import Method
 from bench.rng import Streams
 from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal
+from bench.training import Loss, Method, Minibatches, adam, anneal
 
 # Variance of the output of a layer without bias: keeps the square root's gradient finite at zero.
 TINY = 1e-12
@@ -71,7 +70,7 @@ class MNF(Method):
         c = self.config
         if self.engine.steps is None:
             raise ValueError(
-                "expected a Sequential of layers that bench.engine.plan reads, "
+                "expected a Sequential of layers that the engine reads, "
                 f"found {type(self.network).__name__}; write the network with those"
             )
         self.rng, self.loss, self.examples = rng, loss, len(train)

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from bench import checkpoint
+from bench import training
 from bench.errors import BenchError
-from bench.method import Method
 from bench.rng import Streams, stream
 from bench.task import Split
-from bench.training import FitSettings, Minibatches, adam, anneal, cross_entropy
+from bench.training import FitSettings, Method, Minibatches, adam, anneal, checkpoint, cross_entropy
 
 
 class Constant(Method):
@@ -79,23 +78,25 @@ def test_cross_entropy_of_uniform_is_log_k():
 
 def test_a_loss_that_is_no_number_stops_the_fit(train, val):
     with pytest.raises(BenchError, match=r"round 0: expected finite losses, found \{'loss': nan\}; lower"):
-        Constant(small_network(), Constant.Config(loss=math.nan)).fit(train, val, FitSettings(seed=0))
+        training.fit(
+            Constant(small_network(), Constant.Config(loss=math.nan)), train, val, FitSettings(seed=0)
+        )
 
 
 def test_collapse_is_warned_of_and_diversity_is_not(train, val):
     settings = FitSettings(seed=0, trace_every=1, trace_members=4)
     with pytest.warns(UserWarning, match="4 drawn networks are one network"):
-        Constant(small_network(), Constant.Config()).fit(train, val, settings)
+        training.fit(Constant(small_network(), Constant.Config()), train, val, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        small_method("standard_ensemble").fit(train, val, settings)
+        training.fit(small_method("standard_ensemble"), train, val, settings)
 
 
 def test_a_trace_changes_nothing(train, val):
     vectors = []
     for every in (0, 1):
         method = small_method("hypergan")
-        fit = method.fit(train, val, FitSettings(seed=0, trace_every=every))
+        fit = training.fit(method, train, val, FitSettings(seed=0, trace_every=every))
         vectors.append(method.sample(3, seed=0).vectors())
         assert bool(fit.trace) == bool(every)
     assert torch.equal(*vectors)
@@ -103,7 +104,7 @@ def test_a_trace_changes_nothing(train, val):
 
 def test_a_trace_holds_losses_accuracy_spread_and_disagreement(train, val):
     method = small_method("hypergan")
-    fit = method.fit(train, val, FitSettings(seed=0, trace_every=2, trace_members=3))
+    fit = training.fit(method, train, val, FitSettings(seed=0, trace_every=2, trace_members=3))
     assert [r["epoch"] for r in fit.trace if r["metric"] == "loss"] == [2, 3]
     assert {"accuracy", "disagreement", "weight_norm_mean", "weight_norm_sd"} <= {
         r["metric"] for r in fit.trace
@@ -118,17 +119,17 @@ def test_a_checkpoint_of_another_format_is_an_error(train, val, tmp_path):
         with pytest.raises(
             BenchError, match=r"expected a checkpoint of format .* remove the file to train again"
         ):
-            small_method("hypergan").fit(train, val, FitSettings(seed=0, path=path))
+            training.fit(small_method("hypergan"), train, val, FitSettings(seed=0, path=path))
     save_file({"x": torch.zeros(1)}, path)
     with pytest.raises(BenchError, match="found format None"):
-        small_method("hypergan").fit(train, val, FitSettings(seed=0, path=path))
+        training.fit(small_method("hypergan"), train, val, FitSettings(seed=0, path=path))
 
 
 def test_a_checkpoint_of_other_shapes_is_an_error(train, val, tmp_path):
     path = tmp_path / "fit.safetensors"
-    small_method("hypergan").fit(train, val, FitSettings(seed=0, path=path))
+    training.fit(small_method("hypergan"), train, val, FitSettings(seed=0, path=path))
     with pytest.raises(BenchError, match="part 'mixer' does not fit"):
-        small_method("hypergan", hidden=17).fit(train, val, FitSettings(seed=0, path=path))
+        training.fit(small_method("hypergan", hidden=17), train, val, FitSettings(seed=0, path=path))
 
 
 def test_optimiser_state_survives_the_file(tmp_path):
@@ -164,6 +165,6 @@ def test_tf32_is_allowed_in_rounds_alone_and_only_where_asked(asked, train, val)
             seen.append([p.allow_tf32 for p in places])
             return super().round(i)
 
-    Looking(small_network(), Constant.Config()).fit(train, val, FitSettings(seed=0, tf32=asked))
+    training.fit(Looking(small_network(), Constant.Config()), train, val, FitSettings(seed=0, tf32=asked))
     assert seen == [[asked, asked]] * 2
     assert [p.allow_tf32 for p in places] == before

@@ -13,10 +13,10 @@ import torch
 from test_cli import bench, run
 
 from bench import registry
-from bench import verify as verifying
-from bench.claims import Claims
-from bench.config import from_document, resolve
 from bench.errors import BenchError
+from bench.running import verify as verifying
+from bench.running.locks import Claims
+from bench.settings import from_document, resolve
 
 
 @pytest.fixture(scope="module")
