@@ -15,10 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.engine import Step, Weights
-from bench.rng import Streams
-from bench.task import Split
-from bench.training import Loss, Method, Minibatches, adam, anneal
+from bench.training import Loss, Method, Minibatches, Split, Step, Streams, Weights, adam, anneal
 
 # Variance of the output of a layer without bias: keeps the square root's gradient finite at zero.
 TINY = 1e-12
@@ -77,9 +74,9 @@ class MNF(Method):
         with rng.initialise():
             self.layers = {s.name: _layer(s.module, c) for s in self.engine.steps if s.has_weights}
         held = nn.ModuleList(self.layers.values())
-        self.trains("layers", held)
+        self.keep("layers", held)
         self.optimiser = adam(held.parameters(), c.lr)
-        self.trains("optimiser", self.optimiser)
+        self.keep("optimiser", self.optimiser)
         self.batches = Minibatches(train, c.batch)
 
     def rounds(self) -> int:

@@ -28,7 +28,7 @@ ALLOWED = {
         "metrics", "ensemble", "engine", "networks", "records", "task", "rng", "system", "errors",
     },
     "attacks": {"metrics", "ensemble", "rng"},
-    "metrics": {"engine"},
+    "metrics": {"engine", "task"},
     "ensemble": {"engine"},
     "engine": {"networks"},
     "records": {"system", "errors"},

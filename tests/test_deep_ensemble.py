@@ -16,11 +16,10 @@ from torch.func import functional_call
 
 from bench import training
 from bench.engine import Engine
-from bench.methods.deep_ensemble import MIN_VARIANCE, gaussian_nll
 from bench.metrics import predictions
 from bench.rng import Streams, stream
-from bench.task import Split
-from bench.training import FitSettings, Minibatches, adam, anneal, cross_entropy, gaussian, mse
+from bench.task import MIN_VARIANCE, Split
+from bench.training import FitSettings, Minibatches, adam, anneal, cross_entropy, gaussian, gaussian_nll, mse
 
 # Scoring rule
 

@@ -13,10 +13,11 @@ import numpy as np
 from scipy.special import entr, log_softmax, logsumexp
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from bench.task import MIN_VARIANCE
+
 ECE_BINS = 15  # Guo et al. 2017, section 5
 RATE = 0.95  # of FPR at 95 % TPR
 TOLERANCE = 1e-6  # of a sum of probabilities: float32 softmax over ten classes stays within 1e-7 of one
-VARIANCE_FLOOR = 1e-6  # of a predicted variance; Lakshminarayanan et al. 2017, section 2.2.1
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
@@ -185,7 +186,7 @@ def variance(raw: np.ndarray) -> np.ndarray:
 
     Source: Lakshminarayanan et al. 2017, "Deep Ensembles", section 2.2.1.
     """
-    return np.logaddexp(0, raw.astype(np.float64)) + VARIANCE_FLOOR
+    return np.logaddexp(0, raw.astype(np.float64)) + MIN_VARIANCE
 
 
 def gaussian_log_likelihoods(outputs: np.ndarray, labels: np.ndarray, noise_sd: float) -> np.ndarray:

@@ -18,16 +18,20 @@ from bench.errors import BenchError
 from bench.system.files import write_atomic
 
 FORMAT = "ensemble-bench-fit-2"
-Trainable = nn.Module | Optimizer
+TENSOR = "tensor"  # the name in its part of a tensor that is kept by itself
+Kept = nn.Module | Optimizer | Tensor
 
 
-def state(parts: Mapping[str, Trainable]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def state(parts: Mapping[str, Kept]) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors by `<part>/<name>`, and what is not a tensor (optimiser settings) by part."""
     tensors: dict[str, Tensor] = {}
     rest: dict[str, Any] = {}
     for name, part in parts.items():
         if isinstance(part, nn.Module):
             tensors |= {f"{name}/{key}": value for key, value in part.state_dict().items()}
+            continue
+        if isinstance(part, Tensor):
+            tensors[f"{name}/{TENSOR}"] = part
             continue
         held = part.state_dict()
         rest[name] = held["param_groups"]
@@ -36,7 +40,7 @@ def state(parts: Mapping[str, Trainable]) -> tuple[dict[str, Tensor], dict[str, 
     return tensors, rest
 
 
-def restore(parts: Mapping[str, Trainable], tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
+def restore(parts: Mapping[str, Kept], tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
     """Put a state back into parts of the same shapes.
 
     Raises BenchError where names or shapes are not those of the parts.
@@ -49,12 +53,23 @@ def restore(parts: Mapping[str, Trainable], tensors: Mapping[str, Tensor], rest:
         try:
             if isinstance(part, nn.Module):
                 part.load_state_dict(by_part[name])
+            elif isinstance(part, Tensor):
+                _restore_tensor(part, by_part[name][TENSOR])
             else:
                 _restore_optimiser(part, by_part[name], rest[name])
         except (RuntimeError, KeyError, ValueError) as error:
             raise BenchError(
                 f"checkpoint: part {name!r} does not fit: {error}; remove the checkpoint to train again"
             ) from error
+
+
+@torch.no_grad()
+def _restore_tensor(part: Tensor, found: Tensor) -> None:
+    if (found.shape, found.dtype) != (part.shape, part.dtype):
+        raise ValueError(
+            f"expected {list(part.shape)} of {part.dtype}, found {list(found.shape)} of {found.dtype}"
+        )
+    part.copy_(found)
 
 
 def _restore_optimiser(part: Optimizer, tensors: Mapping[str, Tensor], groups: list[dict[str, Any]]) -> None:

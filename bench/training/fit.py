@@ -120,14 +120,17 @@ def trace(
 ) -> list[dict[str, Any]]:
     """Rows of one look at the method in training: losses, validation accuracy, spread, disagreement.
 
-    Networks come from a stream of their own, so that looking changes nothing.
+    Networks come from a stream of their own, so that looking changes nothing. Losses alone where the method
+    has nothing to draw yet.
     """
     members = settings.trace_members
     if method.max_members is not None:
         members = min(members, method.max_members)
-    ensemble = method.sample(members, settings.seed, "trace")
     common = {"evaluation": "trace", "epoch": done, "members": members}
     rows = [row(name, value, **common) for name, value in losses.items()]
+    if not method.ready():
+        return rows
+    ensemble = method.sample(members, settings.seed, "trace")
     spread = diversity.weight_statistics(ensemble.weights)
     for layer, values in spread.items():
         rows += [row(metric, value, layer=layer, **common) for metric, value in values.items()]

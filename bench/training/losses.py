@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.engine import Loss
-from bench.task import NOISE_SD
+from bench.task import MIN_VARIANCE, NOISE_SD
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
@@ -30,6 +30,19 @@ def gaussian(outputs: Tensor, y: Tensor) -> Tensor:
     [M, B, 1] -> [M].
     """
     return mse(outputs, y) / (2 * NOISE_SD**2) + math.log(NOISE_SD * math.sqrt(2 * math.pi))
+
+
+def gaussian_nll(outputs: Tensor, y: Tensor) -> Tensor:
+    """Negative log-likelihood of each member in nats, mean over examples, its own variance learnt.
+
+    -ln N(y; mu, v) = ((y - mu)^2 / v + ln v + ln 2 pi) / 2, v = softplus(raw) + 1e-6. outputs [M, B, 2],
+    mu and raw; y [B, 1] or [M, B, 1]; returns [M]. Source: Lakshminarayanan et al.
+    2017, "Deep Ensembles", equation 1.
+    """
+    mean, raw = outputs.chunk(2, -1)
+    variance = F.softplus(raw) + MIN_VARIANCE
+    terms = (y - mean).square() / variance + variance.log() + math.log(2 * math.pi)
+    return terms.flatten(1).mean(1) / 2
 
 
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "mse": mse, "gaussian": gaussian}

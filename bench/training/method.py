@@ -6,10 +6,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, final
+from typing import Any, ClassVar, TypeVar, final
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from bench.engine import Engine, Loss
 from bench.ensemble import Ensemble
@@ -17,6 +18,8 @@ from bench.errors import BenchError
 from bench.rng import Streams
 from bench.task import Split
 from bench.training import checkpoint
+
+Part = TypeVar("Part", bound=checkpoint.Kept)
 
 
 class Method(ABC):
@@ -39,7 +42,7 @@ class Method(ABC):
         self.engine = Engine(self.network)
         self.stage_folder: Path | None = None  # where shared rounds lie; None: in memory alone
         self.borrowed_seconds: dict[int, float] = {}  # by round: what a round read from there cost
-        self._parts: dict[str, checkpoint.Trainable] = {}
+        self._parts: dict[str, checkpoint.Kept] = {}
 
     def adapt(self, network: nn.Module) -> nn.Module:
         """The target network with this method's head; by default as it is."""
@@ -47,7 +50,7 @@ class Method(ABC):
 
     @abstractmethod
     def start(self, train: Split, val: Split, *, loss: Loss, rng: Streams) -> None:
-        """Build what trains and register it with `trains`; keep what `round` needs.
+        """Build what trains and register it with `keep`, optimisers and running moments too.
 
         train, val: already on `self.device`. loss: logits [M, B, K], labels -> [M].
         """
@@ -67,12 +70,25 @@ class Method(ABC):
         A method with finitely many members takes a permutation of them from the first generator.
         """
 
+    def ready(self) -> bool:
+        """Whether there is something to draw; by default from the first round on.
+
+        A trace during the fit draws networks. A method that collects them late answers False until it has
+        some: traces hold the losses alone until then.
+        """
+        return True
+
     @final
-    def trains(self, name: str, part: checkpoint.Trainable) -> None:
-        """Register what trains, so that it is saved and restored; modules move to the device."""
-        if isinstance(part, nn.Module):
-            part.to(self.device)
-        self._parts[name] = part
+    def keep(self, name: str, part: Part) -> Part:
+        """Register what a fit changes, so that checkpoints hold it; returns it, on the device.
+
+        part: a module (with its buffers), an optimiser, or a tensor, which need not train. A checkpoint is
+        read into the same objects in place: change a tensor by `copy_`, `add_` and the like, never by
+        assignment. A finished fit's checkpoint is without optimisers.
+        """
+        held: Any = part.to(self.device) if isinstance(part, nn.Module | Tensor) else part
+        self._parts[name] = held
+        return held
 
     @final
     def stage_round(
@@ -99,8 +115,10 @@ class Method(ABC):
         """An ensemble of the first `members` networks of this seed.
 
         Member i comes from the stream (seed, purpose, i), so a larger ensemble begins with a smaller
-        one. Raises BenchError where the method holds fewer networks.
+        one. Raises BenchError where the method holds fewer networks, or none yet.
         """
+        if not self.ready():
+            raise BenchError(f"{type(self).__name__} has no networks to draw yet; train more rounds first")
         if self.max_members is not None and members > self.max_members:
             name = type(self).__name__
             raise BenchError(
@@ -120,13 +138,13 @@ class Method(ABC):
     @final
     def restore(self, tensors: dict[str, Tensor], rest: dict[str, Any]) -> None:
         """Put back a state, whole or without optimisers (a finished fit holds none)."""
-        parts = {n: p for n, p in self._parts.items() if isinstance(p, nn.Module) or n in rest}
+        parts = {n: p for n, p in self._parts.items() if not isinstance(p, Optimizer) or n in rest}
         checkpoint.restore(parts, tensors, rest)
 
     @final
     def save(self, path: Path, about: dict[str, Any], finished: bool = False) -> None:
         """Write a checkpoint; a finished fit's is without optimisers."""
-        parts = {n: p for n, p in self._parts.items() if isinstance(p, nn.Module) or not finished}
+        parts = {n: p for n, p in self._parts.items() if not isinstance(p, Optimizer) or not finished}
         tensors, rest = checkpoint.state(parts)
         checkpoint.write(path, tensors, {**about, "finished": finished, "rest": rest})
 

@@ -47,9 +47,9 @@ class Independent:
             nn.Parameter(torch.stack([f[n] for f in first]).to(method.device)) for n in first[0]
         )
         self.weights: dict[str, Tensor] = dict(zip(first[0], holder, strict=True))
-        method.trains("weights", holder)
+        method.keep("weights", holder)
         self.optimiser = adam(holder.parameters(), lr, weight_decay=decay)
-        method.trains("optimiser", self.optimiser)
+        method.keep("optimiser", self.optimiser)
 
     def minimise(self, losses: Tensor, step: int) -> None:
         """One step of every network, the `step`-th of the fit, on losses [M]."""
