@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import tomllib
@@ -11,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, UsageError, nearest
 from bench.registry import PRESETS, MethodEntry
 
 
@@ -123,8 +122,7 @@ def _parse(text: str) -> Any:
 def _typed(key: str, value: Any, types: Mapping[str, type], method: str = "") -> Any:
     where = f"--set {method}.{key}={value}" if method else key
     if key not in types:
-        near = difflib.get_close_matches(key, types, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(types)}"
+        hint = nearest(key, types) or f"known: {', '.join(types)}"
         raise UsageError(f"{where}: no such setting; {hint}")
     wanted = types[key]
     if wanted is float and type(value) is int:

@@ -18,7 +18,7 @@ from bench.errors import BenchError, DataError
 from bench.records import store
 from bench.running import launchers, worker
 from bench.running import run as runner
-from bench.running.locks import Claims
+from bench.running.locks import Locks
 from bench.running.plan import Selection, plan
 from bench.system.progress import Plain
 
@@ -36,8 +36,8 @@ def failures(results):
     return frame.loc[frame["metric"] == "failed", "unit"].tolist()
 
 
-def test_a_claim_is_held_by_one_at_a_time_and_leaves_no_file(tmp_path):
-    first, second = Claims(tmp_path, "a"), Claims(tmp_path, "b")
+def test_a_lock_is_held_by_one_at_a_time_and_leaves_no_file(tmp_path):
+    first, second = Locks(tmp_path, "a"), Locks(tmp_path, "b")
     with first.take("cell", "fit") as held:
         assert held
         with second.take("cell", "other") as other:
@@ -49,28 +49,28 @@ def test_a_claim_is_held_by_one_at_a_time_and_leaves_no_file(tmp_path):
     assert not list((tmp_path / "locks").iterdir())
 
 
-def test_a_claim_ends_with_the_process_that_held_it(tmp_path):
+def test_a_lock_ends_with_the_process_that_held_it(tmp_path):
     code = (
-        "import sys, time, pathlib; from bench.running.locks import Claims\n"
-        "with Claims(pathlib.Path(sys.argv[1]), 'a').take('cell'):\n"
+        "import sys, time, pathlib; from bench.running.locks import Locks\n"
+        "with Locks(pathlib.Path(sys.argv[1]), 'a').take('cell'):\n"
         "    print('held', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with Claims(tmp_path, "b").take("cell") as held:
+        with Locks(tmp_path, "b").take("cell") as held:
             assert not held
         holder.kill()
         holder.wait()
-    with Claims(tmp_path, "b").take("cell") as held:
+    with Locks(tmp_path, "b").take("cell") as held:
         assert held
 
 
 def test_attempts_count_for_their_sweep_alone_until_the_cell_ends(tmp_path):
-    claims = Claims(tmp_path, "a")
-    assert [claims.begin("cell"), claims.begin("cell"), Claims(tmp_path, "b").begin("cell")] == [0, 1, 0]
-    claims.end("cell")
-    assert claims.begin("cell") == 0
+    locks = Locks(tmp_path, "a")
+    assert [locks.begin("cell"), locks.begin("cell"), Locks(tmp_path, "b").begin("cell")] == [0, 1, 0]
+    locks.end("cell")
+    assert locks.begin("cell") == 0
 
 
 def test_a_cell_that_somebody_works_on_is_waited_for_and_not_run_twice(tmp_path, monkeypatch):
@@ -78,7 +78,7 @@ def test_a_cell_that_somebody_works_on_is_waited_for_and_not_run_twice(tmp_path,
     job = job_of(tmp_path)
     (key,) = job.todo
     waiting = threading.Thread(target=worker.work, args=(job, Plain()))
-    with Claims(tmp_path, "other").take(key[:16]):
+    with Locks(tmp_path, "other").take(key[:16]):
         waiting.start()
         waiting.join(0.3)
         assert waiting.is_alive() and not list(tmp_path.rglob("*.csv"))
@@ -93,9 +93,9 @@ def test_a_cell_that_somebody_works_on_is_waited_for_and_not_run_twice(tmp_path,
 def test_a_cell_that_kills_its_workers_fails_after_two(tmp_path):
     job = job_of(tmp_path)
     (key,) = job.todo
-    claims = Claims(tmp_path, job.sweep)
-    claims.begin(key[:16])
-    claims.begin(key[:16])
+    locks = Locks(tmp_path, job.sweep)
+    locks.begin(key[:16])
+    locks.begin(key[:16])
     worker.work(job, Plain())
     assert failures(tmp_path) == ["WorkerDied"]
     assert not list((tmp_path / "locks").iterdir())

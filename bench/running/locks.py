@@ -12,10 +12,10 @@ from filelock import FileLock, Timeout
 from bench.system.files import write_atomic
 
 
-class Claims:
-    """Claims of one sweep in `<results>/locks/`, seen by every process that shares the folder.
+class Locks:
+    """Locks of one sweep in `<results>/locks/`, seen by every process that shares the folder.
 
-    A claim is held through the operating system (flock), so a process that is killed lets go of it;
+    A lock is held through the operating system (flock), so a process that is killed lets go of it;
     its file is removed by whoever ends last. How often this sweep began a cell is kept beside it until
     the cell ends: a cell that kills its worker would otherwise be begun for ever.
     """
@@ -48,7 +48,7 @@ class Claims:
         return True
 
     def begin(self, name: str) -> int:
-        """Count one more attempt at a claimed cell; returns how many of this sweep came before."""
+        """Count one more attempt at a cell whose lock is held; returns how many of this sweep came before."""
         path = self._attempts(name)
         before = 0
         with suppress(OSError, ValueError, KeyError, TypeError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import difflib
 import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from uuid import uuid4
 import torch
 
 from bench import registry
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, UsageError, nearest
 from bench.records import store
 from bench.registry import PRESETS
 from bench.running import run as running
@@ -30,7 +29,8 @@ from bench.running.agreement import (
     read_rows,
 )
 from bench.running.cell import Cell
-from bench.running.locks import Claims
+from bench.running.data import TaskData
+from bench.running.locks import Locks
 from bench.settings import from_document
 from bench.system import provenance
 from bench.system.progress import Reporter
@@ -100,8 +100,7 @@ def names(results: Path, text: str) -> list[str]:
     asked = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     for name in asked:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"{len(known)} lie in {results / 'raw'}"
+            hint = nearest(name, known) or f"{len(known)} lie in {results / 'raw'}"
             raise UsageError(f"unknown run {name!r}; {hint}")
     if not asked:
         raise UsageError(f"expected the name of a run or all, found {text!r}; they lie in {results / 'raw'}")
@@ -134,7 +133,7 @@ def verify(
     if cells is not None:
         chosen = random.Random(seed).sample(chosen, min(cells, len(chosen)))
     chosen.sort(key=lambda run: _task(results, run))  # whose data are then read once
-    read = _Reader(root)
+    read = TaskData(root)
     for verdict in verdicts:
         reporter.say("\n".join(verdict.lines()))
     for run in chosen:
@@ -159,21 +158,7 @@ def _task(results: Path, run: str) -> str:
         return ""
 
 
-class _Reader:
-    """Data of tasks; those of the last one are kept."""
-
-    def __init__(self, root: Path | None) -> None:
-        self.root = root
-        self.last: tuple[str, Data] | None = None
-
-    def __call__(self, name: str) -> Data:
-        if self.last is None or self.last[0] != name:
-            self.last = None  # before the next one is read
-            self.last = (name, registry.task(name).load(self.root))
-        return self.last[1]
-
-
-def _verify(results: Path, run: str, about: dict[str, Any], read: _Reader, reporter: Reporter) -> Verdict:
+def _verify(results: Path, run: str, about: dict[str, Any], read: TaskData, reporter: Reporter) -> Verdict:
     expected = read_rows(results / "raw" / f"{run}.csv")
     arrays = store.read_arrays(results, run)
     cell, data = _rebuild(next(iter(expected.values())), about, read)
@@ -187,8 +172,8 @@ def _verify(results: Path, run: str, about: dict[str, Any], read: _Reader, repor
         (results / "checkpoints").mkdir(parents=True, exist_ok=True)
         (Path(folder) / "checkpoints").symlink_to((results / "checkpoints").resolve(), True)
         name = (cell.stage(results) or fit.parent).name
-        with Claims(results, uuid4().hex).take(name) as claimed:
-            if not claimed:
+        with Locks(results, uuid4().hex).take(name) as held:
+            if not held:
                 raise BenchError(
                     f"expected fit {name} to be free, found a process at work on it; verify later"
                 )
@@ -217,7 +202,7 @@ def departures(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     return reasons
 
 
-def _rebuild(row: Mapping[str, str], about: Mapping[str, Any], read: _Reader) -> tuple[Cell, Data]:
+def _rebuild(row: Mapping[str, str], about: Mapping[str, Any], read: TaskData) -> tuple[Cell, Data]:
     """The cell that a run is of, with its data, from one of its rows and its JSON."""
     for kind, known in (("method", registry.methods()), ("task", registry.tasks()), ("preset", PRESETS)):
         if row[kind] not in known:

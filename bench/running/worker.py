@@ -18,7 +18,8 @@ from bench.errors import BenchError, DataError
 from bench.records import store
 from bench.running import run
 from bench.running.cell import Cell
-from bench.running.locks import Claims
+from bench.running.data import TaskData
+from bench.running.locks import Locks
 from bench.running.plan import Selection, cells
 from bench.system.progress import Plain, Reporter
 from bench.task import Data
@@ -78,17 +79,17 @@ def work(job: Job, reporter: Reporter) -> None:
     """Run cells of the job that nobody else works on, until every cell has ended, here or elsewhere."""
     if job.threads is not None:
         torch.set_num_threads(job.threads)
-    claims = Claims(job.results, job.sweep)
+    locks = Locks(job.results, job.sweep)
     left = set(job.todo)
     load = _Loader(job.selection)
     while left:
         before = len(left)
         for cell, data in load.cells(left):
-            with claims.take(cell.key()[:16], _fit_name(cell, job.results)) as claimed:
+            with locks.take(cell.key()[:16], _fit_name(cell, job.results)) as held:
                 if settled(job, cell) is not None:
                     left.discard(cell.key())
-                elif claimed:
-                    _attempt(cell, data, job, claims, reporter)
+                elif held:
+                    _attempt(cell, data, job, locks, reporter)
                     left.discard(cell.key())
         if lost := left.difference(*load.keys.values()):
             left -= lost
@@ -108,22 +109,18 @@ class _Loader:
     def __init__(self, selection: Selection) -> None:
         self.selection = selection
         self.keys: dict[str, frozenset[str]] = {}
-        self.last: tuple[str, Data] | None = None
+        self.read = TaskData(selection.data)
 
     def cells(self, keys: set[str]) -> Iterator[tuple[Cell, Data]]:
         for name in self.selection.tasks:
             if name in self.keys and not self.keys[name] & keys:
                 continue
-            task = registry.task(name)
-            if self.last is None or self.last[0] != name:
-                self.last = None  # before the next one is read
-                try:
-                    self.last = (name, task.load(self.selection.data))
-                except DataError:
-                    self.keys[name] = frozenset()  # the plan has said so, or they went since
-                    continue
-            data = self.last[1]
-            found = list(cells(self.selection, task, data))
+            try:
+                data = self.read(name)
+            except DataError:
+                self.keys[name] = frozenset()  # the plan has said so, or they went since
+                continue
+            found = list(cells(self.selection, registry.task(name), data))
             self.keys[name] = frozenset(cell.key() for cell in found)
             yield from ((cell, data) for cell in found if cell.key() in keys)
 
@@ -143,11 +140,11 @@ def settled(job: Job, cell: Cell) -> dict[str, Any] | None:
     return None
 
 
-def _attempt(cell: Cell, data: Data, job: Job, claims: Claims, reporter: Reporter) -> None:
+def _attempt(cell: Cell, data: Data, job: Job, locks: Locks, reporter: Reporter) -> None:
     device = torch.device(job.device)
     name = cell.key()[:16]
     _remove_parts(cell, job.results)
-    begun = claims.begin(name)
+    begun = locks.begin(name)
     try:
         if begun < ATTEMPTS:
             _run_cell(cell, data, job, device, reporter)
@@ -158,11 +155,11 @@ def _attempt(cell: Cell, data: Data, job: Job, claims: Claims, reporter: Reporte
         )
         _record(cell, job, device, died, reporter)
     finally:
-        claims.end(name)
+        locks.end(name)
 
 
 def _remove_parts(cell: Cell, results: Path) -> None:
-    """Delete what a killed process left of a file: the claims say that nobody is writing it now."""
+    """Delete what a killed process left of a file: the locks say that nobody is writing it now."""
     stage, checkpoint = cell.stage(results), cell.checkpoint(results).parent
     places = [(results / "raw", f"*-{cell.key()[:8]}*.part"), (checkpoint, "*.part")]
     for folder, pattern in [*places, *([(stage, "*.part")] if stage else [])]:
