@@ -23,7 +23,7 @@ from bench.task import AttackScale, Scale, Split
 
 ONE_TO_MANY = 100  # networks that test what was made against one, as an ensemble: the paper's baselines
 
-Looks = tuple[dict[range, View], dict[range, Singles]]
+Views = tuple[dict[range, View], dict[range, Singles]]
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def craft(ensemble: Ensemble, split: Split, attack: str, epsilon: float, steps: 
     return oblivious.pgd(ensemble, split.images, split.labels, epsilon, steps, start)
 
 
-def _look(drawn: Ensemble, trial: Trial, images: Tensor, labels: Tensor) -> Looks:
+def _look(drawn: Ensemble, trial: Trial, images: Tensor, labels: Tensor) -> Views:
     return look(drawn, trial.ensembles(), images, labels, [trial.singles] if trial.singles else [])
 
 
@@ -173,7 +173,7 @@ def chosen_images(before: View, after: View) -> dict[str, np.ndarray]:
 
 
 def _rows(
-    where: dict[str, Any], trial: Trial, clean: Looks, seen: Looks, detector: Detector
+    where: dict[str, Any], trial: Trial, clean: Views, seen: Views, detector: Detector
 ) -> list[dict[str, Any]]:
     """Rows of one attack at one epsilon; clean and seen: before and after it."""
     size = len(trial.crafted)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from bench.attacks.success import SENSES, fooled
@@ -58,7 +57,6 @@ def view(logits: np.ndarray, labels: np.ndarray) -> View:
     return View(len(logits), log_p, expected, fooled(logits, labels), share)
 
 
-@torch.no_grad()
 def look(
     drawn: Ensemble, ensembles: Sequence[range], images: Tensor, labels: Tensor, singles: Sequence[range] = ()
 ) -> tuple[dict[range, View], dict[range, Singles]]:
@@ -69,11 +67,10 @@ def look(
     places = [*ensembles, *singles]
     first, last = min(p.start for p in places), max(p.stop for p in places)
     networks = drawn[first:last]
-    device = next(networks.parameters()).device
     seen: dict[range, list[View]] = {p: [] for p in ensembles}
     alone: dict[range, list[Singles]] = {p: [] for p in singles}
     for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
-        logits, truth = networks(x.to(device)).cpu().numpy(), y.numpy()
+        logits, truth = networks.logits(x, BATCH).numpy(), y.numpy()
         for p, parts in seen.items():
             parts.append(view(logits[p.start - first : p.stop - first], truth))
         for p, found in alone.items():

@@ -65,7 +65,7 @@ def matched(steps: Sequence[Step], weights: Weights, reference: Weights) -> dict
     steps: as in `balanced`; weights, reference: one network each, by name [*shape]. Raises ValueError as
     `balanced`. Source: Ainsworth, Hayase and Srinivasa 2023, "Git Re-Basin", section 3.2, layers in order.
     """
-    ours, theirs = (_layers(steps, {n: _array(w)[None] for n, w in x.items()}) for x in (weights, reference))
+    ours, theirs = (_network(steps, x) for x in (weights, reference))
     found = _named(_match(ours, theirs), {n: _array(w)[None] for n, w in weights.items()})
     return {name: w[0] for name, w in found.items()}
 
@@ -82,13 +82,13 @@ def distances(
 
     steps, weights: as in `balanced`; pairs: indices of networks. Raises ValueError as `balanced`.
     """
-    layers = _layers(steps, weights)
-    canonical = _balance(layers)
+    canonical = balanced(steps, weights)
     raw, aligned = np.zeros(len(pairs)), np.zeros(len(pairs))
-    for i, (a, b) in enumerate(pairs):
-        raw[i] = _distance(_member(layers, a), _member(layers, b))
-        ours, theirs = _member(canonical, a), _member(canonical, b)
-        aligned[i] = _distance(_match(ours, theirs), theirs)
+    for i, pair in enumerate(pairs):
+        raw[i] = _distance(*(_network(steps, {n: w[m] for n, w in weights.items()}) for m in pair))
+        ours, theirs = ({n: w[m] for n, w in canonical.items()} for m in pair)
+        nearest = matched(steps, ours, theirs)
+        aligned[i] = _distance(*(_network(steps, x) for x in (nearest, theirs)))
     return raw, aligned
 
 
@@ -144,6 +144,11 @@ def _layers(steps: Sequence[Step], weights: Weights) -> list[_Layer]:
         elif step.kind == "pool" and form not in ("", "map"):
             raise ValueError(f"{step.name}: expected to pool a map, found a {form}; pool before flattening")
     return layers
+
+
+def _network(steps: Sequence[Step], weights: Weights) -> list[_Layer]:
+    """The layers of one network, whose weights have no first dimension."""
+    return _layers(steps, {name: _array(w)[None] for name, w in weights.items()})
 
 
 def _parameter(step: Step, name: str, parameter: nn.Parameter, weights: Weights) -> np.ndarray:
@@ -228,10 +233,6 @@ def _permuted(layers: Sequence[_Layer], orders: Sequence[np.ndarray]) -> list[_L
             weight = weight[:, :, orders[i - 1]]
         found.append(_Layer(layer.name, weight, bias))
     return found
-
-
-def _member(layers: Sequence[_Layer], index: int) -> list[_Layer]:
-    return [_Layer(x.name, x.weight[[index]], x.bias[[index]]) for x in layers]
 
 
 def _distance(ours: Sequence[_Layer], theirs: Sequence[_Layer]) -> float:
