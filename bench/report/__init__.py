@@ -9,10 +9,11 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench import records
+from bench.records import store
 from bench.report import claims, figures, page, published, saving, sheets, tables
 from bench.report.catalogue import all_figures, all_tables
 from bench.report.pictures import Material, Picture
+from bench.system.files import write_atomic
 
 __all__ = ["build", "departures"]
 
@@ -38,8 +39,8 @@ def build(results: Path) -> list[Path]:
     folder cannot be written.
     """
     results = Path(results)
-    rows = records.read(results)
-    abouts = {run: records.read_about(results, run) for run in sorted(set(rows["run"]))}
+    rows = store.read(results)
+    abouts = {run: store.read_about(results, run) for run in sorted(set(rows["run"]))}
     copied = published.provide(results)
     material = Material(results, tables.prepare(rows, abouts), abouts, published.read(results))
     files: dict[Path, bytes] = {}
@@ -69,7 +70,7 @@ def build(results: Path) -> list[Path]:
 
     files[results / "report.html"] = page.render(material, found, ledger, failed, drawn).encode()
     for path, data in files.items():
-        records.write_atomic(path, data)
+        write_atomic(path, data)
     _remove_stale(results, set(files))
     return sorted([*files, *copied])
 

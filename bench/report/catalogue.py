@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench import records
+from bench.records import store
 from bench.report import (
     attack_figures,
     budgets,
@@ -216,7 +216,7 @@ def _classes(part: Material, names: pd.Series) -> int:
     seen = [
         int(values.max())
         for run in sorted(set(names))
-        for name, values in records.read_arrays(part.results, run).items()
+        for name, values in store.read_arrays(part.results, run).items()
         if name.endswith(("/label", "/prediction")) and values.size
     ]
     return 1 + max(seen, default=1)
@@ -228,7 +228,7 @@ def _curve(results: Path, scores: pd.DataFrame, inside: str, panel: str) -> Curv
     members = int(scores["members"].iloc[0])
     within, beyond = [], []
     for run in sorted(set(scores["run"])):
-        arrays = records.read_arrays(results, run)
+        arrays = store.read_arrays(results, run)
         names = [f"{dataset}/{members}/entropy_nats" for dataset in (inside, panel)]
         if all(name in arrays for name in names):
             within.append(arrays[names[0]])

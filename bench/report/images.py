@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import records
+from bench.records import store
 
 KEPT = ("label", "prediction", "entropy_nats")  # of the arrays of a run, what is read here
 
@@ -35,7 +35,7 @@ class Images:
     def array(self, run: str, name: str) -> NDArray[Any] | None:
         """An array of a run; None where the run has not kept it."""
         if run not in self._runs:
-            found = records.read_arrays(self._results, run)
+            found = store.read_arrays(self._results, run)
             self._runs[run] = {k: v for k, v in found.items() if k.rsplit("/", 1)[-1] in KEPT}
         return self._runs[run].get(name)
 

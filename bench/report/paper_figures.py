@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench import records
+from bench.records import store
 from bench.report import figures, tables
 from bench.report.figures import Looks, text
 from bench.report.pictures import Drawing, Material, paper_picture, trained, where
@@ -97,7 +97,7 @@ def misfits(part: Material) -> Iterator[Drawing]:
             yield _gap(own, task, task, 9, "images")
             continue
         line, _ = found
-        arrays = records.read_arrays(part.results, line["run"], f"/{line['members']}/")
+        arrays = store.read_arrays(part.results, line["run"], f"/{line['members']}/")
         rows = [_row(arrays, f"{name}/{line['members']}") for name in (inside, outside[0])]
         note = f"{line['method']} · {networks(line['members'])} · seed {line['seed']}"
         headings = [
@@ -140,7 +140,7 @@ def _kept(
     order = own.assign(later=base(own["method"]) != PROPOSED)
     for found in order.sort_values(["later", "method", "seed"], kind="stable").to_dict("records"):
         line = {str(column): value for column, value in found.items()}
-        arrays = records.read_arrays(part.results, line["run"], name.format(**line))
+        arrays = store.read_arrays(part.results, line["run"], name.format(**line))
         if arrays:
             return line, arrays
     return None

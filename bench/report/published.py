@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bench import records
+from bench.records import store
 from bench.report import tables
 from bench.report.sheets import Table
+from bench.system import files
 
 ORIGINAL = Path(__file__).with_name("published.csv")
 # The paper's training sets, by train key, in the order of its Table 2.
@@ -33,13 +34,13 @@ def provide(results: Path) -> list[Path]:
     path = Path(results) / ORIGINAL.name
     if path.exists():
         return []
-    records.write_atomic(path, ORIGINAL.read_bytes())
+    files.write_atomic(path, ORIGINAL.read_bytes())
     return [path]
 
 
 def read(results: Path) -> pd.DataFrame:
     """The published rows of a results folder. Raises: BenchError where they are not of the schema."""
-    return records.read_csv(Path(results) / ORIGINAL.name)
+    return store.read_csv(Path(results) / ORIGINAL.name)
 
 
 def base(methods: pd.Series) -> pd.Series:

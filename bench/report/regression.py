@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from bench import records
+from bench.records import store
 from bench.report import figures, tables
 from bench.report.figures import Look, Looks, text
 from bench.report.pictures import Drawing, Material, paper_picture, where
@@ -97,7 +97,7 @@ def regression_figures(part: Material, looks: Looks) -> Iterator[Drawing]:
 def _panel(part: Material, task: str, rows: pd.DataFrame) -> Panel | None:
     """A method's curves of its first seed; None where that run has not kept them."""
     first = rows[rows["seed"] == rows["seed"].min()]
-    arrays = records.read_arrays(part.results, str(first["run"].iloc[0]))
+    arrays = store.read_arrays(part.results, str(first["run"].iloc[0]))
     sizes = [n for n in sorted({int(n) for n in first["members"]}) if f"{task}:grid/{n}/mean" in arrays]
     if not sizes:
         return None

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench.records import METRICS
+from bench.records.schema import METRICS
 from bench.report.tables import command
 from bench.report.tables import remark as note_on_copies
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.records import KEY
+from bench.records.schema import KEY
 from bench.statistics import t_interval
 
 PRESETS = ("paper", "quick", "smoke")  # the order of blocks: the published scale first
