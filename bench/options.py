@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bench import registry
-from bench.errors import UsageError
 
 DEFAULT_RESULTS = "results"
 NAMES = "NAME[,NAME..]|all"
@@ -32,7 +31,7 @@ class Names(click.ParamType):
         names = [name.strip() for name in value.split(",") if name.strip()]
         for name in names:
             if name not in known:
-                self.fail(str(_unknown(self.kind, name, known)), param, ctx)
+                self.fail(str(registry.missing(self.kind, name, known)), param, ctx)
         if not names:
             self.fail(f"expected a {self.kind}; known: {', '.join(known)}", param, ctx)
         return list(dict.fromkeys(names))
@@ -45,12 +44,6 @@ class Names(click.ParamType):
             for name in known
             if name.startswith(last)
         ]
-
-
-def _unknown(kind: str, found: str, known: Sequence[str]) -> UsageError:
-    from bench.errors import unknown
-
-    return unknown(kind, found, list(known))
 
 
 results_option = click.option(
