@@ -9,26 +9,29 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from bench.training import (
+    Count,
     Loss,
     Method,
     Minibatches,
+    NotNegative,
+    Positive,
+    Share,
     Split,
     Streams,
     adam,
     anneal,
     check_finite,
     initial,
+    settings,
     stacked,
 )
 
-DISTILS = ("wgan", "gaussian", "none")
 # Networks whose spread is compared with the chain's after a block of generator steps.
 SPREAD_NETWORKS = 256
 # Factor of the generator's last layer at the start. He-uniform spreads as much into every direction,
@@ -39,28 +42,43 @@ FIRST_SPREAD = 0.1
 NEGLIGIBLE = 1e-10
 
 
-@dataclass(frozen=True)
+@settings
 class APDConfig:
     """Settings of APD; the chain's come first, then the generator's."""
 
-    distil: str = "wgan"  # paper; "none": the chain's own networks; "gaussian": mean and diagonal variance
-    epochs: int = 100  # of the chain; the HyperGAN paper gives APD 100, the code has 400
-    passes: int = 1  # over the data in an epoch; more where few images make few steps
-    batch: int = 100  # images per step, of the chain; reference code
-    step_size: float = 0.05  # eta, reference code
-    first_step_size: float = 0.05  # falls to step_size by a cosine in burn-in; reference code: constant
-    precision: float = 50.0  # of the prior, N lambda: the code's lambda 1e-3 at its N of 50,000
-    burn_in: float = 0.2  # of the epochs, our choice; the code's 500 steps keep untrained networks
-    keep: int = 27  # networks per epoch: every 20th step at N = 55,000, reference code
+    # wgan: paper; none: the chain's own networks; gaussian: mean and diagonal variance.
+    distil: Literal["wgan", "gaussian", "none"] = "wgan"
+    epochs: Count = 100  # of the chain; the HyperGAN paper gives APD 100, the code has 400
+    passes: Count = 1  # over the data in an epoch; more where few images make few steps
+    batch: Count = 100  # images per step, of the chain; reference code
+    step_size: Positive = 0.05  # eta, reference code
+    first_step_size: Positive = 0.05  # falls to step_size by a cosine in burn-in; reference code: constant
+    precision: NotNegative = 50.0  # of the prior, N lambda: the code's lambda 1e-3 at its N of 50,000
+    burn_in: Share = 0.2  # of the epochs, our choice; the code's 500 steps keep untrained networks
+    keep: Count = 27  # networks per epoch: every 20th step at N = 55,000, reference code
     span: bool = True  # the generator emits coordinates in the span of the kept networks
-    blocks: int = 100  # of generator steps: how often a fit can be looked at and stopped
-    block_steps: int = 1000  # 100,000 generator steps in all, reference code
-    latent: int = 32  # reference code, fully-connected networks
-    hidden: int = 100  # of generator and critic, three layers each, reference code
-    samples: int = 100  # networks per step of generator and critic, reference code
-    critic_steps: int = 5  # per generator step, reference code
-    penalty: float = 10.0  # weight of the gradient penalty, reference code
-    lr: float = 1e-4  # Adam, generator and critic; reference code
+    blocks: Count = 100  # of generator steps: how often a fit can be looked at and stopped
+    block_steps: Count = 1000  # 100,000 generator steps in all, reference code
+    latent: Count = 32  # reference code, fully-connected networks
+    hidden: Count = 100  # of generator and critic, three layers each, reference code
+    samples: Count = 100  # networks per step of generator and critic, reference code
+    critic_steps: Count = 5  # per generator step, reference code
+    penalty: NotNegative = 10.0  # weight of the gradient penalty, reference code
+    lr: Positive = 1e-4  # Adam, generator and critic; reference code
+
+    def __post_init__(self) -> None:
+        if self.distil != "none" and self.kept < 2:
+            raise ValueError(f"keep: expected at least 2 networks to distil, found {self.kept}; raise keep")
+
+    @property
+    def burnt(self) -> int:
+        """Epochs of which no network is kept."""
+        return min(round(self.burn_in * self.epochs), self.epochs - 1)
+
+    @property
+    def kept(self) -> int:
+        """Networks that the whole chain leaves."""
+        return (self.epochs - self.burnt) * self.keep
 
 
 class Chain(nn.Module):
@@ -116,12 +134,7 @@ class APD(Method):
 
     def __init__(self, network: nn.Module, config: APDConfig) -> None:
         super().__init__(network, config)
-        if config.distil not in DISTILS:
-            raise ValueError(f"distil: expected one of {', '.join(DISTILS)}, found {config.distil!r}")
-        self.burnt = min(round(config.burn_in * config.epochs), config.epochs - 1)
-        self.kept = (config.epochs - self.burnt) * config.keep
-        if config.distil != "none" and self.kept < 2:
-            raise ValueError(f"keep: expected at least 2 networks to distil, found {self.kept}; raise keep")
+        self.burnt, self.kept = config.burnt, config.kept
         if config.distil == "none":
             self.max_members = self.kept
 

@@ -8,23 +8,35 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from bench.training import Independent, Loss, Method, Minibatches, Split, Streams, gaussian_nll, initial
+from bench.training import (
+    Count,
+    Independent,
+    Loss,
+    Method,
+    Minibatches,
+    NotNegative,
+    Positive,
+    Split,
+    Streams,
+    gaussian_nll,
+    initial,
+    settings,
+)
 
 
-@dataclass(frozen=True)
+@settings
 class DeepEnsembleConfig:
     """Settings of the deep ensemble."""
 
-    networks: int = 5  # paper, section 3: M = 5 in its experiments unless said otherwise
-    epochs: int = 100  # as the standard ensemble's; the paper gives 40 for regression alone
-    batch: int = 100  # per network; paper, section 3.1
-    lr: float = 1e-3  # Adam's default, annealed by a cosine; the paper's fixed 0.1 is for its regressions
-    epsilon: float = 0.01  # of each feature's range; paper, section 2.3
+    networks: Count = 5  # paper, section 3: M = 5 in its experiments unless said otherwise
+    epochs: Count = 100  # as the standard ensemble's; the paper gives 40 for regression alone
+    batch: Count = 100  # per network; paper, section 3.1
+    lr: Positive = 1e-3  # Adam's default, annealed by a cosine; the paper's fixed 0.1 is for its regressions
+    epsilon: NotNegative = 0.01  # of each feature's range; paper, section 2.3
 
 
 class DeepEnsemble(Method):

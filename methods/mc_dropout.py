@@ -6,15 +6,18 @@ Source: Gal & Ghahramani 2016, "Dropout as a Bayesian Approximation".
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from bench.training import (
+    Count,
     Loss,
     Method,
     Minibatches,
+    NotNegative,
+    Positive,
+    Share,
     Split,
     Step,
     Streams,
@@ -23,18 +26,19 @@ from bench.training import (
     anneal,
     apply,
     initial,
+    settings,
 )
 
 
-@dataclass(frozen=True)
+@settings
 class MCDropoutConfig:
     """Settings of MC dropout."""
 
-    p: float = 0.5  # share dropped; HyperGAN paper, section 4
-    epochs: int = 100  # HyperGAN paper, section 4.1
-    batch: int = 100  # as the MNF and APD code
-    lr: float = 1e-3  # Adam's default, the HyperGAN code on MNIST; annealed by a cosine
-    weight_decay: float = 1e-4  # the dropout script of the HyperGAN code; Gal's prior on the weights
+    p: Share = 0.5  # share dropped; HyperGAN paper, section 4
+    epochs: Count = 100  # HyperGAN paper, section 4.1
+    batch: Count = 100  # as the MNF and APD code
+    lr: Positive = 1e-3  # Adam's default, the HyperGAN code on MNIST; annealed by a cosine
+    weight_decay: NotNegative = 1e-4  # the dropout script of the HyperGAN code; Gal's prior on the weights
 
 
 class MCDropout(Method):

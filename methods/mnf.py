@@ -9,13 +9,27 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.training import Loss, Method, Minibatches, Split, Step, Streams, Weights, adam, anneal
+from bench.training import (
+    Count,
+    CountOrZero,
+    LogSd,
+    Loss,
+    Method,
+    Minibatches,
+    Positive,
+    Split,
+    Step,
+    Streams,
+    Weights,
+    adam,
+    anneal,
+    settings,
+)
 
 # Variance of the output of a layer without bias: keeps the square root's gradient finite at zero.
 TINY = 1e-12
@@ -23,22 +37,22 @@ TINY = 1e-12
 Posteriors = dict[str, tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True)
+@settings
 class MNFConfig:
     """Settings of MNF; the code's are those of its LeNet on MNIST."""
 
-    epochs: int = 100  # code
-    batch: int = 100  # code
-    lr: float = 1e-3  # Adam's default, code; annealed by a cosine here, constant there
-    flows_q: int = 2  # steps of q's flow, code
-    flows_r: int = 2  # steps of r's flow, code
-    hidden: int = 50  # width of q's flow, code; r's flow is twice as wide, as in the code
-    log_sd: float = -9.0  # of every weight at the start, code (its logvar_W is a log sd)
-    bias_log_sd: float = -4.5  # of every bias at the start, code (there as log variance -9)
-    max_sd: float = 0.5  # sd is clipped to it wherever weights act, code (thres_var)
+    epochs: Count = 100  # code
+    batch: Count = 100  # code
+    lr: Positive = 1e-3  # Adam's default, code; annealed by a cosine here, constant there
+    flows_q: CountOrZero = 2  # steps of q's flow, code
+    flows_r: CountOrZero = 2  # steps of r's flow, code
+    hidden: Count = 50  # width of q's flow, code; r's flow is twice as wide, as in the code
+    log_sd: LogSd = -9.0  # of every weight at the start, code (its logvar_W is a log sd)
+    bias_log_sd: LogSd = -4.5  # of every bias at the start, code (there as log variance -9)
+    max_sd: Positive = 0.5  # sd is clipped to it wherever weights act, code (thres_var)
     z_mean: float = 0.0  # centre of z's initial mean; code: 0 with a flow, 1 without
-    z_sd: float = 0.316  # of z before the flow at the start; code: variance 0.1
-    anneal_kl: int = 0  # epochs in which the divergence's weight rises from 0; code: off by default
+    z_sd: Positive = 0.316  # of z before the flow at the start; code: variance 0.1
+    anneal_kl: CountOrZero = 0  # epochs in which the divergence's weight rises from 0; code: off by default
 
 
 class MNF(Method):

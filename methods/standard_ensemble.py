@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from bench.training import Independent, Loss, Method, Minibatches, Split, Streams, initial
+from bench.training import (
+    Count,
+    Independent,
+    Loss,
+    Method,
+    Minibatches,
+    NotNegative,
+    Positive,
+    Split,
+    Streams,
+    initial,
+    settings,
+)
 
 
-@dataclass(frozen=True)
+@settings
 class StandardEnsembleConfig:
     """Settings of the standard ensemble."""
 
-    networks: int = 10  # paper, Table 1: 10 networks
-    epochs: int = 100  # the paper gives 100 to its other baselines and none for this one
-    batch: int = 100  # per network; the MNF and APD code have 100
-    lr: float = 1e-3  # Adam's default, reference code on MNIST; annealed by a cosine
-    weight_decay: float = 0.0  # reference code on MNIST has none
+    networks: Count = 10  # paper, Table 1: 10 networks
+    epochs: Count = 100  # the paper gives 100 to its other baselines and none for this one
+    batch: Count = 100  # per network; the MNF and APD code have 100
+    lr: Positive = 1e-3  # Adam's default, reference code on MNIST; annealed by a cosine
+    weight_decay: NotNegative = 0.0  # reference code on MNIST has none
     normal_start: bool = False  # convolutions start from N(0, 1), as the reference code's on MNIST
 
 

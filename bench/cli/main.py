@@ -240,9 +240,9 @@ def perf(kind: str, device: str, file: Path | None) -> None:
 
 @main.group("list")
 def list_() -> None:
-    """Show what there is: methods, tasks, presets.
+    """Show what there is: methods, tasks, presets, and the settings of a method.
 
-    Off a terminal only names are printed, one a line.
+    Off a terminal only names are printed, one a line; of settings their defaults and ranges too.
     """
 
 
@@ -262,6 +262,28 @@ def list_tasks() -> None:
 def list_presets() -> None:
     """Presets: how much of a task is trained and evaluated."""
     _print_names(registry.PRESETS.items())
+
+
+@list_.command("settings")
+@click.argument("name", type=Names("method", registry.methods), metavar="METHOD")
+def list_settings(name: list[str]) -> None:
+    """Settings of a method: name, default, and what may be given with --set.
+
+    \b
+    Example:
+      bench list settings mc_dropout
+
+    Defaults are those of the preset `paper`, unless the method's TOML file changes them there.
+    """
+    from bench.settings import described
+
+    if len(name) != 1:
+        raise UsageError(f"expected one method, found {len(name)}; name one of them")
+    entry = registry.method(name[0])
+    rows = [(key, repr(value), what) for key, value, what in described(entry.load().Config, entry.settings)]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for key, default, what in rows:
+        click.echo(f"{key:<{widths[0]}}  {default:<{widths[1]}}  {what}")
 
 
 def _print_names(items: Any) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 import click
 
 from bench import registry
-from bench.errors import UsageError, unknown
+from bench.errors import UsageError
 
 DEFAULT_RESULTS = "results"
 NAMES = "NAME[,NAME..]|all"
+LARGEST = 2**63 - 1  # number that a row can hold
+MOST_SEEDS = 100_000  # of one command; a range may ask for more than memory holds
 
 
 class Names(click.ParamType):
@@ -32,7 +34,7 @@ class Names(click.ParamType):
         names = [name.strip() for name in value.split(",") if name.strip()]
         for name in names:
             if name not in known:
-                self.fail(str(unknown(self.kind, name, known)), param, ctx)
+                self.fail(str(registry.missing(self.kind, name, known)), param, ctx)
         if not names:
             self.fail(f"expected a {self.kind}; known: {', '.join(known)}", param, ctx)
         return list(dict.fromkeys(names))
@@ -111,21 +113,37 @@ def selectors(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """`0`, `0,1,2` and `0-4` as seeds. Raises UsageError for anything else."""
+    """`0`, `0,1,2` and `0-4` as seeds, at most `MOST_SEEDS`. Raises UsageError for anything else."""
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        if not (first.isdigit() and (last.isdigit() if dash else True)):
-            raise UsageError(f"--seed {text}: expected 0 or 0,1,2 or 0-4")
-        seeds += range(int(first), int(last if dash else first) + 1)
+        try:
+            low = _whole(first)
+            high = _whole(last) if dash else low
+        except ValueError:
+            raise UsageError(f"--seed {text:.80}: expected 0 or 0,1,2 or 0-4, none above {LARGEST}") from None
+        if (count := len(seeds) + high - low + 1) > MOST_SEEDS:
+            raise UsageError(f"--seed {text:.80}: expected at most {MOST_SEEDS:,} seeds, found {count:,}")
+        seeds += range(low, high + 1)
     if not seeds or len(set(seeds)) != len(seeds):
-        raise UsageError(f"--seed {text}: expected every seed once, in ascending ranges")
+        raise UsageError(f"--seed {text:.80}: expected every seed once, in ascending ranges")
     return tuple(seeds)
 
 
 def parse_members(text: str) -> tuple[int, ...]:
     """`1,5,10` as ensemble sizes. Raises UsageError for anything else."""
-    parts = text.split(",")
-    if not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise UsageError(f"--members {text}: expected sizes of 1 or more, as in 1,5,10,100")
-    return tuple(sorted({int(part) for part in parts}))
+    try:
+        sizes = {_whole(part) for part in text.split(",")}
+    except ValueError:
+        sizes = {0}
+    if 0 in sizes:
+        raise UsageError(f"--members {text:.80}: expected sizes from 1 to {LARGEST}, as in 1,5,10,100")
+    return tuple(sorted(sizes))
+
+
+def _whole(text: str) -> int:
+    """A number from 0 to `LARGEST` in decimal digits. Raises ValueError for any other text."""
+    # int also takes signs, blanks, underscores and the digits of other scripts.
+    if not (text.isascii() and text.isdigit()) or int(text) > LARGEST:
+        raise ValueError(text)
+    return int(text)

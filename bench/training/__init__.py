@@ -1,12 +1,14 @@
 """What an author of a method imports: the interface, batches, losses, optimisers, the loop, and the rest.
 
-A method is a subclass of `Method` with a frozen dataclass `Config`. Networks are stacked weights by name,
+A method is a subclass of `Method` with a `Config`: a class under `@settings`, whose fields have ranges beside
+their types (`Count`, `Positive`, ...). Networks are stacked weights by name,
 [M, *shape]: `initial` makes one, `stacked` reads vectors [M, P] as many; `Independent` trains many at once.
 """
 
 from bench.engine import Loss, Step, Weights, apply
 from bench.networks import initial, stacked
 from bench.rng import Streams
+from bench.settings import Count, CountOrZero, LogSd, NotNegative, Positive, Share, settings
 from bench.task import Split
 from bench.training.batches import Minibatches
 from bench.training.fit import Fit, FitSettings, check_finite, fit
@@ -16,12 +18,18 @@ from bench.training.optimisers import Independent, adam, anneal
 
 __all__ = [
     "LOSSES",
+    "Count",
+    "CountOrZero",
     "Fit",
     "FitSettings",
     "Independent",
+    "LogSd",
     "Loss",
     "Method",
     "Minibatches",
+    "NotNegative",
+    "Positive",
+    "Share",
     "Split",
     "Step",
     "Streams",
@@ -36,5 +44,6 @@ __all__ = [
     "gaussian_nll",
     "initial",
     "mse",
+    "settings",
     "stacked",
 ]

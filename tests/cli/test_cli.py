@@ -136,7 +136,14 @@ def test_one_network_has_an_accuracy_and_nothing_that_takes_a_pair(tmp_path):
         (["--set", "hypergan.beta=1"], "method 'hypergan' is not in this command"),
         (["--set", "beta=1"], "expected METHOD.KEY=VALUE"),
         (["--set", "standard_ensemble.epoch=1"], "did you mean epochs"),
-        (["--set", "standard_ensemble.epochs=many"], "expected int, found str"),
+        (["--set", "standard_ensemble.epochs=many"], "expected an integer of at least 1, found 'many'"),
+        (["--set", "standard_ensemble.epochs=0"], "expected an integer of at least 1, found 0"),
+        (["--set", "standard_ensemble.lr=nan"], "expected a number above 0, found nan"),
+        (["--seed", "²"], "--seed ²: expected 0 or 0,1,2 or 0-4"),
+        (["--seed", str(2**63)], "none above 9223372036854775807"),
+        (["--seed", f"0-{2**63 - 1}"], "expected at most 100,000 seeds"),
+        (["--members", "²"], "--members ²: expected sizes"),
+        (["--members", "9" * 5000], "expected sizes from 1 to 9223372036854775807"),
     ],
 )
 def test_a_wrong_command_line_exits_with_two_and_writes_nothing(tmp_path, arguments, said):

@@ -178,12 +178,3 @@ def test_the_divergence_weighs_nothing_at_first_and_one_part_in_n_at_last():
     weights = [method.kl_weight(e * epoch) * 96 for e in (0, 2, 3, 4, 6, 50)]
     assert weights == pytest.approx([0, 0, 0.25, 0.5, 1, 1])
     assert started(free_epochs=0, rise_epochs=0).kl_weight(1) == pytest.approx(1 / 96)
-
-
-def test_settings_that_cannot_work_are_named():
-    with pytest.raises(ValueError, match="kernel: expected one of full, weight, found 'near'"):
-        small_method("bayes_by_hypernet", kernel="near")
-    with pytest.raises(ValueError, match="spread: expected a share above 0 and at most 1, found 0"):
-        small_method("bayes_by_hypernet", spread=0.0)
-    with pytest.raises(ValueError, match="networks: expected at least 2, found 1"):
-        small_method("bayes_by_hypernet", networks=1)

@@ -350,5 +350,5 @@ def test_settings_come_back_from_their_document(name):
         from_document(config, document | {"depth": 3})
     with pytest.raises(BenchError, match="tf32 missing and none unknown"):
         from_document(config, {k: v for k, v in document.items() if k != "tf32"})
-    with pytest.raises(BenchError, match="expected bool"):
+    with pytest.raises(BenchError, match="expected true or false"):
         from_document(config, document | {"tf32": "yes"})

@@ -88,7 +88,7 @@ TELLS = {
     "a docstring": ("One epoch: steps of K networks", "An epoch: steps of K networks"),
     "an annotation": ("def _mlp(self, inputs: int,", "def _mlp(self, inputs: float,"),
     "another method": ("class APD(Method):", "class APD(Method):\n    later = 1\n"),
-    "a default, which the settings name": ("beta: float = 1.0", "beta: float = 2.0"),
+    "a default, which the settings name": ("beta: NotNegative = 1.0", "beta: NotNegative = 2.0"),
     "how fits are stored": ('whole.update(f"\\0{name}\\0', 'whole.update(f"\\1{name}\\0'),
     "what is drawn": ("STATISTICS_CODES = 2048", "STATISTICS_CODES = 1024"),
 }
@@ -142,7 +142,7 @@ def test_order_and_file_of_a_root_do_not_count(tree):
     path = next(p for p in tree.rglob("*.py") if "class HyperGAN(Method)" in p.read_text("utf-8"))
     text = path.read_text("utf-8")
     head, tail = text.split("def untrained_rms(")
-    start = head.index("@dataclass(frozen=True)")
+    start = head.index("@settings")
     path.write_text(head[:start] + "def untrained_rms(" + tail + "\n\n" + head[start:], "utf-8")
     assert fit_of(tree) == before
     path.rename(path.with_name("hypergan_of_1.py"))
