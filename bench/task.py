@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 # Standard deviation of a label around the regression's target, in the data and in every likelihood.
 NOISE_SD = 3.0  # HyperGAN paper, section 4.3: y = x^3 + N(0, 3^2)
+# What is added to a variance that a network predicts, in training as in evaluation.
+MIN_VARIANCE = 1e-6  # Lakshminarayanan et al. 2017, section 2.2.1
 
 
 @dataclass(frozen=True)

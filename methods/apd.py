@@ -15,11 +15,18 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from bench.method import Method
-from bench.networks import initial
-from bench.rng import Streams
-from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal, check_finite
+from bench.training import (
+    Loss,
+    Method,
+    Minibatches,
+    Split,
+    Streams,
+    adam,
+    anneal,
+    check_finite,
+    initial,
+    stacked,
+)
 
 DISTILS = ("wgan", "gaussian", "none")
 # Networks whose spread is compared with the chain's after a block of generator steps.
@@ -130,7 +137,7 @@ class APD(Method):
             )
         count = sum(shape.numel() for shape in self.engine.shapes.values())
         self.chain = Chain(c.epochs, c.keep, count, stored=self.stage_folder is None)
-        self.trains("chain", self.chain)
+        self.keep("chain", self.chain)
         self._coordinates: Coordinates | None = None
         if c.distil == "wgan":
             self._start_gan(min(self.kept - 1, count) if c.span else count)
@@ -140,12 +147,12 @@ class APD(Method):
         with self.rng.initialise():
             self.generator = mlp(c.latent, c.hidden, width, last=FIRST_SPREAD)
             self.critic = mlp(width, c.hidden, 1)
-        self.trains("generator", self.generator)
-        self.trains("critic", self.critic)
+        self.keep("generator", self.generator)
+        self.keep("critic", self.critic)
         self.optimiser = adam(self.generator.parameters(), c.lr, betas=(0.5, 0.9))
-        self.trains("optimiser", self.optimiser)
+        self.keep("optimiser", self.optimiser)
         self.critic_optimiser = adam(self.critic.parameters(), c.lr, betas=(0.5, 0.9))
-        self.trains("critic_optimiser", self.critic_optimiser)
+        self.keep("critic_optimiser", self.critic_optimiser)
 
     def rounds(self) -> int:
         return self.config.epochs + (self.config.blocks if self.config.distil == "wgan" else 0)
@@ -180,7 +187,7 @@ class APD(Method):
         for step, (x, y) in enumerate(itertools.chain.from_iterable(passes)):
             eta = self.step_size(i * steps + step)
             leaf = theta.detach().requires_grad_()
-            loss = self.engine.losses(self._stacked(leaf[None]), x, y, self.loss)[0]
+            loss = self.engine.losses(stacked(leaf[None], self.engine.shapes), x, y, self.loss)[0]
             setting = "step_size" if eta <= c.step_size else "first_step_size"
             check_finite(self, f"epoch {i}, step {step}", {"loss": loss.item()}, setting)
             (gradient,) = torch.autograd.grad(loss, leaf)
@@ -209,12 +216,6 @@ class APD(Method):
     def _first(self) -> Tensor:
         values = initial(self.engine.shapes, self.rng("initialise"))
         return torch.cat([v.flatten() for v in values.values()]).to(self.device)
-
-    def _stacked(self, vectors: Tensor) -> dict[str, Tensor]:
-        """Vectors [M, P] as stacked weights by name, [M, *shape]."""
-        shapes = self.engine.shapes
-        parts = vectors.split([shape.numel() for shape in shapes.values()], 1)
-        return {n: part.unflatten(1, s) for (n, s), part in zip(shapes.items(), parts, strict=True)}
 
     def _pool(self) -> Tensor:
         """The networks kept so far [n, P]; in burn-in those of the latest epoch."""
@@ -264,7 +265,7 @@ class APD(Method):
         z = torch.randn(SPREAD_NETWORKS, self.config.latent, generator=rng).to(self.device)
         drawn, chain = (v.var(0) for v in (self.coordinates.vectors(self.generator(z)), self._pool()))
         found = {"sd_ratio": _ratio(drawn, chain)}
-        parts = (self._stacked(v[None]).items() for v in (drawn, chain))
+        parts = (stacked(v[None], self.engine.shapes).items() for v in (drawn, chain))
         for (name, of_drawn), (_, of_chain) in zip(*parts, strict=True):
             layer, _, kind = name.rpartition(".")
             if kind == "weight":
@@ -276,17 +277,17 @@ class APD(Method):
         c = self.config
         if c.distil == "wgan" and self.chain.done > c.epochs:
             z = torch.cat([torch.randn(1, c.latent, generator=rng) for rng in rngs]).to(self.device)
-            return self._stacked(self.coordinates.vectors(self.generator(z)))
+            return stacked(self.coordinates.vectors(self.generator(z)), self.engine.shapes)
         pool = self._pool()
         if c.distil == "gaussian":
             noise = torch.stack([torch.randn(pool.shape[1], generator=rng) for rng in rngs])
             sd, mean = torch.std_mean(pool, 0, correction=0)
-            return self._stacked(mean + sd * noise.to(self.device))
+            return stacked(mean + sd * noise.to(self.device), self.engine.shapes)
         # From the first generator alone, so that a larger draw begins with a smaller one. A trace
         # may ask for more than there are yet.
         order = torch.randperm(len(pool), generator=rngs[0]).to(self.device)
         turns = torch.arange(len(rngs), device=self.device) % len(pool)
-        return self._stacked(pool[order[turns]])
+        return stacked(pool[order[turns]], self.engine.shapes)
 
 
 class Coordinates:

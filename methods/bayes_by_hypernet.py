@@ -13,11 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.method import Method
-from bench.networks import initial
-from bench.rng import Streams
-from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal
+from bench.training import Loss, Method, Minibatches, Split, Streams, adam, anneal, initial
 
 LEAKY_SLOPE = 0.1  # of the hypernetworks' units, code
 # Added to squared distances: the logarithm and its gradient stay finite where two samples meet; code.
@@ -91,9 +87,9 @@ class BayesByHypernet(Method):
                 Hypernetwork(shape, c.noise, widths, c.sliced) for shape in self.engine.shapes.values()
             )
         self._place(rng("initialise", "centre"), rng("probes"))
-        self.trains("hypernetworks", self.hypernetworks)
+        self.keep("hypernetworks", self.hypernetworks)
         self.optimiser = adam(self.hypernetworks.parameters(), c.lr)
-        self.trains("optimiser", self.optimiser)
+        self.keep("optimiser", self.optimiser)
         self.batches = Minibatches(train, c.batch, 1 if c.shared else c.networks)
 
     def rounds(self) -> int:

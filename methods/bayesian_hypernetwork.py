@@ -13,11 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.method import Method
-from bench.networks import initial
-from bench.rng import Streams
-from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal
+from bench.training import Loss, Method, Minibatches, Split, Streams, adam, anneal, initial
 
 # The least sd of the affine step; code.
 FLOOR = 1e-3
@@ -76,11 +72,11 @@ class BayesianHypernetwork(Method):
         self.units = {name: v.shape[0] for name, v in values.items() if v.dim() > 1}
         with rng.initialise():
             self.flow = Flow(sum(self.units.values()), c.couplings, c.hidden, c.norm, c.log_sd)
-        self.trains("points", points)
-        self.trains("flow", self.flow)
+        self.keep("points", points)
+        self.keep("flow", self.flow)
         self.points = dict(zip(values, points, strict=True))
         self.optimiser = adam([*points.parameters(), *self.flow.parameters()], c.lr)
-        self.trains("optimiser", self.optimiser)
+        self.keep("optimiser", self.optimiser)
         self.batches = Minibatches(train, c.batch, 1 if c.shared else c.networks)
 
     def rounds(self) -> int:

@@ -7,21 +7,13 @@ using Deep Ensembles", NeurIPS 2017.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.method import Method
-from bench.networks import initial
-from bench.rng import Streams
-from bench.task import Split
-from bench.training import Independent, Loss, Minibatches
-
-MIN_VARIANCE = 1e-6  # paper, section 2.2.1: added for numerical stability
+from bench.training import Independent, Loss, Method, Minibatches, Split, Streams, gaussian_nll, initial
 
 
 @dataclass(frozen=True)
@@ -117,15 +109,3 @@ class DeepEnsemble(Method):
 
     def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
         return self.members.permuted(rngs)
-
-
-def gaussian_nll(outputs: Tensor, y: Tensor) -> Tensor:
-    """Negative log-likelihood of each member in nats, mean over examples, its own variance learnt.
-
-    -ln N(y; mu, v) = ((y - mu)^2 / v + ln v + ln 2 pi) / 2, v = softplus(raw) + 1e-6. outputs [M, B, 2],
-    mu and raw; y [B, 1] or [M, B, 1]; returns [M]. Source: paper, equation 1.
-    """
-    mean, raw = outputs.chunk(2, -1)
-    variance = F.softplus(raw) + MIN_VARIANCE
-    terms = (y - mean).square() / variance + variance.log() + math.log(2 * math.pi)
-    return terms.flatten(1).mean(1) / 2

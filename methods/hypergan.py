@@ -13,10 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.method import Method
-from bench.rng import Streams
-from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal
+from bench.training import Loss, Method, Minibatches, Split, Streams, adam, anneal
 
 # Fresh codes from which the frozen statistics of batch normalisation are computed.
 STATISTICS_CODES = 2048
@@ -92,14 +89,14 @@ class HyperGAN(Method):
                 nn.Linear(c.hidden, c.hidden), nn.ReLU(),
                 nn.Linear(c.hidden, 1),
             )  # fmt: skip
-        self.trains("mixer", self.mixer)
-        self.trains("generators", self.generators)
-        self.trains("critic", self.critic)
+        self.keep("mixer", self.mixer)
+        self.keep("generators", self.generators)
+        self.keep("critic", self.critic)
         weights = [*self.mixer.parameters(), *self.generators.parameters()]
         self.optimiser = adam(weights, c.lr, betas=(0.5, 0.9), weight_decay=c.weight_decay)
-        self.trains("optimiser", self.optimiser)
+        self.keep("optimiser", self.optimiser)
         self.critic_optimiser = adam(self.critic.parameters(), c.lr_discriminator, betas=(0.5, 0.9))
-        self.trains("critic_optimiser", self.critic_optimiser)
+        self.keep("critic_optimiser", self.critic_optimiser)
         self.batches = Minibatches(train, c.batch, 1 if c.shared else c.networks)
         self._frozen = False
 

@@ -11,12 +11,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.engine import Step, Weights, apply
-from bench.method import Method
-from bench.networks import initial
-from bench.rng import Streams
-from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal
+from bench.training import (
+    Loss,
+    Method,
+    Minibatches,
+    Split,
+    Step,
+    Streams,
+    Weights,
+    adam,
+    anneal,
+    apply,
+    initial,
+)
 
 
 @dataclass(frozen=True)
@@ -53,9 +60,9 @@ class MCDropout(Method):
         values = initial(self.engine.shapes, rng("initialise"))
         holder = nn.ParameterList(nn.Parameter(w.to(self.device)) for w in values.values())
         self.weights = dict(zip(values, holder, strict=True))
-        self.trains("weights", holder)
+        self.keep("weights", holder)
         self.optimiser = adam(holder.parameters(), c.lr, weight_decay=c.weight_decay)
-        self.trains("optimiser", self.optimiser)
+        self.keep("optimiser", self.optimiser)
         self.batches = Minibatches(train, c.batch)
 
     def rounds(self) -> int:

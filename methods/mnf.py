@@ -15,11 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.engine import Step, Weights
-from bench.method import Method
-from bench.rng import Streams
-from bench.task import Split
-from bench.training import Loss, Minibatches, adam, anneal
+from bench.training import Loss, Method, Minibatches, Split, Step, Streams, Weights, adam, anneal
 
 # Variance of the output of a layer without bias: keeps the square root's gradient finite at zero.
 TINY = 1e-12
@@ -71,16 +67,16 @@ class MNF(Method):
         c = self.config
         if self.engine.steps is None:
             raise ValueError(
-                "expected a Sequential of layers that bench.engine.plan reads, "
+                "expected a Sequential of layers that the engine reads, "
                 f"found {type(self.network).__name__}; write the network with those"
             )
         self.rng, self.loss, self.examples = rng, loss, len(train)
         with rng.initialise():
             self.layers = {s.name: _layer(s.module, c) for s in self.engine.steps if s.has_weights}
         held = nn.ModuleList(self.layers.values())
-        self.trains("layers", held)
+        self.keep("layers", held)
         self.optimiser = adam(held.parameters(), c.lr)
-        self.trains("optimiser", self.optimiser)
+        self.keep("optimiser", self.optimiser)
         self.batches = Minibatches(train, c.batch)
 
     def rounds(self) -> int:

@@ -8,11 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.method import Method
-from bench.networks import initial
-from bench.rng import Streams
-from bench.task import Split
-from bench.training import Independent, Loss, Minibatches
+from bench.training import Independent, Loss, Method, Minibatches, Split, Streams, initial
 
 
 @dataclass(frozen=True)

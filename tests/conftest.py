@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from bench import registry
-from bench.config import resolve
 from bench.errors import DataError
-from bench.method import Method
 from bench.networks import Normalise
 from bench.rng import stream
+from bench.settings import resolve
 from bench.task import Data, Scale, Split, Task
+from bench.training import Method
 
 # Settings that make any method small, applied where its Config has them.
 SMALL = {

@@ -12,9 +12,12 @@ from conftest import stripes
 from test_attack_evaluation import PART, pick, subject, trained
 from test_attacks import linear, pixels, random_ensemble, zeros
 
-from bench import adaptive, attacks, metrics, records
+from bench.attacks import adaptive
+from bench.attacks import oblivious as attacks
 from bench.evaluations import DRAWS
-from bench.evaluations import adaptive as evaluation
+from bench.evaluations import adaptive_attacks as evaluation
+from bench.metrics import predictions
+from bench.records import schema, store
 from bench.rng import Streams, stream
 from bench.task import AdaptiveScale, AttackScale, Scale
 
@@ -105,8 +108,8 @@ def test_the_detector_aware_attack_ends_surer_than_the_oblivious_one(drawn):
     aware = climb("low-entropy-targeted", drawn, data.images, data.labels, 0.3).images
 
     def entropy(images):
-        ((_, log_p, _),) = metrics.prefixes(drawn(images).numpy(), {len(drawn)})
-        return metrics.entropy(log_p).mean()
+        ((_, log_p, _),) = predictions.prefixes(drawn(images).numpy(), {len(drawn)})
+        return predictions.entropy(log_p).mean()
 
     assert entropy(aware) < entropy(oblivious)
 
@@ -176,8 +179,8 @@ def test_pixels_beyond_the_range_and_unknown_names_are_refused():
 
 
 def test_each_attack_has_rows_on_the_networks_attacked_and_on_fresh_ones(found):
-    records.to_csv(found.rows)  # raises where two rows share a key
-    assert {r["metric"] for r in found.rows} <= set(records.METRICS)
+    store.to_csv(found.rows)  # raises where two rows share a key
+    assert {r["metric"] for r in found.rows} <= set(schema.METRICS)
     assert all(-1 <= r["value"] <= 1 for r in pick(found, "late_gain"))
     assert {(r["attack"], r["epsilon"], r["variant"]) for r in found.rows} == {
         (a, e, v) for a in evaluation.ATTACKS for e in SCALED.epsilons for v in ("same", "adaptive")
@@ -212,7 +215,7 @@ def test_too_few_networks_are_left_out_with_a_line(drawn):
 
 def test_a_seed_repeats_bit_for_bit(found, drawn):
     again = evaluation.evaluate(subject(drawn, SCALED)[0], Streams(0, "adaptive"))
-    assert records.to_csv(again.rows) == records.to_csv(found.rows)
+    assert store.to_csv(again.rows) == store.to_csv(found.rows)
     assert not np.isnan([r["value"] for r in found.rows]).any()
 
 

@@ -9,8 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import agreement
-from bench.agreement import SAME_FIT, TRAINED_AGAIN, Comparison, Tolerance, compare_arrays, compare_rows
+from bench.running import agreement
+from bench.running.agreement import (
+    SAME_FIT,
+    TRAINED_AGAIN,
+    Comparison,
+    Tolerance,
+    compare_arrays,
+    compare_rows,
+)
 
 
 @given(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3), st.booleans(), st.integers(1, 10**6))
@@ -31,7 +38,7 @@ def test_a_share_may_differ_by_a_part_of_one_and_a_number_by_a_part_of_itself():
 
 
 def rows_of(value, unit="nats", examples=""):
-    key = tuple("nll_nats" if c == "metric" else "" for c in agreement.records.KEY)
+    key = tuple("nll_nats" if c == "metric" else "" for c in agreement.schema.KEY)
     return {key: {"value": value, "unit": unit, "examples": examples}}
 
 

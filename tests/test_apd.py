@@ -11,11 +11,12 @@ from conftest import load_stripes, small_method, stripes, stripes_task
 from torch import nn
 from torch.nn.functional import pdist
 
-from bench import registry, runner
-from bench.config import resolve
+from bench import registry, training
 from bench.errors import BenchError
 from bench.methods.apd import Coordinates, gradient_penalty, mlp
 from bench.rng import Streams, stream
+from bench.running.cell import Cell
+from bench.settings import resolve
 from bench.task import Split
 from bench.training import FitSettings, cross_entropy, mse
 
@@ -28,7 +29,7 @@ def path_of(count, width, seed=0):
 
 
 def fit(method, **settings):
-    return method.fit(stripes(96), stripes(30, 1), FitSettings(seed=0, **settings))
+    return training.fit(method, stripes(96), stripes(30, 1), FitSettings(seed=0, **settings))
 
 
 def test_the_chain_samples_the_posterior_of_a_linear_model():
@@ -259,7 +260,7 @@ def test_a_truncated_shard_is_an_error_and_a_removed_one_is_computed_again(tmp_p
 def cell(name, **sets):
     entry = registry.method(name)
     settings = resolve(entry, entry.load().Config, "smoke", "stripes", sets)
-    return runner.Cell(entry, stripes_task, "smoke", 0, (1, 2), settings, (), load_stripes(None).fitted_on())
+    return Cell(entry, stripes_task, "smoke", 0, (1, 2), settings, (), load_stripes(None).fitted_on())
 
 
 def test_variants_share_the_stages_folder_and_settings_of_the_chain_part_them(tmp_path):

@@ -11,12 +11,16 @@ import torch
 from conftest import load_stripes, small_method, small_network, stripes
 from test_attacks import random_ensemble
 
-from bench import attacks, metrics, records, runner
+from bench import training
+from bench.attacks import oblivious
 from bench.ensemble import Ensemble
-from bench.evaluations import DRAWS, EVALUATIONS, Subject, attack, fooling, views
-from bench.method import Method
+from bench.evaluations import DRAWS, EVALUATIONS, Subject, attacks, fooling_epsilon, views
+from bench.metrics import predictions
+from bench.records import schema, store
 from bench.rng import Streams, stream
+from bench.running import run
 from bench.task import AttackScale, Scale
+from bench.training import Method
 
 PART = AttackScale(8, (2, 3), (0.05, 0.3), steps=2, others=5, searched=2)
 
@@ -63,7 +67,7 @@ def trained(members):
 
 @pytest.fixture(scope="module")
 def found(drawn):
-    return attack.evaluate(subject(drawn)[0], Streams(0, "attack"))
+    return attacks.evaluate(subject(drawn)[0], Streams(0, "attack"))
 
 
 def pick(result, metric, **where):
@@ -72,10 +76,10 @@ def pick(result, metric, **where):
 
 
 def test_rows_have_keys_of_their_own_and_known_metrics(found, drawn):
-    extra = fooling.evaluate(subject(drawn)[0], Streams(0, "fooling-epsilon"))
-    text = records.to_csv(found.rows + extra.rows)  # raises where two rows share a key
+    extra = fooling_epsilon.evaluate(subject(drawn)[0], Streams(0, "fooling-epsilon"))
+    text = store.to_csv(found.rows + extra.rows)  # raises where two rows share a key
     assert "nan" not in text and "inf" not in text
-    assert {r["metric"] for r in found.rows + extra.rows} <= set(records.METRICS)
+    assert {r["metric"] for r in found.rows + extra.rows} <= set(schema.METRICS)
 
 
 def test_networks_attacked_are_the_first_and_fresh_ones_the_next(found):
@@ -87,14 +91,14 @@ def test_networks_attacked_are_the_first_and_fresh_ones_the_next(found):
         ("one-to-many", 5, 1),
     }  # fmt: skip
     assert {(r["attack"], r["epsilon"]) for r in rows if r.get("variant") != "clean"} == {
-        (a, e) for a in attacks.ATTACKS for e in PART.epsilons
+        (a, e) for a in oblivious.ATTACKS for e in PART.epsilons
     }
 
 
 @pytest.mark.parametrize(("variant", "places"), [("same", slice(0, 3)), ("fresh", slice(3, 6))])
 def test_numbers_of_fgsm_are_counted_again_by_hand(found, drawn, variant, places):
     test = stripes_mislabelled().test.first(8)
-    images = attacks.fgsm(drawn[:3], test.images, test.labels, 0.3)
+    images = oblivious.fgsm(drawn[:3], test.images, test.labels, 0.3)
     labels = test.labels
     before, after, crafted = drawn[places](test.images), drawn[places](images), drawn[:3](images)
     right = before.mean(0).argmax(-1) == labels
@@ -126,7 +130,7 @@ def test_numbers_of_fgsm_are_counted_again_by_hand(found, drawn, variant, places
 
 def test_one_network_is_attacked_and_single_others_are_counted(found, drawn):
     test = stripes_mislabelled().test.first(8)
-    images = attacks.fgsm(drawn[:1], test.images, test.labels, 0.3)
+    images = oblivious.fgsm(drawn[:1], test.images, test.labels, 0.3)
     wrong = drawn[1:6](images).argmax(-1) != test.labels
     (line,) = pick(found, "fooled_share", success="all", attack="fgsm", epsilon=0.3)
     assert (line["members"], line["crafted_members"], line["variant"]) == (5, 1, "one-to-many")
@@ -142,7 +146,7 @@ def test_one_network_is_attacked_and_single_others_are_counted(found, drawn):
 def test_single_fresh_networks_and_other_sizes_are_counted_again_by_hand(found, drawn):
     # The resampling matrix: made against two networks, shown to one, two and three others.
     test = stripes_mislabelled().test.first(8)
-    images = attacks.fgsm(drawn[:2], test.images, test.labels, 0.3)
+    images = oblivious.fgsm(drawn[:2], test.images, test.labels, 0.3)
     before, after = (drawn(x) for x in (test.images, images))
     had = before.argmax(-1) == test.labels
     wrong = after.argmax(-1) != test.labels
@@ -163,7 +167,7 @@ def test_what_is_detected_lies_above_a_threshold_from_clean_validation_images(fo
     (line,) = pick(found, "detection_threshold_nats", members=3)
     assert line["value"] == pytest.approx(threshold, rel=1e-4) and line["dataset"] == data.val.name
     test = data.test.first(8)
-    images = attacks.fgsm(drawn[:3], test.images, test.labels, 0.3)
+    images = oblivious.fgsm(drawn[:3], test.images, test.labels, 0.3)
     p = drawn[3:6](images).double().softmax(-1).mean(0)
     rejected = -(p * p.log()).sum(-1) > threshold
     where = {"attack": "fgsm", "epsilon": 0.3, "crafted_members": 3, "variant": "fresh", "members": 3}
@@ -176,8 +180,8 @@ def test_what_is_detected_lies_above_a_threshold_from_clean_validation_images(fo
 
 
 def test_more_others_than_a_hundred_are_counted_one_by_one(monkeypatch, drawn):
-    monkeypatch.setattr(attack, "ONE_TO_MANY", 2)
-    rows = attack.evaluate(subject(drawn)[0], Streams(0, "attack")).rows
+    monkeypatch.setattr(attacks, "ONE_TO_MANY", 2)
+    rows = attacks.evaluate(subject(drawn)[0], Streams(0, "attack")).rows
     sizes = {(r["metric"], r["members"]) for r in rows if r.get("variant") == "one-to-many"}
     assert {n for m, n in sizes if m == "fooled_share"} == {5}
     assert {n for m, n in sizes if m != "fooled_share"} == {2}
@@ -185,17 +189,17 @@ def test_more_others_than_a_hundred_are_counted_one_by_one(monkeypatch, drawn):
 
 def test_a_seed_repeats_bit_for_bit_and_the_global_generator_is_left_alone(found, drawn):
     state = torch.get_rng_state()
-    again = attack.evaluate(subject(drawn)[0], Streams(0, "attack"))
+    again = attacks.evaluate(subject(drawn)[0], Streams(0, "attack"))
     assert torch.equal(torch.get_rng_state(), state)
-    assert records.to_csv(again.rows) == records.to_csv(found.rows)
-    other = attack.evaluate(subject(drawn)[0], Streams(1, "attack"))
+    assert store.to_csv(again.rows) == store.to_csv(found.rows)
+    other = attacks.evaluate(subject(drawn)[0], Streams(1, "attack"))
     fgsm = [[r for r in x.rows if r.get("attack") == "fgsm"] for x in (found, other)]
     assert fgsm[0] == fgsm[1] and other.rows != found.rows
 
 
 def test_sizes_without_fresh_networks_are_left_out_with_a_line(drawn):
     asked, said = subject(drawn[:5])
-    rows = attack.evaluate(asked, Streams(0, "attack")).rows
+    rows = attacks.evaluate(asked, Streams(0, "attack")).rows
     assert {r.get("crafted_members") for r in rows} == {None, 1, 2}
     assert {r["members"] for r in rows if r.get("crafted_members") == 2} == {1, 2, 3}
     assert said == ["  left out: attacks on 3 networks (need 6, half of them fresh; the method holds 5)"]
@@ -205,19 +209,19 @@ def test_a_network_drawn_twice_is_no_fresh_one(drawn):
     weights = {n: torch.cat([w[:3], w[1:4]]) for n, w in drawn.weights.items()}
     twice = Ensemble(small_network(), weights)
     with pytest.raises(ValueError, match="the same network again at place 3 of the draw"):
-        attack.evaluate(subject(twice)[0], Streams(0, "attack"))
+        attacks.evaluate(subject(twice)[0], Streams(0, "attack"))
 
 
 def test_arrays_hold_the_first_network_and_the_largest_ensemble_of_the_task(found, drawn):
     second = AttackScale(4, (1000,), (0.2,), steps=2)
-    again = attack.evaluate(subject(drawn, PART, second)[0], Streams(0, "attack"))
+    again = attacks.evaluate(subject(drawn, PART, second)[0], Streams(0, "attack"))
     assert again.arrays.keys() == found.arrays.keys()
     quantities = {
         "entropy_nats", "expected_entropy_nats", "prediction", "confidence", "label_probability", "brier",
     }  # fmt: skip
     expected = {
         f"stripes/{a}/{e}/{kind}/{q}"
-        for a in attacks.ATTACKS
+        for a in oblivious.ATTACKS
         for e in PART.epsilons
         for kind in ("same/1", "same/3", "fresh/3")
         for q in quantities
@@ -248,17 +252,17 @@ def test_batches_of_images_say_the_same(monkeypatch, drawn):
     np.testing.assert_allclose(singles.entropy, in_parts.entropy, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(parts.log_p, whole.log_p, rtol=1e-5, atol=1e-6)
     assert (parts.share == whole.share).all()
-    assert metrics.entropy(parts.log_p) == pytest.approx(whole.entropy, rel=1e-5)
+    assert predictions.entropy(parts.log_p) == pytest.approx(whole.entropy, rel=1e-5)
 
 
 def test_the_smallest_epsilon_has_quantiles_and_no_row_where_no_epsilon_fools(drawn):
-    result = fooling.evaluate(subject(drawn)[0], Streams(0, "fooling-epsilon"))
+    result = fooling_epsilon.evaluate(subject(drawn)[0], Streams(0, "fooling-epsilon"))
     assert {(r["members"], r["success"]) for r in result.rows} == {(1, "fused"), (2, "fused"), (2, "every")}
-    for attacked in attacks.ATTACKS:
+    for attacked in oblivious.ATTACKS:
         values = result.arrays[f"stripes/{attacked}/smallest-fused/2/epsilon"]
         rows = pick(result, "fooling_epsilon", attack=attacked, members=2, success="fused")
         finite = {
-            q: np.sort(values)[math.ceil(q * 8) - 1] for q in fooling.QUANTILES
+            q: np.sort(values)[math.ceil(q * 8) - 1] for q in fooling_epsilon.QUANTILES
         }  # the least value that at least the share q does not exceed
         finite = {q: v for q, v in finite.items() if np.isfinite(v)}
         assert {r["quantile"]: r["value"] for r in rows} == pytest.approx(finite)
@@ -271,9 +275,9 @@ def test_the_smallest_epsilon_has_quantiles_and_no_row_where_no_epsilon_fools(dr
 def test_a_scale_says_how_many_networks_to_draw():
     large = AttackScale(4, (1000,), (0.1,), steps=2)
     assert DRAWS["attack"](Scale()) == 0
-    assert attack.draws(Scale(attacks=(PART,))) == 6
-    assert attack.draws(Scale(attacks=(dataclasses.replace(PART, others=500),))) == 501
-    assert attack.draws(Scale(attacks=(PART, large))) == 2000
+    assert attacks.draws(Scale(attacks=(PART,))) == 6
+    assert attacks.draws(Scale(attacks=(dataclasses.replace(PART, others=500),))) == 501
+    assert attacks.draws(Scale(attacks=(PART, large))) == 2000
 
 
 def test_other_sizes_that_a_command_asks_for_are_attacked_as_well():
@@ -302,8 +306,8 @@ class Holding(Method):
 def test_a_finite_method_is_asked_for_no_more_than_it_holds(limit, drawn):
     method = Holding(small_network(), None)
     method.max_members = limit
-    assert runner._draws(method, (1, 3), ("accuracy", "attack"), Scale(attacks=(PART,))) == drawn
-    assert runner._draws(method, (1, 3), ("accuracy",), Scale(attacks=(PART,))) == 3
+    assert run._draws(method, (1, 3), ("accuracy", "attack"), Scale(attacks=(PART,))) == drawn
+    assert run._draws(method, (1, 3), ("accuracy",), Scale(attacks=(PART,))) == 3
 
 
 @pytest.mark.parametrize("task", ["digits", "mnist-attack"])
@@ -334,11 +338,11 @@ def test_a_method_with_ten_networks_attacks_five(train, val):
     from bench.training import FitSettings
 
     method = small_method("standard_ensemble", networks=10, epochs=1)
-    method.fit(train, val, FitSettings(seed=0))
+    training.fit(method, train, val, FitSettings(seed=0))
     part = dataclasses.replace(PART, sizes=(5, 10), others=100)
-    networks = method.sample(runner._draws(method, (1, 5, 10), ("attack",), Scale(attacks=(part,))), 0)
+    networks = method.sample(run._draws(method, (1, 5, 10), ("attack",), Scale(attacks=(part,))), 0)
     asked, said = subject(networks, part, sizes=(1, 5, 10))
-    rows = attack.evaluate(asked, Streams(0, "attack")).rows
+    rows = attacks.evaluate(asked, Streams(0, "attack")).rows
     assert len(networks) == 10 and len(said) == 1 and "attacks on 10 networks" in said[0]
     assert {r["members"] for r in rows if r.get("variant") == "one-to-many"} == {9}
     assert {(r["members"], r["crafted_members"]) for r in rows if r.get("variant") == "fresh"} == {

@@ -12,7 +12,7 @@ from conftest import small_network, stripes
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from bench import attacks
+from bench.attacks import oblivious, search, success
 from bench.engine import Engine
 from bench.ensemble import Ensemble, MeanLogits
 from bench.rng import stream
@@ -44,18 +44,18 @@ def random_ensemble(members=4, scale=0.3):
 
 def test_fgsm_on_a_linear_model_is_one_step_against_each_weight():
     ensemble, images = linear((1.0, -2.0)), pixels((0.6, 0.2), (0.05, 0.95))
-    moved = attacks.fgsm(ensemble, images, zeros(images), 0.1)
+    moved = oblivious.fgsm(ensemble, images, zeros(images), 0.1)
     torch.testing.assert_close(moved, pixels((0.5, 0.3), (0.0, 1.0)))
-    each = attacks.fgsm(ensemble, images, zeros(images), torch.tensor([0.2, 0.01]))
+    each = oblivious.fgsm(ensemble, images, zeros(images), torch.tensor([0.2, 0.01]))
     torch.testing.assert_close(each, pixels((0.4, 0.4), (0.04, 0.96)))
 
 
 def test_pgd_without_a_random_start_is_fgsm_on_a_linear_model_at_any_number_of_steps():
     # The gradient's sign never changes: all steps go one way, to the border of the ball.
     ensemble, images = linear((1.0, -2.0), (2.0, 1.0)), pixels((0.6, 0.2), (0.3, 0.7))
-    expected = attacks.fgsm(ensemble, images, zeros(images), 0.15)
+    expected = oblivious.fgsm(ensemble, images, zeros(images), 0.15)
     for steps in (1, 3, 10):
-        torch.testing.assert_close(attacks.pgd(ensemble, images, zeros(images), 0.15, steps), expected)
+        torch.testing.assert_close(oblivious.pgd(ensemble, images, zeros(images), 0.15, steps), expected)
 
 
 @pytest.mark.parametrize("epsilon", [0.01, 0.1, 0.5])
@@ -64,8 +64,8 @@ def test_attacked_images_stay_in_the_ball_and_among_images_and_raise_the_loss(ep
     model = MeanLogits(ensemble)
     before = cross_entropy(model(data.images), data.labels)
     found = {
-        "fgsm": attacks.fgsm(ensemble, data.images, data.labels, epsilon),
-        "pgd": attacks.pgd(ensemble, data.images, data.labels, epsilon, 10, stream(1)),
+        "fgsm": oblivious.fgsm(ensemble, data.images, data.labels, epsilon),
+        "pgd": oblivious.pgd(ensemble, data.images, data.labels, epsilon, 10, stream(1)),
     }
     for images in found.values():
         assert (images - data.images).abs().max() <= epsilon + 1e-6
@@ -84,7 +84,7 @@ def test_a_step_of_pgd_is_two_and_a_half_epsilon_over_the_number_of_steps(monkey
 
     monkeypatch.setattr(torchattacks, "PGD", Recorded)
     ensemble, images = linear((1.0, 0.0)), pixels((0.5, 0.5))
-    (moved,) = attacks.pgd(ensemble, images, zeros(images), 0.1, 10, stream(0)).flatten(1)
+    (moved,) = oblivious.pgd(ensemble, images, zeros(images), 0.1, 10, stream(0)).flatten(1)
     assert seen == [{"eps": 0.1, "alpha": pytest.approx(0.025), "steps": 10, "random_start": True}]
     # The second pixel has no gradient: it stays where the random start has put it.
     assert moved[0] == pytest.approx(0.4) and 0 < abs(moved[1] - 0.5) <= 0.1
@@ -94,13 +94,13 @@ def test_a_seed_repeats_another_differs_and_the_global_generator_is_left_alone()
     ensemble, data = random_ensemble(), stripes(6)
     state = torch.get_rng_state()
     first, again, other = (
-        attacks.pgd(ensemble, data.images, data.labels, 0.1, 2, stream(seed)) for seed in (0, 0, 1)
+        oblivious.pgd(ensemble, data.images, data.labels, 0.1, 2, stream(seed)) for seed in (0, 0, 1)
     )
     torch.manual_seed(5)
-    third = attacks.pgd(ensemble, data.images, data.labels, 0.1, 2, stream(0))
+    third = oblivious.pgd(ensemble, data.images, data.labels, 0.1, 2, stream(0))
     torch.set_rng_state(state)
-    attacks.fgsm(ensemble, data.images, data.labels, 0.1)
-    attacks.pgd(ensemble, data.images, data.labels, 0.1, 2, stream(0))
+    oblivious.fgsm(ensemble, data.images, data.labels, 0.1)
+    oblivious.pgd(ensemble, data.images, data.labels, 0.1, 2, stream(0))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first, again) and torch.equal(first, third)
     assert not torch.equal(first, other)
@@ -110,7 +110,7 @@ def test_an_attack_changes_neither_images_nor_weights_nor_mode():
     ensemble, data = random_ensemble(), stripes(6)
     images, vectors = data.images.clone(), ensemble.vectors().clone()
     ensemble.train()
-    attacks.pgd(ensemble, data.images, data.labels, 0.3, 2, stream(0))
+    oblivious.pgd(ensemble, data.images, data.labels, 0.3, 2, stream(0))
     assert torch.equal(images, data.images) and torch.equal(vectors, ensemble.vectors())
     assert not data.images.requires_grad and all(p.grad is None for p in ensemble.parameters())
 
@@ -142,8 +142,8 @@ def test_the_gradient_in_bounded_memory_is_that_of_one_graph(graph_bytes):
 def test_who_is_fooled_by_hand():
     # Two classes, label 0, margins of three networks as (margin, 0): facts/evaluation.md, section 2.
     def ask(*logits, label=0):
-        found = attacks.fooled(np.array(logits, dtype=np.float32)[:, None], np.array([label]))
-        return [bool(found[sense][0]) for sense in attacks.SENSES]
+        found = success.fooled(np.array(logits, dtype=np.float32)[:, None], np.array([label]))
+        return [bool(found[sense][0]) for sense in success.SENSES]
 
     assert ask((8, 0), (1, 0), (-3, 0)) == [False, False, False]  # one member is wrong
     assert ask((8, 0), (-1, 0), (-3, 0)) == [False, True, False]  # probabilities 1.00, 0.27, 0.05: 0.44
@@ -154,25 +154,25 @@ def test_who_is_fooled_by_hand():
     assert ask((-1, 0), (-2, 0), label=1) == [False, False, False]
 
 
-@pytest.mark.parametrize("attack", attacks.ATTACKS)
+@pytest.mark.parametrize("attack", oblivious.ATTACKS)
 def test_the_smallest_epsilon_of_a_linear_model_is_its_margin_over_the_weight_norm(attack):
     ensemble = linear((1.0, -2.0))
     images = pixels((0.6, 0.2), (0.9, 0.0), (0.2, 0.6))
     grid = (0.05, 0.1, 0.3, 0.5, 1.0)
-    found = attacks.smallest_epsilon(ensemble, images, zeros(images), attack, grid, halvings=10)
+    found = search.smallest_epsilon(ensemble, images, zeros(images), attack, grid, halvings=10)
     # Margin 0.2 over 3; of the second 0.9 over 3; the third is wrong as it is.
     exact = np.array([0.2 / 3, 0.3])
     assert (found[:2] >= exact).all() and found[:2] == pytest.approx(exact, abs=0.2 / 2**10)
     assert found[2] == 0
 
 
-@pytest.mark.parametrize("attack", attacks.ATTACKS)
+@pytest.mark.parametrize("attack", oblivious.ATTACKS)
 def test_the_ensemble_is_fooled_at_two_fifths_and_its_second_network_never(attack):
     ensemble, images = linear((1.0, -2.0), (2.0, 1.0)), pixels((0.6, 0.2))
     grid = (0.1, 0.3, 0.39, 0.41, 0.5, 1.0)
 
     def ask(sense, members=2):
-        (epsilon,) = attacks.smallest_epsilon(
+        (epsilon,) = search.smallest_epsilon(
             ensemble[:members], images, zeros(images), attack, grid, sense=sense, halvings=0
         )
         return epsilon
@@ -185,10 +185,10 @@ def test_the_ensemble_is_fooled_at_two_fifths_and_its_second_network_never(attac
 def test_a_larger_grid_finds_no_larger_epsilon_and_what_is_found_fools():
     ensemble, data = random_ensemble(), stripes(12)
     labels = ensemble(data.images).mean(0).argmax(-1)  # right by construction
-    few = attacks.smallest_epsilon(ensemble, data.images, labels, "fgsm", (0.1, 1.0))
+    few = search.smallest_epsilon(ensemble, data.images, labels, "fgsm", (0.1, 1.0))
     for i, epsilon in enumerate(few):
         if 0 < epsilon < np.inf:
-            x = attacks.fgsm(ensemble, data.images[i : i + 1], labels[i : i + 1], float(epsilon))
+            x = oblivious.fgsm(ensemble, data.images[i : i + 1], labels[i : i + 1], float(epsilon))
             assert MeanLogits(ensemble)(x).argmax(-1) != labels[i]
     assert (few > 0).all() and np.isfinite(few).any()
 
@@ -196,15 +196,15 @@ def test_a_larger_grid_finds_no_larger_epsilon_and_what_is_found_fools():
 def test_an_image_without_a_gradient_is_reported_and_not_called_robust():
     # A margin of 250 nats: every probability of another class is 0 in float32.
     ensemble, images = linear((500.0, 0.0)), pixels((0.5, 0.5), (0.0, 0.5))
-    moved = attacks.fgsm(ensemble, images, zeros(images), 0.1)
+    moved = oblivious.fgsm(ensemble, images, zeros(images), 0.1)
     with pytest.warns(UserWarning, match="1 of 2 images have no gradient"):
-        still = attacks.unmoved(images[:2], torch.stack([moved[0], images[1] + 0.1]))
+        still = success.unmoved(images[:2], torch.stack([moved[0], images[1] + 0.1]))
     assert still.tolist() == [True, False]
 
 
 def test_pixels_beyond_the_range_and_unknown_names_are_refused():
     ensemble, images = linear((1.0, -2.0)), pixels((0.6, 1.2))
     with pytest.raises(ValueError, match=r"expected pixels in \[0, 1\], found 0.6 to 1.2"):
-        attacks.fgsm(ensemble, images, zeros(images), 0.1)
+        oblivious.fgsm(ensemble, images, zeros(images), 0.1)
     with pytest.raises(ValueError, match="expected one of"):
-        attacks.smallest_epsilon(ensemble, pixels((0.6, 0.2)), torch.zeros(1).long(), "cw", (0.1,))
+        search.smallest_epsilon(ensemble, pixels((0.6, 0.2)), torch.zeros(1).long(), "cw", (0.1,))

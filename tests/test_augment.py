@@ -10,7 +10,8 @@ from small_cifar import make_tree, shrink
 from bench import registry
 from bench.rng import stream
 from bench.task import Split
-from bench.training import Minibatches, crops, take
+from bench.training import Minibatches
+from bench.training.batches import crops, take
 
 SHIFTS = 9  # of a padding of 4, in each direction
 CROPS = 2 * SHIFTS**2

@@ -11,12 +11,13 @@ import torch
 from conftest import load_stripes, small_network, stripes, stripes_task
 from test_attack_evaluation import trained
 
-from bench import metrics, runner
-from bench.config import resolve
 from bench.ensemble import Ensemble
 from bench.evaluations import Subject, canaries, ood
+from bench.metrics import predictions
 from bench.registry import method
 from bench.rng import Streams
+from bench.running.cell import Cell
+from bench.settings import resolve
 from bench.task import Scale, Split
 
 SIZES = (1, 3)
@@ -85,7 +86,7 @@ def test_an_outlier_that_is_an_image_of_the_in_distribution_set_is_found(drawn, 
 
 
 def test_an_accuracy_that_does_not_look_at_labels_is_found(monkeypatch, drawn):
-    monkeypatch.setattr(metrics, "classification", lambda log_p, labels: {"accuracy": 0.99})
+    monkeypatch.setattr(predictions, "classification", lambda log_p, labels: {"accuracy": 0.99})
     with pytest.raises(canaries.CanaryError, match="expected chance accuracy"):
         check(subject(drawn))
 
@@ -97,24 +98,24 @@ def test_labels_of_one_class_are_found(drawn):
 
 
 def test_an_entropy_in_bits_is_found(monkeypatch, drawn):
-    in_nats = metrics.entropy
-    monkeypatch.setattr(metrics, "entropy", lambda log_p: in_nats(log_p) / np.log(2))
+    in_nats = predictions.entropy
+    monkeypatch.setattr(predictions, "entropy", lambda log_p: in_nats(log_p) / np.log(2))
     with pytest.raises(canaries.CanaryError, match="entropy ln 3"):
         check(subject(drawn))
 
 
 def test_a_canary_that_sings_fails_the_cell(tmp_path):
-    from bench import sweep
-    from bench.plan import Selection
-    from bench.progress import reporter
+    from bench.running import worker
+    from bench.running.plan import Selection
+    from bench.system.progress import reporter
 
     data = load_stripes(None)
     leaking = dataclasses.replace(data, outliers=Split("noise", data.test.images, data.test.labels))
     entry = method("standard_ensemble")
     settings = resolve(entry, entry.load().Config, "smoke", "stripes", {"epochs": "1", "networks": "2"})
-    cell = runner.Cell(entry, stripes_task, "smoke", 0, (1, 2), settings, (("stripes", "leak"),), "leak")
-    job = sweep.Job("s", Selection([], []), tmp_path, "cpu", frozenset(), frozenset())
+    cell = Cell(entry, stripes_task, "smoke", 0, (1, 2), settings, (("stripes", "leak"),), "leak")
+    job = worker.Job("s", Selection([], []), tmp_path, "cpu", frozenset(), frozenset())
     with reporter() as out:
-        sweep._run_cell(cell, leaking, job, torch.device("cpu"), out)
+        worker._run_cell(cell, leaking, job, torch.device("cpu"), out)
     (path,) = (tmp_path / "raw").glob("*.csv")
     assert ",failed," in path.read_text() and "CanaryError" in path.read_text()

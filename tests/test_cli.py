@@ -10,10 +10,11 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import records, registry
-from bench.cli import main
+from bench import registry
+from bench.cli.main import main
+from bench.cli.options import parse_members, parse_seeds
 from bench.errors import UsageError
-from bench.sweep import parse_members, parse_seeds
+from bench.records import store
 
 SMALL = [
     *("--set", "standard_ensemble.networks=5", "--set", "standard_ensemble.epochs=2"),
@@ -35,7 +36,7 @@ def run(results, *arguments):
 
 def values(results):
     """All rows but cost, and without what may differ between equal runs."""
-    frame = records.read(results)
+    frame = store.read(results)
     cost = frame["metric"].str.contains("seconds|bytes|per_s")
     return frame[~cost].drop(columns=["run"]).reset_index(drop=True)
 
@@ -43,14 +44,14 @@ def values(results):
 def test_a_run_leaves_rows_of_the_schema_and_nothing_half_written(tmp_path):
     done = run(tmp_path)
     assert done.exit_code == 0, done.output
-    frame = records.read(tmp_path)
+    frame = store.read(tmp_path)
     assert set(frame["evaluation"]) == {"accuracy", "diversity", "ood", "cost", "trace"}
     accuracy = frame[(frame["metric"] == "accuracy") & (frame["evaluation"] == "accuracy")]
     assert accuracy["members"].tolist() == [1, 2, 5]
     assert set(frame["method"]) == {"standard_ensemble"}
     assert not list(tmp_path.rglob("*.part"))
     name = frame["run"].iloc[0]
-    arrays = records.read_arrays(tmp_path, name)
+    arrays = store.read_arrays(tmp_path, name)
     assert arrays["noise/5/entropy_nats"].shape == (20,)
     assert arrays["stripes/1/brier"].dtype == "f4"
     about = json.loads((tmp_path / "raw" / f"{name}.json").read_text())
@@ -87,7 +88,7 @@ def test_a_failure_becomes_a_row_the_rest_goes_on_and_the_exit_code_is_one(tmp_p
         results=tmp_path,
     )  # fmt: skip
     assert done.exit_code == 1
-    frame = records.read(tmp_path)
+    frame = store.read(tmp_path)
     failed = frame[frame["metric"] == "failed"]
     assert failed["unit"].tolist() == ["BenchError"]
     assert "hypergan" in set(frame["method"])
@@ -110,7 +111,7 @@ def test_one_network_has_an_accuracy_and_nothing_that_takes_a_pair(tmp_path):
     done = run(tmp_path, "--members", "1")
     assert done.exit_code == 0, done.output
     assert "left out: diversity of 1 network" in done.output
-    frame = records.read(tmp_path)
+    frame = store.read(tmp_path)
     assert set(frame.loc[frame["evaluation"] == "accuracy", "members"]) == {1}
     assert not {"disagreement", "weight_spread"} & set(
         frame.loc[frame["evaluation"] == "diversity", "metric"]

@@ -7,7 +7,7 @@ import torch
 from conftest import line, small_method, small_regression
 from torchattacks import PGD
 
-from bench import registry
+from bench import registry, training
 from bench.ensemble import MeanLogits
 from bench.errors import BenchError
 from bench.training import FitSettings, cross_entropy, mse
@@ -18,7 +18,7 @@ every_method = pytest.mark.parametrize("name", METHODS)
 
 def fitted(name, train, val, **settings):
     method = small_method(name)
-    method.fit(train, val, FitSettings(seed=3, loss=cross_entropy, **settings))
+    training.fit(method, train, val, FitSettings(seed=3, loss=cross_entropy, **settings))
     return method
 
 
@@ -98,7 +98,7 @@ def test_a_finite_method_refuses_more_networks_than_it_holds(name, trained):
 @every_method
 def test_fitting_beats_chance(name, train, val):
     method = small_method(name, epochs=30)
-    method.fit(train, val, FitSettings(seed=0))
+    training.fit(method, train, val, FitSettings(seed=0))
     probabilities = method.sample(4, seed=0).probabilities(val.images)
     assert (probabilities.mean(0).argmax(-1) == val.labels).float().mean() > 0.6
 
@@ -108,7 +108,7 @@ def test_a_finished_fit_is_read_back_and_draws_the_same(name, train, val, tmp_pa
     path = tmp_path / "fit.safetensors"
     first = fitted(name, train, val, path=path)
     again = small_method(name)
-    fit = again.fit(train, val, FitSettings(seed=3, path=path))
+    fit = training.fit(again, train, val, FitSettings(seed=3, path=path))
     assert fit.reused
     assert torch.equal(first.sample(3, seed=0).vectors(), again.sample(3, seed=0).vectors())
 
@@ -132,8 +132,8 @@ def test_a_killed_fit_goes_on_and_ends_in_the_same_weights(name, after, train, v
         fitted(name, train, val, progress=kill, **settings)
     resumed = small_method(name)
     rounds = []
-    fit = resumed.fit(
-        train, val, FitSettings(seed=3, progress=lambda done, *_: rounds.append(done), **settings)
+    fit = training.fit(
+        resumed, train, val, FitSettings(seed=3, progress=lambda done, *_: rounds.append(done), **settings)
     )
     assert rounds[0] == after + 1
     assert fit.rounds == resumed.rounds()
@@ -156,7 +156,7 @@ def test_torchattacks_reaches_the_ensemble_and_stays_in_its_ball(name, trained, 
 def test_regression_fits_a_line(name):
     method = small_method(name, small_regression(), epochs=200)
     data = line(64)
-    method.fit(data, line(16, seed=1), FitSettings(seed=0, loss=mse))
+    training.fit(method, data, line(16, seed=1), FitSettings(seed=0, loss=mse))
     test = line(50, seed=2)
     outputs = method.sample(4, seed=0)(test.images)
     assert outputs.shape in {(4, 50, 1), (4, 50, 2)}  # the second one is a method's own variance

@@ -14,12 +14,12 @@ from scipy.stats import norm
 from torch import nn
 from torch.func import functional_call
 
-from bench import metrics
+from bench import training
 from bench.engine import Engine
-from bench.methods.deep_ensemble import MIN_VARIANCE, gaussian_nll
+from bench.metrics import predictions
 from bench.rng import Streams, stream
-from bench.task import Split
-from bench.training import FitSettings, Minibatches, adam, anneal, cross_entropy, gaussian, mse
+from bench.task import MIN_VARIANCE, Split
+from bench.training import FitSettings, Minibatches, adam, anneal, cross_entropy, gaussian, gaussian_nll, mse
 
 # Scoring rule
 
@@ -42,7 +42,7 @@ def test_the_likelihood_is_that_of_the_normal_distribution():
 
 def test_the_variance_is_the_one_that_evaluation_reads():
     outputs = torch.randn(1, 20, 2, generator=stream(4), dtype=torch.float64) * 20
-    v = metrics.variance(outputs[0, :, 1].numpy())
+    v = predictions.variance(outputs[0, :, 1].numpy())
     y = outputs[..., :1] + 1  # off by 1, so that the likelihood hangs on the variance alone
     for i in range(20):
         expected = -norm.logpdf(1, 0, math.sqrt(v[i]))
@@ -192,7 +192,7 @@ def test_regression_learns_the_noise_of_each_place():
     sd = torch.where(x > 0, 1.0, 0.1)
     data = Split("line", x, 2 * x + sd * torch.randn(400, 1, generator=rng))
     method = small_method("deep_ensemble", small_regression(), epochs=30, batch=50, lr=0.04, networks=2)
-    method.fit(data, line(16, seed=1), FitSettings(seed=0, loss=mse))
+    training.fit(method, data, line(16, seed=1), FitSettings(seed=0, loss=mse))
     mean, raw_variance = method.sample(2, seed=0)(torch.tensor([[-0.6], [0.6]])).mean(0).unbind(-1)
     found = (F.softplus(raw_variance) + MIN_VARIANCE).sqrt()
     assert (mean - torch.tensor([-1.2, 1.2])).abs().max() < 0.3

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import rel_entr
 
-from bench.diversity import (
+from bench.metrics.diversity import (
     disagreement,
     double_fault,
     effective_networks,

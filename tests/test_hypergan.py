@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import small_method, stripes
 
-from bench import networks
+from bench import networks, training
 from bench.rng import Streams, stream
 from bench.training import FitSettings, cross_entropy
 
@@ -91,14 +91,14 @@ def test_untrained_outputs_have_the_scale_of_a_trainable_network(network, alpha)
 
 def test_a_drawn_network_does_not_hang_on_how_many_are_drawn_with_it():
     method = small_method("hypergan")
-    method.fit(stripes(96), stripes(30, 1), FitSettings(seed=0))
+    training.fit(method, stripes(96), stripes(30, 1), FitSettings(seed=0))
     alone, many = method.sample(1, seed=4).vectors(), method.sample(200, seed=4).vectors()
     torch.testing.assert_close(many[:1], alone, rtol=1e-5, atol=1e-5)
 
 
 def test_frozen_statistics_are_those_of_fresh_codes():
     method = small_method("hypergan", hidden=32)
-    method.fit(stripes(96), stripes(30, 1), FitSettings(seed=0))
+    training.fit(method, stripes(96), stripes(30, 1), FitSettings(seed=0))
     method.sample(1, seed=0)
     hidden = method.mixer[:2](method._noise(20_000, stream(9)))
     assert hidden.mean(0).sub(method.mixer[1].bias).abs().max() < 0.15

@@ -23,8 +23,11 @@ from torchmetrics.functional.classification import (
     multiclass_calibration_error,
 )
 
-from bench import attacks, metrics, networks
+from bench import networks
+from bench.attacks import oblivious, search
+from bench.attacks import success as attacks
 from bench.ensemble import Ensemble, MeanLogits
+from bench.metrics import predictions as metrics
 from bench.rng import stream
 
 with warnings.catch_warnings():
@@ -79,7 +82,7 @@ def equal(found, peer):
 @pytest.mark.parametrize("epsilon", EPSILONS)
 def test_fgsm_is_that_of_foolbox_and_art_bit_for_bit(case, epsilon):
     ensemble, images, labels, theirs, art = case
-    found = attacks.fgsm(ensemble, images, labels, epsilon)
+    found = oblivious.fgsm(ensemble, images, labels, epsilon)
     assert (found - images).abs().max() == pytest.approx(epsilon, rel=1e-6)
     attack = foolbox.attacks.LinfFastGradientAttack(random_start=False)
     equal(found, attack.run(theirs, images, labels, epsilon=epsilon))
@@ -91,10 +94,10 @@ def test_fgsm_is_that_of_foolbox_and_art_bit_for_bit(case, epsilon):
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_pgd_without_a_random_start_is_that_of_foolbox_and_art_bit_for_bit(case, epsilon, steps):
     ensemble, images, labels, theirs, art = case
-    found = attacks.pgd(ensemble, images, labels, epsilon, steps)
+    found = oblivious.pgd(ensemble, images, labels, epsilon, steps)
     # Several steps are no FGSM: gradients change on the way, and so would those of a wrong step size.
-    assert torch.equal(found, attacks.fgsm(ensemble, images, labels, epsilon)) == (steps == 1)
-    step = attacks.STEP * epsilon / steps
+    assert torch.equal(found, oblivious.fgsm(ensemble, images, labels, epsilon)) == (steps == 1)
+    step = oblivious.STEP * epsilon / steps
     attack = foolbox.attacks.LinfProjectedGradientDescentAttack(
         abs_stepsize=step, steps=steps, random_start=False
     )
@@ -110,7 +113,9 @@ def test_who_is_fooled_is_who_foolbox_says(case):
     labels = theirs(images).argmax(-1)
     counts = set()
     for epsilon in (0.003, 0.01, 0.03, 0.1):
-        attack = foolbox.attacks.LinfPGD(abs_stepsize=attacks.STEP * epsilon / 3, steps=3, random_start=False)
+        attack = foolbox.attacks.LinfPGD(
+            abs_stepsize=oblivious.STEP * epsilon / 3, steps=3, random_start=False
+        )
         moved, _, success = attack(theirs, images, labels, epsilons=epsilon)
         logits = ensemble(moved).detach().numpy()
         assert attacks.fooled(logits, labels.numpy())["fused"].tolist() == success.tolist()
@@ -123,7 +128,7 @@ def test_the_smallest_epsilon_of_fgsm_on_a_grid_is_that_of_art(case):
     labels = theirs(images).argmax(-1)  # right as they are: ART never asks for epsilon 0
     step, largest = 0.005, 0.1
     grid = np.arange(1, round(largest / step) + 1) * step
-    found = attacks.smallest_epsilon(ensemble, images, labels, "fgsm", grid.tolist(), halvings=0)
+    found = search.smallest_epsilon(ensemble, images, labels, "fgsm", grid.tolist(), halvings=0)
     attack = FastGradientMethod(art, eps=largest + step / 2, eps_step=step, batch_size=IMAGES, minimal=True)
     moved = attack.generate(images.numpy(), labels.numpy())
     size = np.abs(moved - images.numpy()).max((1, 2, 3))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import provenance
-from bench.provenance import without_comments
+from bench.system import provenance
+from bench.system.provenance import without_comments
 
 SOURCES = sorted(p for p in Path(provenance.__file__).parent.rglob("*.py"))
 

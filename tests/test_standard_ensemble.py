@@ -9,7 +9,7 @@ import torch
 from conftest import small_method, stripes
 from torch.func import functional_call
 
-from bench import networks
+from bench import networks, training
 from bench.rng import Streams
 from bench.training import FitSettings, Minibatches, adam, anneal, cross_entropy
 
@@ -40,14 +40,14 @@ def test_more_networks_change_none_of_the_first():
     vectors = []
     for count in (2, 4):
         method = small_method("standard_ensemble", networks=count)
-        method.fit(stripes(96), stripes(30, 1), FitSettings(seed=0))
+        training.fit(method, stripes(96), stripes(30, 1), FitSettings(seed=0))
         vectors.append(torch.cat([w.flatten(1) for w in method.members.weights.values()], 1))
     torch.testing.assert_close(vectors[1][:2], vectors[0])
 
 
 def test_a_draw_of_all_is_a_permutation():
     method = small_method("standard_ensemble", networks=4)
-    method.fit(stripes(96), stripes(30, 1), FitSettings(seed=0))
+    training.fit(method, stripes(96), stripes(30, 1), FitSettings(seed=0))
     draws = [set(method.sample(4, seed=s).hashes()) for s in range(3)]
     assert draws[0] == draws[1] == draws[2]
     assert len(draws[0]) == 4

@@ -13,11 +13,14 @@ import pytest
 import torch
 from test_cli import SMALL, bench, run
 
-from bench import launchers, records, registry, runner, sweep
-from bench.claims import Claims
+from bench import registry
 from bench.errors import BenchError, DataError
-from bench.plan import Selection, plan
-from bench.progress import Plain
+from bench.records import store
+from bench.running import launchers, worker
+from bench.running import run as runner
+from bench.running.locks import Locks
+from bench.running.plan import Selection, plan
+from bench.system.progress import Plain
 
 SELECTION = Selection(["standard_ensemble"], ["stripes"], "smoke", sets=SMALL[1::2])
 CPU = torch.device("cpu")
@@ -25,16 +28,16 @@ CPU = torch.device("cpu")
 
 def job_of(results, selection=SELECTION, **changes):
     todo = frozenset(item.cell.key() for item in plan(selection, results)[0])
-    return replace(sweep.Job("s", selection, results, "cpu", todo, frozenset()), **changes)
+    return replace(worker.Job("s", selection, results, "cpu", todo, frozenset()), **changes)
 
 
 def failures(results):
-    frame = records.read(results)
+    frame = store.read(results)
     return frame.loc[frame["metric"] == "failed", "unit"].tolist()
 
 
-def test_a_claim_is_held_by_one_at_a_time_and_leaves_no_file(tmp_path):
-    first, second = Claims(tmp_path, "a"), Claims(tmp_path, "b")
+def test_a_lock_is_held_by_one_at_a_time_and_leaves_no_file(tmp_path):
+    first, second = Locks(tmp_path, "a"), Locks(tmp_path, "b")
     with first.take("cell", "fit") as held:
         assert held
         with second.take("cell", "other") as other:
@@ -46,36 +49,36 @@ def test_a_claim_is_held_by_one_at_a_time_and_leaves_no_file(tmp_path):
     assert not list((tmp_path / "locks").iterdir())
 
 
-def test_a_claim_ends_with_the_process_that_held_it(tmp_path):
+def test_a_lock_ends_with_the_process_that_held_it(tmp_path):
     code = (
-        "import sys, time, pathlib; from bench.claims import Claims\n"
-        "with Claims(pathlib.Path(sys.argv[1]), 'a').take('cell'):\n"
+        "import sys, time, pathlib; from bench.running.locks import Locks\n"
+        "with Locks(pathlib.Path(sys.argv[1]), 'a').take('cell'):\n"
         "    print('held', flush=True); time.sleep(60)"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
-        with Claims(tmp_path, "b").take("cell") as held:
+        with Locks(tmp_path, "b").take("cell") as held:
             assert not held
         holder.kill()
         holder.wait()
-    with Claims(tmp_path, "b").take("cell") as held:
+    with Locks(tmp_path, "b").take("cell") as held:
         assert held
 
 
 def test_attempts_count_for_their_sweep_alone_until_the_cell_ends(tmp_path):
-    claims = Claims(tmp_path, "a")
-    assert [claims.begin("cell"), claims.begin("cell"), Claims(tmp_path, "b").begin("cell")] == [0, 1, 0]
-    claims.end("cell")
-    assert claims.begin("cell") == 0
+    locks = Locks(tmp_path, "a")
+    assert [locks.begin("cell"), locks.begin("cell"), Locks(tmp_path, "b").begin("cell")] == [0, 1, 0]
+    locks.end("cell")
+    assert locks.begin("cell") == 0
 
 
 def test_a_cell_that_somebody_works_on_is_waited_for_and_not_run_twice(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(worker, "POLL_SECONDS", 0.01)
     job = job_of(tmp_path)
     (key,) = job.todo
-    waiting = threading.Thread(target=sweep.work, args=(job, Plain()))
-    with Claims(tmp_path, "other").take(key[:16]):
+    waiting = threading.Thread(target=worker.work, args=(job, Plain()))
+    with Locks(tmp_path, "other").take(key[:16]):
         waiting.start()
         waiting.join(0.3)
         assert waiting.is_alive() and not list(tmp_path.rglob("*.csv"))
@@ -90,10 +93,10 @@ def test_a_cell_that_somebody_works_on_is_waited_for_and_not_run_twice(tmp_path,
 def test_a_cell_that_kills_its_workers_fails_after_two(tmp_path):
     job = job_of(tmp_path)
     (key,) = job.todo
-    claims = Claims(tmp_path, job.sweep)
-    claims.begin(key[:16])
-    claims.begin(key[:16])
-    sweep.work(job, Plain())
+    locks = Locks(tmp_path, job.sweep)
+    locks.begin(key[:16])
+    locks.begin(key[:16])
+    worker.work(job, Plain())
     assert failures(tmp_path) == ["WorkerDied"]
     assert not list((tmp_path / "locks").iterdir())
 
@@ -109,7 +112,7 @@ def test_data_that_are_not_those_of_the_plan_leave_cells_out_and_end(tmp_path, m
         return replace(task.load(root), checksums={"stripes": "1"})
 
     monkeypatch.setattr(registry, "task", lambda name: replace(task, load=load))
-    sweep.work(job, Plain())
+    worker.work(job, Plain())
     assert "left out: 1 cells" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.csv"))
 

@@ -13,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bench import networks, symmetry
-from bench.engine import Engine, plan
+from bench import networks
+from bench.engine import Engine
+from bench.engine.steps import read
+from bench.metrics import symmetry
 from bench.rng import stream
 
 
 def steps_of(network):
-    steps = plan.read(network)
+    steps = read(network)
     assert steps is not None
     return steps
 

@@ -13,14 +13,16 @@ from click.testing import CliRunner
 from scipy.stats import norm
 from torch.func import functional_call
 
-from bench import metrics, networks, records, registry, report
-from bench.cli import main
-from bench.config import resolve
+from bench import networks, registry, report, training
+from bench.cli.main import main
 from bench.datasets import toy, toy_hmc
 from bench.ensemble import Ensemble
 from bench.evaluations import EVALUATIONS
 from bench.evaluations.subject import Subject
+from bench.metrics import predictions
+from bench.records import store
 from bench.rng import Streams, stream
+from bench.settings import resolve
 from bench.task import Scale
 from bench.training import FitSettings, gaussian
 
@@ -137,33 +139,35 @@ def test_the_gaussian_loss_is_the_negative_log_likelihood_of_an_example():
 
 def test_the_mixture_is_averaged_before_the_logarithm():
     outputs, labels = np.array([[[0.0], [1.0]], [[6.0], [1.0]]]), np.array([0.0, 1.0])
-    found = metrics.gaussian_log_likelihoods(outputs, labels, 3.0)
+    found = predictions.gaussian_log_likelihoods(outputs, labels, 3.0)
     density = norm.pdf(labels, outputs[..., 0], 3)
     np.testing.assert_allclose(found, np.log(density))
-    assert metrics.mixture_log_likelihood(found) == pytest.approx(np.log(density.mean(0)).mean())
-    assert metrics.mixture_log_likelihood(np.full((2, 1), -2000.0)) == pytest.approx(-2000)
+    assert predictions.mixture_log_likelihood(found) == pytest.approx(np.log(density.mean(0)).mean())
+    assert predictions.mixture_log_likelihood(np.full((2, 1), -2000.0)) == pytest.approx(-2000)
 
 
 def test_a_second_output_is_the_variance():
     outputs = np.array([[[1.0, 0.0], [2.0, 30.0]]])
-    found = metrics.gaussian_log_likelihoods(outputs, np.array([0.0, 3.0]), 3.0)
+    found = predictions.gaussian_log_likelihoods(outputs, np.array([0.0, 3.0]), 3.0)
     sd = np.sqrt(np.array([math.log(2), 30.0]) + 1e-6)
     np.testing.assert_allclose(found[0], norm.logpdf([0.0, 3.0], [1.0, 2.0], sd), rtol=1e-9)
-    assert metrics.variance(np.array([-800.0]))[0] == pytest.approx(1e-6)
+    assert predictions.variance(np.array([-800.0]))[0] == pytest.approx(1e-6)
     with pytest.raises(ValueError, match="found 3 outputs"):
-        metrics.gaussian_log_likelihoods(np.zeros((1, 1, 3)), np.zeros(1), 3.0)
+        predictions.gaussian_log_likelihoods(np.zeros((1, 1, 3)), np.zeros(1), 3.0)
 
 
 def test_wasserstein_agrees_with_the_distance_of_quantiles():
     (m, s), (n, t) = (1.0, 2.0), (-0.5, 0.3)
     q = (np.arange(200_000) + 0.5) / 200_000
     oracle = math.sqrt(np.square(norm.ppf(q, m, s) - norm.ppf(q, n, t)).mean())
-    found = metrics.gaussian_wasserstein2(np.array([m]), np.array([s]), np.array([n]), np.array([t]))
+    found = predictions.gaussian_wasserstein2(np.array([m]), np.array([s]), np.array([n]), np.array([t]))
     assert found[0] == pytest.approx(oracle, rel=1e-4)
 
 
 def test_coverage_by_hand():
-    held = metrics.covered(np.array([0.0, 3.1, -2.9, 1.0]), np.zeros(4), np.array([0.0, 1.0, 1.0, 0.2]), 3.0)
+    held = predictions.covered(
+        np.array([0.0, 3.1, -2.9, 1.0]), np.zeros(4), np.array([0.0, 1.0, 1.0, 0.2]), 3.0
+    )
     assert held.tolist() == [True, False, True, False]
 
 
@@ -213,7 +217,7 @@ def test_the_reference_itself_has_no_distance_to_it():
     mean, sd = (t.numpy() for t in (toy.reference().mean, toy.reference().sd))
     half = sd / math.sqrt(2)  # two values so far from their mean have this sd, ddof 1
     pair = np.stack([mean - half, mean + half])
-    far = metrics.gaussian_wasserstein2(pair.mean(0), pair.std(0, ddof=1), mean, sd)
+    far = predictions.gaussian_wasserstein2(pair.mean(0), pair.std(0, ddof=1), mean, sd)
     assert far.max() < 1e-4
 
 
@@ -232,7 +236,7 @@ def test_every_method_fits_the_points(name):
     tiny = {name: value for name, value in TINY.items() if name in fields}
     method = cls(networks.toy(), dataclasses.replace(config, **tiny))
     data = toy.toy.load(None)
-    method.fit(data.train, data.val, FitSettings(seed=0, loss=gaussian))
+    training.fit(method, data.train, data.val, FitSettings(seed=0, loss=gaussian))
     outputs = method.sample(2, seed=0)(data.test.images)
     assert outputs.shape in {(2, 1000, 1), (2, 1000, 2)}
     assert torch.isfinite(outputs).all()
@@ -245,11 +249,11 @@ def test_a_chain_keeps_networks_of_several_passes():
         networks.toy(), dataclasses.replace(config, epochs=2, passes=6, keep=3, burn_in=0.5)
     )
     data = toy.toy.load(None)
-    method.fit(data.train, data.val, FitSettings(seed=0, loss=gaussian))
+    training.fit(method, data.train, data.val, FitSettings(seed=0, loss=gaussian))
     assert len(set(method.sample(3, seed=0).hashes())) == 3
     wrong = entry.load()(networks.toy(), dataclasses.replace(config, passes=2, keep=3))
     with pytest.raises(ValueError, match="an epoch of 2 steps holds no 3 networks"):
-        wrong.fit(data.train, data.val, FitSettings(seed=0, loss=gaussian))
+        training.fit(wrong, data.train, data.val, FitSettings(seed=0, loss=gaussian))
 
 
 def test_a_run_is_drawn_as_figure_2(tmp_path):
@@ -257,7 +261,7 @@ def test_a_run_is_drawn_as_figure_2(tmp_path):
     arguments += ["--set", "mc_dropout.epochs=5", "--set", "standard_ensemble.epochs=5"]
     done = CliRunner().invoke(main, [*arguments, "--results", str(tmp_path)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    rows = records.read(tmp_path)
+    rows = store.read(tmp_path)
     assert rows.loc[rows["evaluation"] == "regression", "value"].notna().all()
     written = {path.name for path in report.build(tmp_path)}
     assert {"figure2-toy.svg", "figure2-toy.png", "regression.csv", "regression.md"} <= written

@@ -13,10 +13,10 @@ import torch
 from test_cli import bench, run
 
 from bench import registry
-from bench import verify as verifying
-from bench.claims import Claims
-from bench.config import from_document, resolve
 from bench.errors import BenchError
+from bench.running import verify as verifying
+from bench.running.locks import Locks
+from bench.settings import from_document, resolve
 
 
 @pytest.fixture(scope="module")
@@ -305,7 +305,7 @@ def test_a_run_that_cannot_be_read_does_not_cost_the_others(stored):
 def test_a_fit_in_work_is_not_touched(stored):
     results, name = stored
     (fit,) = results.rglob("fit.safetensors")
-    with Claims(results, "other").take(fit.parent.name):
+    with Locks(results, "other").take(fit.parent.name):
         done = verify(results, name)
     assert done.exit_code == 1 and "a process at work on it; verify later" in done.output
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from bench.engine import parallel, plan
+from bench.engine import parallel, steps
 from bench.engine.memberloop import MemberLoop
-from bench.engine.plan import Step
+from bench.engine.steps import Step
 from bench.engine.ways import Batched, Entered, LayerOperation, Vmap, Way, Weights
 from bench.networks import shapes
 
@@ -42,7 +42,7 @@ class Engine:
     def __init__(self, network: nn.Module, way: Way | None = None, graph_bytes: int = GRAPH_BYTES) -> None:
         self.network = network
         self.shapes = shapes(network)
-        self.steps = plan.read(network)
+        self.steps = steps.read(network)
         self.graph_bytes = graph_bytes
         self._way = way
         self._bytes: dict[tuple[torch.Size, torch.dtype, str], int] = {}

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench import records
+from bench.records import store
 from bench.report import published
 from bench.report.claims.ledger import ledger
 from bench.report.layout.captions import FigureEntry
@@ -24,6 +24,7 @@ from bench.report.output.images import KINDS, images
 from bench.report.output.markdown import claims_markdown, failures_markdown, to_csv, to_markdown
 from bench.report.rows import Material, copies, failures, prepare
 from bench.report.sections import all_figures, all_tables, figure_kinds
+from bench.system.files import write_atomic
 
 __all__ = ["build", "departures"]
 
@@ -37,8 +38,8 @@ def build(results: Path) -> list[Path]:
     folder cannot be written.
     """
     results = Path(results)
-    rows = records.read(results)
-    abouts = {run: records.read_about(results, run) for run in sorted(set(rows["run"]))}
+    rows = store.read(results)
+    abouts = {run: store.read_about(results, run) for run in sorted(set(rows["run"]))}
     copied = published.provide(results)
     material = Material(results, prepare(rows, abouts), abouts, published.read(results))
     files: dict[Path, bytes] = {}
@@ -57,7 +58,7 @@ def build(results: Path) -> list[Path]:
     files[results / "report.html"] = page.render(material, tables, verdicts, failed, drawn).encode()
 
     for path, data in files.items():
-        records.write_atomic(path, data)
+        write_atomic(path, data)
     _remove_stale(results, set(files), known)
     return sorted([*files, *copied])
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench import records
+from bench.records import store
 from bench.report.rows import Material, without_configuration
 
 PROPOSED = "hypergan"  # the method of the paper: of several, its arrays are shown
@@ -40,7 +40,7 @@ class Images:
     def array(self, run: str, name: str) -> NDArray[Any] | None:
         """An array of a run; None where the run has not kept it."""
         if run not in self._runs:
-            found = records.read_arrays(self._results, run)
+            found = store.read_arrays(self._results, run)
             self._runs[run] = {k: v for k, v in found.items() if k.rsplit("/", 1)[-1] in KEPT}
         return self._runs[run].get(name)
 
@@ -74,7 +74,7 @@ def first_kept(
     order = own.assign(later=without_configuration(own["method"]) != PROPOSED)
     for found in order.sort_values(["later", "method", "seed"], kind="stable").to_dict("records"):
         line = {str(column): value for column, value in found.items()}
-        arrays = records.read_arrays(part.results, line["run"], name.format(**line))
+        arrays = store.read_arrays(part.results, line["run"], name.format(**line))
         if arrays:
             return line, arrays
     return None

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench import records
+from bench.records import store
+from bench.system.files import write_atomic
 
 ORIGINAL = Path(__file__).with_name("published.csv")
 # The paper's training sets, by train key, in the order of its Table 2.
@@ -22,10 +23,10 @@ def provide(results: Path) -> list[Path]:
     path = Path(results) / ORIGINAL.name
     if path.exists():
         return []
-    records.write_atomic(path, ORIGINAL.read_bytes())
+    write_atomic(path, ORIGINAL.read_bytes())
     return [path]
 
 
 def read(results: Path) -> pd.DataFrame:
     """The published rows of a results folder. Raises: BenchError where they are not of the schema."""
-    return records.read_csv(Path(results) / ORIGINAL.name)
+    return store.read_csv(Path(results) / ORIGINAL.name)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.records import KEY
+from bench.records.schema import KEY
 from bench.report.uncertainty import t_interval
 
 PRESETS = ("paper", "quick", "smoke")  # the order of blocks: the published scale first
@@ -42,7 +42,7 @@ class Material:
 def prepare(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
     """Rows in report order: presets ranked, repeats dropped, configurations told apart by name.
 
-    rows: the frame of `records.read`; abouts: each run's JSON by name. Where runs of other sizes repeat
+    rows: the frame of `store.read`; abouts: each run's JSON by name. Where runs of other sizes repeat
     a number, the newest run's is kept. A method with several configurations in one preset, device and
     task becomes one method each, `name [epochs=140]`: their numbers must not meet in one mean.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench import records
+from bench.records import schema
 
 HG, SE, N01, OTHERS = "hypergan", "standard_ensemble", "standard_ensemble-n01", ("apd", "mnf", "mc_dropout")
 NO_D, NO_Q, NO_BOTH = "hypergan-no-discriminator", "hypergan-no-mixer", "hypergan-no-both"
@@ -13,7 +13,7 @@ SIZES, QUARTILES, LAYERS = (1, 5, 10, 100), (0.25, 0.5, 0.75), ("conv1", "conv2"
 
 def row(metric, value, method, task, seed=0, **columns):
     """A row of a run that measured one number."""
-    found = records.row(metric, float(value)) | {"method": method, "task": task, "seed": seed}
+    found = schema.row(metric, float(value)) | {"method": method, "task": task, "seed": seed}
     found |= {"train": TRAINS.get(task, task), "preset": "quick", "device": "cpu", "config": "c", "schema": 1}
     return found | {"run": f"{method}-{task}-{seed}"} | columns
 

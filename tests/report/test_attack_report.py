@@ -5,7 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from bench import records, report
+from bench import report
+from bench.records import schema, store
 from bench.report.rows import prepare
 from bench.report.sections import attacks
 
@@ -18,10 +19,10 @@ def attacked(size, epsilon, attack, variant):
     where |= {"variant": variant, "members": size, "crafted_members": size, "examples": 100}
     value = epsilon + size / 1000 + (variant == "fresh") / 7
     return [
-        records.row("success_rate", value, success="fused", **where),
-        records.row("success_rate", value / 2, success="mixture", **where),
-        records.row("entropy_nats", 2 * value, success="all", **where),
-        records.row("auroc", 1 - value, success="all", **where),
+        schema.row("success_rate", value, success="fused", **where),
+        schema.row("success_rate", value / 2, success="mixture", **where),
+        schema.row("entropy_nats", 2 * value, success="all", **where),
+        schema.row("auroc", 1 - value, success="all", **where),
     ]
 
 
@@ -29,7 +30,7 @@ def fake(folder, method, seed, sizes, others, device="cpu"):
     rows = []
     for size in sizes:
         clean = {"evaluation": "attack", "dataset": "mnist", "variant": "clean", "members": size}
-        rows.append(records.row("entropy_nats", 0.1, success="all", examples=100, **clean))
+        rows.append(schema.row("entropy_nats", 0.1, success="all", examples=100, **clean))
         for epsilon in EPSILONS:
             for attack in ("fgsm", "pgd"):
                 for variant in ("same", "fresh"):
@@ -38,16 +39,16 @@ def fake(folder, method, seed, sizes, others, device="cpu"):
         for attack in ("fgsm", "pgd"):
             where = {"evaluation": "attack", "dataset": "mnist", "attack": attack, "epsilon": epsilon}
             where |= {"variant": "one-to-many", "members": others, "crafted_members": 1, "examples": 100}
-            rows += [records.row("fooled_share", epsilon, success=s, **where) for s in ("all", "fused")]
-            rows.append(records.row("entropy_nats", epsilon, success="all", **where))
+            rows += [schema.row("fooled_share", epsilon, success=s, **where) for s in ("all", "fused")]
+            rows.append(schema.row("entropy_nats", epsilon, success="all", **where))
     where = {"evaluation": "fooling-epsilon", "dataset": "mnist", "variant": "same", "attack": "pgd"}
     where |= {"members": 5, "crafted_members": 5, "success": "fused", "examples": 100}
-    rows += [records.row("fooling_epsilon", q / 10, quantile=q, **where) for q in (0.25, 0.5)]
+    rows += [schema.row("fooling_epsilon", q / 10, quantile=q, **where) for q in (0.25, 0.5)]
     run = f"{method}-{seed}"
     common = {"run": run, "method": method, "task": "mnist-attack", "train": "mnist", "preset": "quick"}
     common |= {"seed": seed, "config": "c", "device": device, "source": "measured", "schema": 1}
     about = {"cell": run, "created": "2025", "classes": 10, "sizes": [1, 5, 10, 100], "failure": None}
-    records.write_run(folder, run, [{**r, **common} for r in rows], {}, about)
+    store.write_run(folder, run, [{**r, **common} for r in rows], {}, about)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_ticks_stay_apart_from_zero():
 
 
 def test_images_of_larger_ensembles_are_counted_apart(results):
-    rows = prepare(records.read(results), {})
+    rows = prepare(store.read(results), {})
     found = attacks.attack_means(rows, {})
     assert attacks._counts(found, [5, 10, 100]) == "100 images · 1 to 2 seeds"
     fewer = found.assign(examples=found["examples"].where(found["crafted_members"] != 100, 16))

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench import records, report
+from bench import report
+from bench.records import schema, store
 from bench.report import costs, published
 from bench.report.costs import dominators
 from bench.report.layout.figures import drawing_style, method_styles
@@ -35,7 +36,7 @@ def write(results, method, fit=10.0, accuracy=0.9, trace=(), sizes=(1, 10), **mo
 
     def row(metric, value, **where):
         if value is not None:
-            found.append(records.row(metric, float(value), **place, schema=records.SCHEMA, **where))
+            found.append(schema.row(metric, float(value), **place, schema=schema.SCHEMA, **where))
 
     for n in sizes:
         where = {"members": n, "examples": IMAGES}
@@ -53,12 +54,12 @@ def write(results, method, fit=10.0, accuracy=0.9, trace=(), sizes=(1, 10), **mo
     row("peak_memory_bytes", more.get("memory", 2**30), **where)
     machine = {key: more[key] for key in ("device_name", "threads") if key in more}
     about = {"cell": run, "created": "2025-01-01T00:00:00", "config": config, "failure": None}
-    records.write_run(results, run, found, {}, about | {"environment": machine})
+    store.write_run(results, run, found, {}, about | {"environment": machine})
 
 
 def material(results):
-    rows = records.read(results)
-    abouts = {run: records.read_about(results, run) for run in set(rows["run"])}
+    rows = store.read(results)
+    abouts = {run: store.read_about(results, run) for run in set(rows["run"])}
     published.provide(results)
     return Material(results, prepare(rows, abouts), abouts, published.read(results))
 

@@ -7,8 +7,9 @@ import pytest
 from claim_rows import CASES, HG, OTHERS, SETS, accuracy, against, row
 from click.testing import CliRunner
 
-from bench import records, report
-from bench.cli import main
+from bench import report
+from bench.cli.main import main
+from bench.records import store
 from bench.report import published
 from bench.report.claims import evidence, ledger
 from bench.report.claims import paper as claims
@@ -22,8 +23,8 @@ def frame(rows, tmp_path, created=None):
     frames = []
     for run in dict.fromkeys(r["run"] for r in rows):
         path = tmp_path / "rows.csv"
-        path.write_text(records.to_csv(r for r in rows if r["run"] == run))
-        frames.append(records.read_csv(path))
+        path.write_text(store.to_csv(r for r in rows if r["run"] == run))
+        frames.append(store.read_csv(path))
     found = pd.concat(frames, ignore_index=True)
     abouts = {run: {"created": (created or {}).get(run, "2025-01-01")} for run in set(found["run"])}
     return prepare(found, abouts), abouts
@@ -210,7 +211,7 @@ def test_diversity_is_judged_wherever_it_was_traced(tmp_path):
 @pytest.mark.parametrize("departing", [False, True])
 def test_the_command_line_names_departures_and_exits_with_1(departing, tmp_path):
     rows = [r | {"run": "run"} for r in CASES["norms-vary-more"][0][departing]]
-    records.write_run(tmp_path, "run", rows, {}, {"cell": "c", "created": "2025-01-01"})
+    store.write_run(tmp_path, "run", rows, {}, {"cell": "c", "created": "2025-01-01"})
     done = CliRunner().invoke(main, ["report", "--results", str(tmp_path), "--check"], catch_exceptions=False)
     assert done.exit_code == departing
     said = [text for text in done.output.splitlines() if text.startswith("departs: ")]

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from bench import records, report
+from bench import report
+from bench.records import schema, store
 from bench.report import published
 from bench.report.layout.tables import text_tables
 from bench.report.output import page
@@ -44,7 +45,7 @@ def write(results, method, seed=0, wrong=5, apart=1.0, sizes=(1, 10), kept=(1, 1
     run = f"{method}-{preset}-{seed}"
     place = {"run": run, "method": method, "task": "digits", "train": "digits", "preset": preset}
     place |= {"seed": seed}
-    place |= {"config": "c0ffee", "commit": "abc", "device": "cpu", "source": "run", "schema": records.SCHEMA}
+    place |= {"config": "c0ffee", "commit": "abc", "device": "cpu", "source": "run", "schema": schema.SCHEMA}
     rows, arrays = [], {"digits/label": labels} if kept else {}
     for n in sizes:
         inside = {"evaluation": "accuracy", "dataset": "digits", "members": n, "examples": len(labels)}
@@ -53,19 +54,19 @@ def write(results, method, seed=0, wrong=5, apart=1.0, sizes=(1, 10), kept=(1, 1
         pairs += [("entropy_nats", 1.0, outside | {"dataset": dataset}) for dataset in entropies]
         for metric, sd in (("accuracy", 0), ("auroc", 1)) if "draws" in more else ():
             pairs.append((f"{metric}_draw_sd", more["draws"], (inside, outside)[sd]))
-        rows += [records.row(metric, float(value), **place, **where) for metric, value, where in pairs]
+        rows += [schema.row(metric, float(value), **place, **where) for metric, value, where in pairs]
     for n in kept:
         arrays[f"digits/{n}/prediction"] = predictions
         arrays |= {f"{dataset}/{n}/entropy_nats": v for dataset, v in entropies.items()}
     about = {"cell": run, "created": "2025-01-01T00:00:00", "config": {"beta": 1}, "failure": None}
-    records.write_run(results, run, rows, arrays, about)
+    store.write_run(results, run, rows, arrays, about)
     return entropies["digits"], entropies["letters"]
 
 
 def found(results):
     """The three tables by name."""
-    rows = records.read(results)
-    abouts = {run: records.read_about(results, run) for run in set(rows["run"])}
+    rows = store.read(results)
+    abouts = {run: store.read_about(results, run) for run in set(rows["run"])}
     published.provide(results)
     material = Material(results, prepare(rows, abouts), abouts, published.read(results))
     return {table.name: table for table in comparisons.tables(material)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench import records
+from bench.records import schema
 from bench.report import flags
 from bench.report.layout.tables import MARK
 from bench.report.output.markdown import to_markdown
@@ -30,13 +30,13 @@ def frame(own, more=(), seed=0, method="m", size=5):
         common |= {"members": size, "crafted_members": size, "examples": EXAMPLES}
         for variant, value in (("same", success), (tested, 0.9 * success)):
             there = common | {"variant": variant}
-            rows.append(records.row("success_rate", value, success="fused", **there))
-            rows.append(records.row("auroc", 0.5 + value / 2, success="all", **there))
+            rows.append(schema.row("success_rate", value, success="fused", **there))
+            rows.append(schema.row("auroc", 0.5 + value / 2, success="all", **there))
     place = {"run": f"{method}-{seed}", "method": method, "task": "t", "train": "t", "preset": "quick"}
     place |= {"seed": seed, "config": "c", "device": "cpu"}
-    rows = [dict.fromkeys(records.COLUMNS, "") | r | place for r in rows]
-    columns = pd.DataFrame(rows, columns=records.COLUMNS)
-    numbers = [*records.INTEGERS, *records.FLOATS]
+    rows = [dict.fromkeys(schema.COLUMNS, "") | r | place for r in rows]
+    columns = pd.DataFrame(rows, columns=schema.COLUMNS)
+    numbers = [*schema.INTEGERS, *schema.FLOATS]
     return columns.assign(**{c: pd.to_numeric(columns[c], errors="coerce") for c in numbers})
 
 
@@ -52,7 +52,7 @@ def fired(*frames):
 
 def other(metric, value, attack="pgd", epsilon=0.3):
     where = {"evaluation": "attack", "dataset": "d", "attack": attack, "epsilon": epsilon, "variant": "same"}
-    return records.row(metric, value, members=5, crafted_members=5, examples=EXAMPLES, **where)
+    return schema.row(metric, value, members=5, crafted_members=5, examples=EXAMPLES, **where)
 
 
 def test_sound_attacks_have_no_flag():
@@ -118,7 +118,7 @@ def test_the_matrix_has_an_interval_over_images_or_over_seeds():
 
 def test_canaries_have_a_table():
     where = {"evaluation": "ood", "variant": "canary", "members": 5, "dataset": "d", "examples": 9}
-    planted = [records.row("auroc", 0.5, **where), records.row("shared_images", 0, **where)]
+    planted = [schema.row("auroc", 0.5, **where), schema.row("shared_images", 0, **where)]
     rows = prepare(frame({}, planted), {})
     (table,) = [t for t in defence_tables(rows) if t.name == "canaries"]
     assert "| m | 5 | 0.5000 | 0 | 1 |" in to_markdown(table)

@@ -10,13 +10,15 @@ import pytest
 from matplotlib.figure import Figure
 from shown_arrays import shown
 
-from bench import records, report
+from bench import report
+from bench.records import schema, store
 from bench.report import sections
 from bench.report.layout.figures import blank, drawing_style
 from bench.report.output import images
 from bench.report.rows import Material, note_on_copies, prepare
 from bench.report.sections import training
 from bench.report.sections.diversity import mosaic
+from bench.system.files import write_atomic
 
 LAYERS = ("conv1", "conv2", "linear")
 SETS = {
@@ -31,11 +33,11 @@ def fake_run(results, method, task="digits", preset="quick", seed=0, keep=("",),
     inside, outside, classes = SETS[task]
     run = f"{method}-{task}-{preset}-{seed}-{columns.get('device', 'cpu')}"
     place = {"run": run, "method": method, "task": task, "train": task, "preset": preset, "seed": seed}
-    place |= {"config": "c", "device": "cpu", "source": "run", "schema": records.SCHEMA, **columns}
+    place |= {"config": "c", "device": "cpu", "source": "run", "schema": schema.SCHEMA, **columns}
     rng = np.random.default_rng([seed, *run.encode()])
 
     def row(metric, value, **more):
-        return records.row(metric, float(value), **place, **more)
+        return schema.row(metric, float(value), **place, **more)
 
     where = {"evaluation": "ood", "members": members, "examples": 3000}
     rows = [row("auroc", 0.9, dataset=outside, **where)]
@@ -55,7 +57,7 @@ def fake_run(results, method, task="digits", preset="quick", seed=0, keep=("",),
     arrays = shown(rng, inside, outside, classes, members, 300, channels=3 if classes == 5 else 1)
     arrays = {name: a for name, a in arrays.items() if any(part in name for part in keep)}
     about = {"cell": run, "created": "2025", "classes": classes, "sizes": [members], "failure": None}
-    records.write_run(results, run, rows, arrays, about)
+    store.write_run(results, run, rows, arrays, about)
     return run
 
 
@@ -68,8 +70,8 @@ def unrendered(monkeypatch):
 
 def drawn(results):
     """Every entry and figure of a folder, by name."""
-    rows = records.read(results)
-    abouts = {run: records.read_about(results, run) for run in set(rows["run"])}
+    rows = store.read(results)
+    abouts = {run: store.read_about(results, run) for run in set(rows["run"])}
     material = Material(results, prepare(rows, abouts), abouts, pd.DataFrame())
     with drawing_style():
         return {place.name: (place, figure) for place, figure in sections.all_figures(material)}
@@ -115,7 +117,7 @@ def test_old_runs_leave_a_gap_on_the_page_that_says_what_fills_it(tmp_path, unre
 def test_figures_of_an_earlier_name_are_removed(tmp_path, unrendered):
     fake_run(tmp_path, "hypergan")
     for name in ("entropy-ecdf-digits-quick.svg", "figure10-mnist.png", "figure3-notmnist-smoke.png"):
-        records.write_atomic(tmp_path / "figures" / name, b"old")
+        write_atomic(tmp_path / "figures" / name, b"old")
     report.build(tmp_path)
     names = {path.name for path in Path(tmp_path / "figures").glob("*")}
     assert not names & {"entropy-ecdf-digits-quick.svg", "figure10-mnist.png", "figure3-notmnist-smoke.png"}
@@ -154,7 +156,7 @@ def test_curves_that_hide_each_other_are_named(tmp_path):
         fake_run(tmp_path, method)
     caption = drawn(tmp_path)["figure6-digits"][0].caption
     assert "are the same" not in caption  # their norms differ, by the length of their names
-    rows = records.read(tmp_path)
+    rows = store.read(tmp_path)
     rows = rows[rows["method"] != "hypergan"]
     rows.loc[rows["metric"] == "weight_norm_sd", "value"] = 0.1
     found = training.hidden_curves(training.traces(prepare(rows, {})))
@@ -164,7 +166,7 @@ def test_curves_that_hide_each_other_are_named(tmp_path):
 def test_misfits_show_the_images_kept_with_their_entropies_and_classes(tmp_path):
     run = fake_run(tmp_path, "hypergan")
     fake_run(tmp_path, "apd")
-    arrays = records.read_arrays(tmp_path, run)
+    arrays = store.read_arrays(tmp_path, run)
     _, figure = drawn(tmp_path)["figure9-digits"]
     assert isinstance(figure, Figure) and len(figure.axes) == 16
     words = texts(figure)

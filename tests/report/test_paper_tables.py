@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench import records, report
+from bench import report
+from bench.records import schema, store
 from bench.report import published
 from bench.report.layout.tables import text_tables
 from bench.report.output.markdown import to_csv, to_markdown
@@ -24,11 +25,11 @@ def run(method, task, seed=0, train=None, preset="quick", accuracies=None, norms
     place = {"method": method, "task": task, "train": train or task, "preset": preset, "seed": seed}
     place |= {"run": f"{method}-{task}-{preset}-{seed}", "device": "cpu", "config": "c", "schema": 1, **more}
     where = {"evaluation": "accuracy", "dataset": dataset or train or task, "examples": 10}
-    found = [records.row("accuracy", v, members=n, **where, **place) for n, v in (accuracies or {}).items()]
+    found = [schema.row("accuracy", v, members=n, **where, **place) for n, v in (accuracies or {}).items()]
     for layer, pair in (norms or {}).items():
         where = {"evaluation": "diversity", "layer": layer, "members": 10}
         for metric, value in zip(("weight_norm_mean", "weight_norm_sd"), pair, strict=True):
-            found.append(records.row(metric, value, **where, **place))
+            found.append(schema.row(metric, value, **where, **place))
     return found
 
 
@@ -37,8 +38,8 @@ def made(tmp_path, *runs, sizes=()):
     frames = []
     for rows in runs:
         path = tmp_path / "rows.csv"
-        path.write_text(records.to_csv(rows))
-        frames.append(records.read_csv(path))
+        path.write_text(store.to_csv(rows))
+        frames.append(store.read_csv(path))
     rows = pd.concat(frames, ignore_index=True)
     abouts = {name: {"created": "2025", "sizes": list(sizes)} for name in set(rows["run"])}
     found = paper.tables(Material(tmp_path, prepare(rows, abouts), abouts, PAPER))
@@ -55,7 +56,7 @@ def only(frame, **where):
 def test_the_published_file_is_one_original_of_the_schema():
     assert (ROOT / "results" / "published.csv").read_bytes() == published.ORIGINAL.read_bytes()
     rows = PAPER.astype(object).where(PAPER.notna(), None).to_dict("records")
-    assert records.to_csv(rows).encode() == published.ORIGINAL.read_bytes()
+    assert store.to_csv(rows).encode() == published.ORIGINAL.read_bytes()
     assert set(PAPER["task"]) == set(PAPER["preset"]) == set(PAPER["device"]) == {""}
     assert set(PAPER["train"]) == set(published.TRAINS)
     accuracy = PAPER[PAPER["metric"] == "accuracy"]
@@ -180,7 +181,7 @@ def test_tables_5_and_6_hold_what_theirs_hold(tmp_path):
 def test_a_results_folder_gets_a_copy_once_and_keeps_its_own(tmp_path):
     rows = run("hypergan", "mnist", norms=dict.fromkeys(LAYERS, (8.0, 2.0)), accuracies={1: 0.9})
     about = {"cell": "c", "created": "2025", "sizes": [1]}
-    records.write_run(tmp_path, rows[0]["run"], rows, {}, about)
+    store.write_run(tmp_path, rows[0]["run"], rows, {}, about)
     copy = tmp_path / "published.csv"
     assert copy in report.build(tmp_path)
     assert copy.read_bytes() == published.ORIGINAL.read_bytes()

@@ -14,12 +14,14 @@ import pandas as pd
 import pytest
 from shown_arrays import shown
 
-from bench import records, registry, report
+from bench import registry, report
 from bench.errors import BenchError
+from bench.records import schema, store
 from bench.report.layout.figures import method_styles
 from bench.report.layout.tables import Table, digits, text_tables
 from bench.report.rows import prepare
 from bench.report.sections.outliers import thin
+from bench.system.files import write_atomic
 
 METHODS = {"hypergan": 100, "mc_dropout": 100, "standard_ensemble": 10}
 SIZES = (1, 5, 10, 100)
@@ -33,7 +35,7 @@ def fake_rows(place, rng, images, largest, inside, outside):
     """Rows of one run: `place` names the run, the numbers are drawn."""
 
     def row(metric, value, **columns):
-        return records.row(metric, float(value), **place, examples=images, **columns)
+        return schema.row(metric, float(value), **place, examples=images, **columns)
 
     reached = [n for n in SIZES if n <= largest]
     rows = []
@@ -79,7 +81,7 @@ def fake_run(results, method, task, preset, seed, largest=100, **more):
     run = f"{task}-{hashlib.sha256(method.encode()).hexdigest()[:6]}-{preset}-{seed}"
     rng = np.random.default_rng([seed, *method.encode(), len(task), len(preset)])
     place = {"run": run, "method": method, "task": task, "train": task, "preset": preset, "seed": seed}
-    place |= {"config": "c0ffee", "commit": "abc", "device": "cpu", "source": "run", "schema": records.SCHEMA}
+    place |= {"config": "c0ffee", "commit": "abc", "device": "cpu", "source": "run", "schema": schema.SCHEMA}
     arrays = {}
     for members in (1, largest):
         for dataset, a, b in ((inside, 0.5, 4 + 4 * rng.random()), (outside, 1.5 + seed, 1 + rng.random())):
@@ -91,9 +93,7 @@ def fake_run(results, method, task, preset, seed, largest=100, **more):
         "environment": {"torch": "2.11", "python": "3.11", "device": "cpu", "threads": 2},
         "dirty": False, "code": "f00d", "failure": None, "classes": classes, "sizes": list(SIZES),
     }  # fmt: skip
-    records.write_run(
-        results, run, fake_rows(place, rng, 360, largest, inside, outside), arrays, about | more
-    )
+    store.write_run(results, run, fake_rows(place, rng, 360, largest, inside, outside), arrays, about | more)
     return run
 
 
@@ -101,9 +101,9 @@ def fake_failure(results):
     """One run that failed."""
     run = "digits-failed"
     place = {"run": run, "method": STRANGE, "task": "digits", "train": "digits", "preset": "smoke", "seed": 0}
-    rows = [records.row("failed", 1.0, **place, device="cpu", schema=records.SCHEMA) | {"unit": "BenchError"}]
+    rows = [schema.row("failed", 1.0, **place, device="cpu", schema=schema.SCHEMA) | {"unit": "BenchError"}]
     about = {"cell": run, "failure": {"type": "BenchError", "message": "losses <nan>"}, "sizes": [1]}
-    records.write_run(results, run, rows, {}, about)
+    store.write_run(results, run, rows, {}, about)
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_report_needs_no_torch():
 
 
 def test_a_mean_is_that_of_its_rows_and_presets_never_meet(results):
-    rows, table = records.read(results), pd.read_csv(results / "tables" / "accuracy.csv")
+    rows, table = store.read(results), pd.read_csv(results / "tables" / "accuracy.csv")
     assert list(dict.fromkeys(table["preset"])) == ["quick", "smoke"]
     for line in table.itertuples():
         same = rows[(rows["evaluation"] == "accuracy") & (rows["metric"] == "accuracy")]
@@ -247,7 +247,7 @@ def test_removed_runs_leave_no_line_and_no_file(tmp_path):
     kept = fake_run(tmp_path, "hypergan", "digits", "quick", 0)
     gone = fake_run(tmp_path, "mc_dropout", "digits-open", "smoke", 0)
     foreign = tmp_path / "figures" / "mine.svg"
-    records.write_atomic(foreign, b"<svg/>")
+    write_atomic(foreign, b"<svg/>")
     report.build(tmp_path)
     assert "mc_dropout" in (tmp_path / "tables" / "accuracy.csv").read_text()
     for path in (tmp_path / "raw").glob(f"{gone}.*"):
@@ -306,7 +306,7 @@ def test_configurations_are_named_by_the_settings_that_differ(tmp_path):
 
 
 def test_ratio_of_norms_is_made_seed_by_seed(results):
-    rows, table = records.read(results), pd.read_csv(results / "tables" / "weight-norms.csv")
+    rows, table = store.read(results), pd.read_csv(results / "tables" / "weight-norms.csv")
     place = (rows["task"] == "digits") & (rows["preset"] == "quick") & (rows["method"] == "hypergan")
     norms = rows[place & (rows["evaluation"] == "diversity") & (rows["layer"] == "conv1")]
     wide = norms.pivot(index="seed", columns="metric", values="value")
@@ -371,7 +371,7 @@ def test_every_registered_method_has_a_colour_of_its_own_that_hangs_on_no_other(
 
 
 def test_of_two_runs_that_hold_the_same_number_the_newest_counts(results):
-    rows = records.read(results)
+    rows = store.read(results)
     run = rows["run"].iloc[0]
     again = rows[rows["run"] == run].assign(run="newer", value=0.5)
     abouts = {"newer": {"created": "2025-01-02"}, run: {"created": "2025-01-01"}}

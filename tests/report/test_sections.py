@@ -7,21 +7,23 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
-from bench import records, report
+from bench import report
+from bench.records import schema, store
 from bench.report import sections
 from bench.report.layout.captions import figure_entry
 from bench.report.layout.figures import blank, drawing_style
 from bench.report.layout.tables import Table
 from bench.report.rows import TASK, Material, plain, prepare, summarise
+from bench.system.files import write_atomic
 
 
 def write(results):
     """One run on the task `digits` with accuracy of one and ten networks."""
     place = {"run": "a", "method": "mnf", "task": "digits", "train": "digits", "preset": "quick", "seed": 0}
-    place |= {"config": "c", "device": "cpu", "source": "run", "schema": records.SCHEMA, "examples": 10}
+    place |= {"config": "c", "device": "cpu", "source": "run", "schema": schema.SCHEMA, "examples": 10}
     where = {"evaluation": "accuracy", "dataset": "digits"}
-    rows = [records.row("accuracy", 0.9 + n / 1000, members=n, **where, **place) for n in (1, 10)]
-    records.write_run(results, "a", rows, {}, {"cell": "a", "created": "2025", "sizes": [1, 10]})
+    rows = [schema.row("accuracy", 0.9 + n / 1000, members=n, **where, **place) for n in (1, 10)]
+    store.write_run(results, "a", rows, {}, {"cell": "a", "created": "2025", "sizes": [1, 10]})
 
 
 def gains_tables(material):
@@ -58,14 +60,14 @@ def test_files_of_a_section_that_has_no_rows_any_more_are_removed(tmp_path, monk
     stale = [tmp_path / "figures" / "gain-toy-smoke.svg", tmp_path / "tables" / "regression.md"]
     foreign = [tmp_path / "figures" / "mine.svg", tmp_path / "tables" / "mine.md"]
     for path in (*stale, *foreign):
-        records.write_atomic(path, b"old")
+        write_atomic(path, b"old")
     report.build(tmp_path)
     assert [path.exists() for path in (*stale, *foreign)] == [False, False, True, True]
 
 
 def test_a_figure_of_a_kind_that_its_section_does_not_name_is_refused(tmp_path, monkeypatch):
     write(tmp_path)
-    rows = prepare(records.read(tmp_path), {})
+    rows = prepare(store.read(tmp_path), {})
     unnamed = SimpleNamespace(**vars(GAINS) | {"FIGURES": {}})
     monkeypatch.setattr(sections, "SECTIONS", (unnamed,))
     with drawing_style(), pytest.raises(ValueError, match=r"section gains: .* found 'gain'; add it there"):
@@ -74,7 +76,7 @@ def test_a_figure_of_a_kind_that_its_section_does_not_name_is_refused(tmp_path, 
 
 def test_no_two_sections_share_a_name_a_table_or_a_kind_of_figure(tmp_path):
     write(tmp_path)
-    rows = prepare(records.read(tmp_path), {})
+    rows = prepare(store.read(tmp_path), {})
     published = report.published.read(report.published.ORIGINAL.parent)
     tables = sections.all_tables(Material(tmp_path, rows, {}, published))
     for names in (

@@ -1,6 +1,6 @@
 """The checks behind the ledger's claims: each asks rows of one preset and device for its findings.
 
-Rows of evaluations are read by the schema of `bench.records`; these are the names that attacks and
+Rows of evaluations are read by `bench.records.schema`; these are the names that attacks and
 regression have to write. Attacks: evaluation `attack`, on task `mnist-attack`; `entropy_nats` (variant
 `fresh`, success `fused`), `success_rate` (variant `same`, success `fused`), `fooled_share` (variant
 `one-to-many`, crafted_members 1, success `fused` or empty), each by attack, epsilon, crafted_members and

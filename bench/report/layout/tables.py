@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench.records import METRICS, Metric
+from bench.records.schema import METRICS, Metric
 from bench.report.rows import command, note_on_copies
 
 GENERAL = (

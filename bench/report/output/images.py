@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 import matplotlib
 from matplotlib.figure import Figure
 
-from bench import machine
+from bench.system import machine
 
 DPI = 150
 KINDS = ("svg", "png")

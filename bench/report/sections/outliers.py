@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench import records
+from bench.records import store
 from bench.report.arrays import Arrays, first_kept
 from bench.report.layout.captions import BY_SIZE, Drawing, figure_entry, gap, paper_entry, where
 from bench.report.layout.figures import (
@@ -142,7 +142,7 @@ def _classes(part: Material, names: pd.Series) -> int:
     seen = [
         int(values.max())
         for run in sorted(set(names))
-        for name, values in records.read_arrays(part.results, run).items()
+        for name, values in store.read_arrays(part.results, run).items()
         if name.endswith(("/label", "/prediction")) and values.size
     ]
     return 1 + max(seen, default=1)
@@ -154,7 +154,7 @@ def _curve(results: Path, scores: pd.DataFrame, inside: str, panel: str) -> Curv
     members = int(scores["members"].iloc[0])
     within, beyond = [], []
     for run in sorted(set(scores["run"])):
-        arrays = records.read_arrays(results, run)
+        arrays = store.read_arrays(results, run)
         names = [f"{dataset}/{members}/entropy_nats" for dataset in (inside, panel)]
         if all(name in arrays for name in names):
             within.append(arrays[names[0]])
@@ -254,7 +254,7 @@ def misfits(part: Material) -> Iterator[Drawing]:
             yield gap(own, task, task, 9, "images")
             continue
         line, _ = found
-        arrays = records.read_arrays(part.results, line["run"], f"/{line['members']}/")
+        arrays = store.read_arrays(part.results, line["run"], f"/{line['members']}/")
         rows = [_row(arrays, f"{name}/{line['members']}") for name in (inside, outside[0])]
         note = f"{line['method']} · {networks(line['members'])} · seed {line['seed']}"
         headings = [

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from bench.records import METRICS
+from bench.records.schema import METRICS
 from bench.report.costs import COSTS, IMAGES, QUALITIES, machines, placed, points
 from bench.report.layout.captions import Drawing, figure_entry, where
 from bench.report.layout.figures import EDGE, WIDTH, Styles, blank, handle, in_seeds, legend

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from bench import records
+from bench.records import store
 from bench.report.arrays import Arrays
 from bench.report.layout.captions import BY_SIZE, Drawing, paper_entry, where
 from bench.report.layout.figures import (
@@ -108,7 +108,7 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
 def _panel(part: Material, task: str, rows: pd.DataFrame) -> Panel | None:
     """A method's curves of its first seed; None where that run has not kept them."""
     first = rows[rows["seed"] == rows["seed"].min()]
-    arrays = records.read_arrays(part.results, str(first["run"].iloc[0]))
+    arrays = store.read_arrays(part.results, str(first["run"].iloc[0]))
     sizes = [n for n in sorted({int(n) for n in first["members"]}) if f"{task}:grid/{n}/mean" in arrays]
     if not sizes:
         return None

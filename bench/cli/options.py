@@ -1,0 +1,127 @@
+"""Options that commands share: names, folders, and what selects cells. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench import registry
+from bench.errors import UsageError, unknown
+
+DEFAULT_RESULTS = "results"
+NAMES = "NAME[,NAME..]|all"
+
+
+class Names(click.ParamType):
+    """A comma-separated list of registered names, or `all`."""
+
+    name = "names"
+
+    def __init__(self, kind: str, table: Callable[[], Any]) -> None:
+        self.kind, self.table = kind, table
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        if isinstance(value, list):
+            return value
+        known = list(self.table())
+        if value == "all":
+            return known
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        for name in names:
+            if name not in known:
+                self.fail(str(unknown(self.kind, name, known)), param, ctx)
+        if not names:
+            self.fail(f"expected a {self.kind}; known: {', '.join(known)}", param, ctx)
+        return list(dict.fromkeys(names))
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        before, comma, last = incomplete.rpartition(",")
+        known = [*self.table(), *([] if comma else ["all"])]
+        return [
+            click.shell_completion.CompletionItem(before + comma + name)
+            for name in known
+            if name.startswith(last)
+        ]
+
+
+results_option = click.option(
+    "--results",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="BENCH_RESULTS",
+    default=DEFAULT_RESULTS,
+    show_default=True,
+    show_envvar=True,
+    help="Folder of rows, tables and figures.",
+)
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="BENCH_DATA",
+    show_envvar=True,
+    help="Folder of data sets that are not embedded.",
+)
+
+
+_selectors = (
+    click.option(
+        "--method",
+        "methods",
+        type=Names("method", registry.methods),
+        metavar=NAMES,
+        required=True,
+        help="What to train.",
+    ),
+    click.option(
+        "--task",
+        "tasks",
+        type=Names("task", registry.tasks),
+        metavar=NAMES,
+        required=True,
+        help="What to ask.",
+    ),
+    click.option(
+        "--preset",
+        type=click.Choice(list(registry.PRESETS)),
+        default="quick",
+        show_default=True,
+        help="How much.",
+    ),
+    click.option("--seed", "seeds", default="0", show_default=True, help="Seeds: 0, 0,1,2 or 0-4."),
+    click.option("--members", help="Ensemble sizes, as in 1,5,10,100 [default: the task's]."),
+    click.option(
+        "--set", "sets", multiple=True, metavar="METHOD.KEY=VALUE", help="Change a setting; may be repeated."
+    ),
+    data_option,
+    results_option,
+)
+
+
+def selectors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that name cells, the same for every command that takes them."""
+    for option in reversed(_selectors):
+        function = option(function)
+    return function
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`0`, `0,1,2` and `0-4` as seeds. Raises UsageError for anything else."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not (first.isdigit() and (last.isdigit() if dash else True)):
+            raise UsageError(f"--seed {text}: expected 0 or 0,1,2 or 0-4")
+        seeds += range(int(first), int(last if dash else first) + 1)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise UsageError(f"--seed {text}: expected every seed once, in ascending ranges")
+    return tuple(seeds)
+
+
+def parse_members(text: str) -> tuple[int, ...]:
+    """`1,5,10` as ensemble sizes. Raises UsageError for anything else."""
+    parts = text.split(",")
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"--members {text}: expected sizes of 1 or more, as in 1,5,10,100")
+    return tuple(sorted({int(part) for part in parts}))

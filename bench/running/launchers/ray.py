@@ -1,0 +1,46 @@
+"""Workers as Ray tasks, on a local cluster or on the one at `--address`; a lost one starts elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bench.running.launchers import Workers, require, threads_of
+from bench.running.worker import run_worker
+
+if TYPE_CHECKING:
+    from bench.running.worker import Job
+    from bench.system.progress import Reporter
+
+RETRIES = 5  # of a worker whose node was lost
+
+
+def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
+    """Share the cells among `workers.jobs` Ray tasks: by default one a GPU, or one a node on CPUs.
+
+    Every node needs this package, the data and the results folder under the same paths.
+    """
+    ray = require("ray", "ray")
+    begun = not ray.is_initialized()
+    if begun:
+        ray.init(address=workers.address, log_to_driver=True, logging_level="WARNING")
+    try:
+        found = ray.cluster_resources()
+        gpus = int(found.get("GPU", 0)) if job.device == "cuda" else 0
+        nodes = sum(1 for node in ray.nodes() if node["Alive"])
+        count = min(workers.jobs or gpus or nodes, len(job.todo))
+        threads = threads_of(count, int(found["CPU"]))
+        job = replace(job, threads=threads)
+        task = ray.remote(run_worker).options(
+            num_cpus=threads, num_gpus=min(1.0, gpus / count), max_retries=RETRIES
+        )
+        reporter.say(f"Ray: {count} workers, {threads} cores each")
+        waiting = [task.remote(job, f"worker {i}: ") for i in range(count)]
+        for result in waiting:
+            try:
+                ray.get(result)
+            except ray.exceptions.RayError as error:
+                reporter.say(f"a worker was lost: {type(error).__name__}: {str(error).splitlines()[0]}")
+    finally:
+        if begun:
+            ray.shutdown()

@@ -1,0 +1,68 @@
+"""Adam, its learning rate, and networks that train at once as each would alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bench.training.method import Method
+
+
+def adam(
+    parameters: Iterable[nn.Parameter],
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+) -> torch.optim.Adam:
+    """Adam in its fused form: one pass over memory instead of one per operation."""
+    return torch.optim.Adam(parameters, lr=lr, betas=betas, weight_decay=weight_decay, fused=True)
+
+
+def anneal(optimiser: torch.optim.Optimizer, lr: float, step: int, steps: int) -> None:
+    """Set the learning rate of this step: lr (1 + cos(pi step / steps)) / 2.
+
+    A function of the step alone, so that a resumed fit needs no scheduler's state.
+    """
+    for group in optimiser.param_groups:
+        group["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+class Independent:
+    """Networks that train at once on stacked weights, each as it would alone.
+
+    Adam acts on each number by itself, and the gradient of a sum of losses is each network's own.
+
+    first: weights that each network starts from. steps: of the whole fit, over which lr is annealed.
+    What trains is registered with the method.
+    """
+
+    def __init__(
+        self, method: Method, first: Sequence[Mapping[str, Tensor]], lr: float, steps: int, decay: float = 0.0
+    ) -> None:
+        self.lr, self.steps = lr, steps
+        holder = nn.ParameterList(
+            nn.Parameter(torch.stack([f[n] for f in first]).to(method.device)) for n in first[0]
+        )
+        self.weights: dict[str, Tensor] = dict(zip(first[0], holder, strict=True))
+        method.keep("weights", holder)
+        self.optimiser = adam(holder.parameters(), lr, weight_decay=decay)
+        method.keep("optimiser", self.optimiser)
+
+    def minimise(self, losses: Tensor, step: int) -> None:
+        """One step of every network, the `step`-th of the fit, on losses [M]."""
+        anneal(self.optimiser, self.lr, step, self.steps)
+        self.optimiser.zero_grad()
+        losses.sum().backward()
+        self.optimiser.step()
+
+    def permuted(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """Weights of as many networks as generators: a permutation without replacement.
+
+        From the first generator alone, so that a larger draw begins with a smaller one.
+        """
+        count = len(next(iter(self.weights.values())))
+        order = torch.randperm(count, generator=rngs[0])[: len(rngs)]
+        return {name: w.detach()[order.to(w.device)] for name, w in self.weights.items()}
