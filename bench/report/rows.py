@@ -207,7 +207,7 @@ def command(methods: Sequence[str], tasks: Sequence[str], preset: str, device: s
 
 
 def copies(rows: pd.DataFrame) -> tuple[dict[str, str], ...]:
-    """Where lossy copies of images were read: preset, device, task and train key, and the data sets.
+    """The lossy copies of images that were read: preset, device, task and train key, and the data sets.
 
     A data set names what was really read: one whose files were JPEG says so, in weights trained on it too.
     """

@@ -87,7 +87,7 @@ def dkw_half_width(n: int, confidence: float = CONFIDENCE) -> float:
 def share_sd(successes: int, n: int) -> float:
     """Standard deviation of a share over all resamples of n images: sqrt(p (1 - p) / n), p = successes / n.
 
-    Exact: a resampled count is Binomial(n, p). Raises: ValueError as `bootstrap_share`.
+    Exact: a resampled count is Binomial(n, p). Raises: ValueError unless 0 <= successes <= n and n > 0.
     """
     p = _share(successes, n)
     return math.sqrt(p * (1 - p) / n)
@@ -298,7 +298,7 @@ def wasserstein_distance(a: ArrayLike, b: ArrayLike) -> float:
     Source: Vallender 1974.
     """
     jumps, distance = _apart(a, b)
-    # scipy's function takes a BLAS product, whose last digit hangs on the number of threads.
+    # scipy's function takes a BLAS product, whose last digit depends on the number of threads.
     return float((distance[:-1] * np.diff(jumps)).sum())
 
 

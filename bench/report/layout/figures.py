@@ -79,13 +79,12 @@ def drawing_style() -> AbstractContextManager[None]:
 def method_styles(methods: Sequence[str]) -> dict[str, MethodStyle]:
     """Colour and marker of each method: its variants and configurations have shades of its colour.
 
-    Registered methods keep their colour in every report. Where there are more than ten, colours come round
-    again; the marker tells them apart, and in greyscale too.
+    Registered methods keep their colour in every report. More than ten use the colours again; the marker
+    tells them apart, and in greyscale too.
     """
     known = registry.methods()
-    plain = {
-        name: name.partition(" [")[0] for name in sorted(set(methods))
-    }  # configurations: `name [epochs=9]`
+    # A configuration is called `name [epochs=9]`.
+    plain = {name: name.partition(" [")[0] for name in sorted(set(methods))}
     families = {name: known[own].base if own in known else own for name, own in plain.items()}
     order = [*dict.fromkeys(entry.base for entry in known.values())]
     order += [base for base in dict.fromkeys(families.values()) if base not in order]

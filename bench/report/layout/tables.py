@@ -43,13 +43,13 @@ class Cell(NamedTuple):
 class Table:
     """How a tidy frame is laid out: which of its columns do what.
 
-    `blocks` split the frame, `lines` name a line, `columns` a column, whose values in `first` come first;
-    values compete for best within a column among lines that agree in `within`. A frame with
-    the columns `published` and `command` gets a published value beside every measured one, and the
-    commands that fill its gaps. `part`: where the table stands on the page, empty with its task.
-    `copies`: what `rows.copies` finds in the rows. `show`: instead of `columns`, headings and how each
-    is written of a line of the frame; nothing of it competes. `remarks`: the values of a
-    block's fields, and a sentence on it.
+    `frame`: of `rows.summarise`, or with its columns. `blocks` split it, `lines` name a line, `columns` a
+    column, whose values in `first` come first; values compete for best within a column among lines that
+    agree in `within`. A frame with the columns `published` and `command` gets a published value beside
+    every measured one, and the commands that fill its gaps. `part`: where the table stands on the page,
+    empty with its task. `copies`: what `rows.copies` finds in the rows. `show`: instead of `columns`,
+    headings and how each is written of a line of the frame; nothing of it competes. `remarks`: the values
+    of a block's fields, and a sentence on it.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Table:
 
 @dataclass(frozen=True)
 class TextTable:
-    """One block as text: `block` maps its fields to values; the first `lead` columns name the line.
+    """A block of a table as text: `block` maps its fields to values; the first `lead` columns name the line.
 
     commands: what to run for the values that were published and not measured. remark: on the images that
     were read.

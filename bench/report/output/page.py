@@ -45,11 +45,6 @@ class ShownTable:
     note: str
     folded: bool
 
-    @property
-    def label(self) -> str:
-        """What a screen reader calls it."""
-        return self.title
-
 
 @dataclass(frozen=True)
 class ShownFigure:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.records.schema import METRICS
 from bench.report.arrays import Entropies, Images
 from bench.report.layout.captions import Drawing
 from bench.report.layout.figures import Styles
@@ -354,13 +355,13 @@ def _distances(family: _Family) -> list[dict[str, Any]]:
                 common = family.place | {"method": method, "members": members, "layer": ""}
                 common["examples"] = cell["examples"].max()
                 values = {
-                    "ks_distance": (ks_distance(*found), "1"),
-                    "wasserstein_nats": (wasserstein_distance(*found), "nats"),
-                    "dkw_half_width": (dkw_half_width(min(found.shape)), "1"),
+                    "ks_distance": ks_distance(*found),
+                    "wasserstein_nats": wasserstein_distance(*found),
+                    "dkw_half_width": dkw_half_width(min(found.shape)),
                 }
                 lines += [
-                    common | {"metric": metric, "value": value, "unit": unit}
-                    for metric, (value, unit) in values.items()
+                    common | {"metric": metric, "value": value, "unit": METRICS[metric].unit}
+                    for metric, value in values.items()
                 ]
             if kept:
                 break
@@ -368,7 +369,7 @@ def _distances(family: _Family) -> list[dict[str, Any]]:
 
 
 def _summarised(lines: list[dict[str, Any]]) -> pd.DataFrame:
-    """Means over seeds of the distances; a half-width hangs on no seed and has no spread."""
+    """Means over seeds of the distances; a half-width is the same for every seed and has no spread."""
     columns = [*GROUP, "unit", "value", "examples"]
     if not lines:
         return pd.DataFrame(columns=list(COLUMNS))
