@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from conftest import SMALL, line, load_stripes, small_regression, stripes_task
+from small import SMALL, line, load_stripes, small_regression, stripes_task
 
 from bench import registry
 from bench.errors import BenchError

@@ -13,9 +13,9 @@ import pytest
 import torch
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescentPyTorch
 from art.estimators.classification import PyTorchClassifier
-from conftest import small_network, stripes
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy as scipy_entropy
+from small import small_network, stripes
 from torchmetrics.functional.classification import (
     binary_auroc,
     binary_average_precision,
@@ -25,9 +25,9 @@ from torchmetrics.functional.classification import (
 
 from bench import networks
 from bench.attacks import oblivious, search
-from bench.attacks import success as attacks
+from bench.attacks.success import fooled
 from bench.ensemble import Ensemble, MeanLogits
-from bench.metrics import predictions as metrics
+from bench.metrics import predictions
 from bench.rng import stream
 
 with warnings.catch_warnings():
@@ -118,7 +118,7 @@ def test_who_is_fooled_is_who_foolbox_says(case):
         )
         moved, _, success = attack(theirs, images, labels, epsilons=epsilon)
         logits = ensemble(moved).detach().numpy()
-        assert attacks.fooled(logits, labels.numpy())["fused"].tolist() == success.tolist()
+        assert fooled(logits, labels.numpy())["fused"].tolist() == success.tolist()
         counts.add(int(success.sum()))
     assert counts - {0, IMAGES}, "at no epsilon are some images fooled and some not"
 
@@ -139,7 +139,7 @@ def test_the_smallest_epsilon_of_fgsm_on_a_grid_is_that_of_art(case):
     assert (art.predict(moved).argmax(-1) != labels.numpy()).tolist() == reached.tolist()
 
 
-def predictions(seed, images=500, members=1):
+def random_predictions(seed, images=500, members=1):
     """Logits [M, B, K] of ten classes and labels of which about half are predicted."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(members, images, 10)) * 2
@@ -149,20 +149,20 @@ def predictions(seed, images=500, members=1):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_ece_is_that_of_torchmetrics_away_from_edges_of_bins(seed):
-    (logits,), labels = predictions(seed)
-    log_p = metrics.log_probabilities(logits)
+    (logits,), labels = random_predictions(seed)
+    log_p = predictions.log_probabilities(logits)
     # On an edge theirs are closed on the left, and 1 has a bin of its own: facts of theirs, not compared.
     confidence = np.exp(log_p.max(-1))
-    edges = np.arange(1, metrics.ECE_BINS + 1) / metrics.ECE_BINS
+    edges = np.arange(1, predictions.ECE_BINS + 1) / predictions.ECE_BINS
     assert np.abs(confidence[:, None] - edges).min() > 1e-7
     peer = multiclass_calibration_error(
         torch.from_numpy(np.exp(log_p)),
         torch.from_numpy(labels),
         num_classes=10,
-        n_bins=metrics.ECE_BINS,
+        n_bins=predictions.ECE_BINS,
         norm="l1",
     )
-    assert metrics.classification(log_p, labels)["ece"] == pytest.approx(peer.item(), abs=1e-6)
+    assert predictions.classification(log_p, labels)["ece"] == pytest.approx(peer.item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("levels", [16, 2**40])
@@ -171,12 +171,12 @@ def test_separation_of_two_sets_is_that_of_torchmetrics_with_ties_and_without(le
     # Within [0, 1]: torchmetrics takes other scores for logits and squashes them until they tie.
     inside = np.floor(rng.beta(2, 4, 300) * levels) / levels
     outside = np.floor(rng.beta(4, 3, 200) * levels) / levels
-    found = metrics.separation(inside, outside)
+    found = predictions.separation(inside, outside)
     score = torch.from_numpy(np.concatenate([inside, outside]))
     outlying = torch.cat([torch.zeros(300), torch.ones(200)]).long()
 
     def false_positives(score, positive):
-        specificity, _ = binary_specificity_at_sensitivity(score, positive, min_sensitivity=metrics.RATE)
+        specificity, _ = binary_specificity_at_sensitivity(score, positive, min_sensitivity=predictions.RATE)
         return 1 - specificity
 
     peers = {
@@ -187,14 +187,14 @@ def test_separation_of_two_sets_is_that_of_torchmetrics_with_ties_and_without(le
         "fpr95_ood_positive": false_positives(score, outlying),
     }
     assert found == pytest.approx({name: value.item() for name, value in peers.items()}, abs=1e-6)
-    assert metrics.auroc(inside, outside) == found["auroc"]
+    assert predictions.auroc(inside, outside) == found["auroc"]
 
 
 def test_entropies_and_information_of_an_ensemble_are_those_of_scipy():
-    logits, _ = predictions(0, images=50, members=2)
-    ((_, log_p, expected),) = metrics.prefixes(logits, {2})
+    logits, _ = random_predictions(0, images=50, members=2)
+    ((_, log_p, expected),) = predictions.prefixes(logits, {2})
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    total = metrics.entropy(log_p)
+    total = predictions.entropy(log_p)
     np.testing.assert_allclose(total, scipy_entropy(p.mean(0), axis=-1), atol=1e-6)
     np.testing.assert_allclose(expected, scipy_entropy(p, axis=-1).mean(0), atol=1e-6)
     # The mutual information of two networks is their Jensen-Shannon divergence.

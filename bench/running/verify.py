@@ -18,7 +18,6 @@ from bench import registry
 from bench.errors import BenchError, UsageError, nearest
 from bench.records import store
 from bench.registry import PRESETS
-from bench.running import run as running
 from bench.running.agreement import (
     SAME_FIT,
     TRAINED_AGAIN,
@@ -31,6 +30,7 @@ from bench.running.agreement import (
 from bench.running.cell import Cell
 from bench.running.data import TaskData
 from bench.running.locks import Locks
+from bench.running.run import run as run_cell
 from bench.settings import from_document
 from bench.system import provenance
 from bench.system.progress import Reporter
@@ -177,7 +177,7 @@ def _verify(results: Path, run: str, about: dict[str, Any], read: TaskData, repo
                 raise BenchError(
                     f"expected fit {name} to be free, found a process at work on it; verify later"
                 )
-            path = running.run(cell, data, Path(folder), _device(environment.get("device")), watch)
+            path = run_cell(cell, data, Path(folder), _device(environment.get("device")), watch)
         now = store.read_about(Path(folder), path.stem)
         reasons = departures(about, now)
         tolerance = (SAME_FIT if watch.reused else TRAINED_AGAIN) if reasons else None

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import stripes
-from test_attack_evaluation import PART, pick, subject, trained
-from test_attacks import linear, pixels, random_ensemble, zeros
+from attacked import PART, pick, subject, trained
+from ensembles import linear, pixels, random_ensemble, zeros
+from small import stripes
 
-from bench.attacks import adaptive
-from bench.attacks import oblivious as attacks
+from bench.attacks import adaptive, oblivious
 from bench.evaluations import DRAWS
 from bench.evaluations import adaptive_attacks as evaluation
 from bench.metrics import predictions
@@ -44,7 +43,7 @@ def test_climbing_the_cross_entropy_of_the_mean_logits_is_pgd_bit_for_bit():
     ensemble, data = random_ensemble(), stripes(7)
     objective = adaptive.cross_entropy(ensemble, data.labels)
     found = adaptive.climb(objective, data.images, 0.1, 4, data.images)
-    assert torch.equal(found.images, attacks.pgd(ensemble, data.images, data.labels, 0.1, 4))
+    assert torch.equal(found.images, oblivious.pgd(ensemble, data.images, data.labels, 0.1, 4))
 
 
 @pytest.mark.parametrize("name", adaptive.GRADIENT)
@@ -96,7 +95,7 @@ def test_every_step_of_eot_sees_networks_that_no_step_before_it_saw():
 
 def test_a_margin_beyond_float32_stops_cross_entropy_and_not_the_margin_attack():
     ensemble, x = linear((500.0, 0.0)), pixels((0.5, 0.5))
-    still = attacks.fgsm(ensemble, x, zeros(x), 0.1)
+    still = oblivious.fgsm(ensemble, x, zeros(x), 0.1)
     assert torch.equal(still, x)
     moved = adaptive.climb(adaptive.margin(ensemble, zeros(x)), x, 0.1, 5, x)
     assert moved.images.flatten()[0] == pytest.approx(0.4)
@@ -104,14 +103,14 @@ def test_a_margin_beyond_float32_stops_cross_entropy_and_not_the_margin_attack()
 
 def test_the_detector_aware_attack_ends_surer_than_the_oblivious_one(drawn):
     data = stripes(24, 2)
-    oblivious = attacks.pgd(drawn, data.images, data.labels, 0.3, 10, stream(0))
+    unaware = oblivious.pgd(drawn, data.images, data.labels, 0.3, 10, stream(0))
     aware = climb("low-entropy-targeted", drawn, data.images, data.labels, 0.3).images
 
     def entropy(images):
         ((_, log_p, _),) = predictions.prefixes(drawn(images).numpy(), {len(drawn)})
         return predictions.entropy(log_p).mean()
 
-    assert entropy(aware) < entropy(oblivious)
+    assert entropy(aware) < entropy(unaware)
 
 
 def test_three_quarters_of_the_steps_are_kept():
@@ -148,7 +147,7 @@ def test_square_asks_for_no_gradient_and_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
     with torch.inference_mode(False):
         first, again, other = (
-            attacks.square(ensemble, data.images, data.labels, 0.3, 20, stream(seed)) for seed in (0, 0, 1)
+            oblivious.square(ensemble, data.images, data.labels, 0.3, 20, stream(seed)) for seed in (0, 0, 1)
         )
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first, again) and not torch.equal(first, other)
@@ -160,10 +159,10 @@ def test_square_asks_for_no_gradient_and_leaves_the_global_generator_alone():
 
 def test_noise_moves_every_pixel_by_epsilon_up_or_down():
     images = torch.full((4, 1, 8, 8), 0.5)
-    moved = attacks.noise(images, 0.1, stream(0))
+    moved = oblivious.noise(images, 0.1, stream(0))
     torch.testing.assert_close((moved - images).abs(), torch.full_like(images, 0.1))
     assert 0.3 < (moved > images).double().mean() < 0.7
-    assert attacks.noise(images, 1.0, stream(0)).max() == 1
+    assert oblivious.noise(images, 1.0, stream(0)).max() == 1
 
 
 def test_pixels_beyond_the_range_and_unknown_names_are_refused():
@@ -192,7 +191,7 @@ def test_each_attack_has_rows_on_the_networks_attacked_and_on_fresh_ones(found):
 
 def test_numbers_of_noise_are_counted_again_by_hand(found, drawn):
     test = subject(drawn, SCALED)[0].data.test.first(6)
-    images = attacks.noise(test.images, 0.3, Streams(0, "adaptive")("noise", repr(0.3)))
+    images = oblivious.noise(test.images, 0.3, Streams(0, "adaptive")("noise", repr(0.3)))
     right = drawn[2:4](test.images).mean(0).argmax(-1) == test.labels
     wrong = drawn[2:4](images).mean(0).argmax(-1) != test.labels
     (line,) = pick(found, "success_rate", attack="noise", epsilon=0.3, variant="adaptive", success="fused")

@@ -7,7 +7,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from conftest import load_stripes, small_method, stripes, stripes_task
+from small import load_stripes, small_method, stripes, stripes_task
 from torch import nn
 from torch.nn.functional import pdist
 

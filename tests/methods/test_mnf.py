@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import line, small_method, small_regression, stripes
+from small import line, small_method, small_regression, stripes
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 

@@ -10,7 +10,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_cli import bench, run
+from commands import bench, run
 
 from bench import registry
 from bench.errors import BenchError

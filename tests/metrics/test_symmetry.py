@@ -8,9 +8,9 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from conftest import small_network
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import small_network
 from torch import nn
 
 from bench import networks

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import line, small_method, small_network, small_regression, stripes
 from scipy.stats import norm
+from small import line, small_method, small_network, small_regression, stripes
 from torch import nn
 from torch.func import functional_call
 

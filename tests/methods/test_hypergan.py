@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import small_method, stripes
+from small import small_method, stripes
 
 from bench import networks, training
 from bench.rng import Streams, stream

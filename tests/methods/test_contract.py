@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import line, small_method, small_regression
+from small import line, small_method, small_regression
 from torchattacks import PGD
 
 from bench import registry, training
@@ -25,7 +25,7 @@ def fitted(name, train, val, **settings):
 @pytest.fixture(scope="module")
 def trained():
     """Each method fitted once for the tests that only draw."""
-    from conftest import stripes
+    from small import stripes
 
     cache = {}
 

@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import numpy as np
 import pytest
 import torch
 import torchattacks
-from conftest import small_network, stripes
-from torch import nn
+from ensembles import linear, pixels, random_ensemble, zeros
+from small import stripes
 from torch.nn.functional import cross_entropy
 
 from bench.attacks import oblivious, search, success
 from bench.engine import Engine
 from bench.ensemble import Ensemble, MeanLogits
 from bench.rng import stream
-
-
-def linear(*rows):
-    """Networks with logits (w x, 0), one for each w, on images of [1, 1, 2] pixels."""
-    network = nn.Sequential(OrderedDict(flatten=nn.Flatten(), linear=nn.Linear(2, 2)))
-    weight = torch.zeros(len(rows), 2, 2)
-    weight[:, 0] = torch.tensor(rows)
-    return Ensemble(network, {"linear.weight": weight, "linear.bias": torch.zeros(len(rows), 2)})
-
-
-def pixels(*rows):
-    return torch.tensor(rows).view(-1, 1, 1, 2)
-
-
-def zeros(images):
-    return torch.zeros(len(images), dtype=torch.long)
-
-
-def random_ensemble(members=4, scale=0.3):
-    network, rng = small_network(), stream(0, "weights")
-    weights = {
-        n: torch.randn(members, *p.shape, generator=rng) * scale for n, p in network.named_parameters()
-    }
-    return Ensemble(network, weights)
 
 
 def test_fgsm_on_a_linear_model_is_one_step_against_each_weight():

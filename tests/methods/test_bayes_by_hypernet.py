@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import small_method, small_regression, stripes
+from small import small_method, small_regression, stripes
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 

@@ -7,10 +7,10 @@ import warnings
 
 import pytest
 import torch
-from conftest import small_method, small_network
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
+from small import small_method, small_network
 from torch import nn
 
 from bench import training

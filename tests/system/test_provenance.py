@@ -5,14 +5,13 @@ from __future__ import annotations
 import ast
 import io
 import tokenize
-from pathlib import Path
 
 import pytest
 
 from bench.system import provenance
 from bench.system.provenance import without_comments
 
-SOURCES = sorted(p for p in Path(provenance.__file__).parent.rglob("*.py"))
+SOURCES = sorted(p for p in provenance.PACKAGE.rglob("*.py"))
 
 WITH = '''"""Module.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import small_method, stripes
+from small import small_method, stripes
 
 from bench import networks
 from bench.rng import Streams, stream

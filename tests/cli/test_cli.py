@@ -6,32 +6,14 @@ import json
 
 import pandas as pd
 import pytest
-from click.testing import CliRunner
+from commands import SMALL, bench, run
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import registry
-from bench.cli.main import main
 from bench.cli.options import parse_members, parse_seeds
 from bench.errors import UsageError
 from bench.records import store
-
-SMALL = [
-    *("--set", "standard_ensemble.networks=5", "--set", "standard_ensemble.epochs=2"),
-    *("--set", "standard_ensemble.batch=16"),
-]
-
-
-def bench(*arguments, results=None):
-    extra = ["--results", str(results)] if results is not None else []
-    return CliRunner(env={"BENCH_DATA": None}).invoke(main, [*arguments, *extra], catch_exceptions=False)
-
-
-def run(results, *arguments):
-    return bench(
-        "run", "--method", "standard_ensemble", "--task", "stripes", "--preset", "smoke", *SMALL, *arguments,
-        results=results,
-    )  # fmt: skip
 
 
 def values(results):

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import load_stripes, small_network, stripes, stripes_task
-from test_attack_evaluation import trained
+from attacked import trained
+from small import load_stripes, small_network, stripes, stripes_task
 
 from bench.ensemble import Ensemble
 from bench.evaluations import Subject, canaries, ood

@@ -11,13 +11,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_cli import SMALL, bench, run
+from commands import SMALL, bench, run
 
 from bench import registry
 from bench.errors import BenchError, DataError
 from bench.records import store
 from bench.running import launchers, worker
-from bench.running import run as runner
+from bench.running import run as running
 from bench.running.locks import Locks
 from bench.running.plan import Selection, plan
 from bench.system.progress import Plain
@@ -84,7 +84,7 @@ def test_a_cell_that_somebody_works_on_is_waited_for_and_not_run_twice(tmp_path,
         assert waiting.is_alive() and not list(tmp_path.rglob("*.csv"))
         (item,) = plan(SELECTION, tmp_path)[0]
         data = item.cell.task.load(None)
-        runner.run(item.cell, data, tmp_path, CPU, Plain())
+        running.run(item.cell, data, tmp_path, CPU, Plain())
     waiting.join(30)
     assert not waiting.is_alive()
     assert len(list(tmp_path.rglob("*.csv"))) == 1
@@ -128,7 +128,7 @@ def test_ctrl_c_writes_what_was_stopped_and_what_was_not_come_to(tmp_path, monke
     def press(*_):
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(runner, "run", press)
+    monkeypatch.setattr(running, "run", press)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
     try:
         done = run(tmp_path, "--seed", "0,1")

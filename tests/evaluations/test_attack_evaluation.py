@@ -8,36 +8,20 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import load_stripes, small_method, small_network, stripes
-from test_attacks import random_ensemble
+from attacked import PART, pick, stripes_mislabelled, subject, trained
+from ensembles import random_ensemble
+from small import load_stripes, small_method, small_network
 
 from bench import training
 from bench.attacks import oblivious
 from bench.ensemble import Ensemble
-from bench.evaluations import DRAWS, EVALUATIONS, Subject, attacks, fooling_epsilon, views
+from bench.evaluations import DRAWS, EVALUATIONS, attacks, fooling_epsilon, views
 from bench.metrics import predictions
 from bench.records import schema, store
-from bench.rng import Streams, stream
+from bench.rng import Streams
 from bench.running import run
 from bench.task import AttackScale, Scale
 from bench.training import Method
-
-PART = AttackScale(8, (2, 3), (0.05, 0.3), steps=2, others=5, searched=2)
-
-
-def stripes_mislabelled():
-    """The tests' data, where the first test image can only be wrong."""
-    data = load_stripes(None)
-    labels = data.test.labels.clone()
-    labels[0] = (labels[0] + 1) % 3
-    return dataclasses.replace(data, test=dataclasses.replace(data.test, labels=labels))
-
-
-def subject(drawn, *parts, sizes=(1, 3)):
-    said = []
-    scale = Scale(sizes, attacks=parts or (PART,))
-    data = stripes_mislabelled()
-    return Subject(drawn[: max(sizes)], data, scale, sizes, drawn, say=said.append), said
 
 
 @pytest.fixture(scope="module")
@@ -45,34 +29,9 @@ def drawn():
     return trained(6)
 
 
-def trained(members):
-    """Networks that are right on some images: a little noise around one trained network."""
-    data, network = stripes(96), small_network()
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        for p in network.parameters():
-            torch.nn.init.normal_(p, std=0.2)
-    optimiser = torch.optim.Adam(network.parameters(), 0.02)
-    for _ in range(60):
-        optimiser.zero_grad()
-        torch.nn.functional.cross_entropy(network(data.images), data.labels).backward()
-        optimiser.step()
-    rng = stream(2, "noise")
-    weights = {
-        n: p.detach() + 0.25 * torch.randn(members, *p.shape, generator=rng)
-        for n, p in network.named_parameters()
-    }
-    return Ensemble(small_network(), weights)
-
-
 @pytest.fixture(scope="module")
 def found(drawn):
     return attacks.evaluate(subject(drawn)[0], Streams(0, "attack"))
-
-
-def pick(result, metric, **where):
-    rows = [r for r in result.rows if r["metric"] == metric]
-    return [r for r in rows if all(r.get(k, "") == v for k, v in where.items())]
 
 
 def test_rows_have_keys_of_their_own_and_known_metrics(found, drawn):
