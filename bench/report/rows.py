@@ -18,15 +18,16 @@ from bench.records.schema import KEY
 from bench.report.uncertainty import t_interval
 
 PRESETS = ("paper", "quick", "smoke")  # the order of blocks: the published scale first
-STAND_INS = ("digits", "digits-open")  # embedded tasks: they stand behind those of the paper
+STAND_INS = ("digits", "digits-open")  # embedded tasks, shown after those of the paper
+# Columns that name where a number belongs, each with those before it. Numbers compare within a place.
 BLOCK = ("preset", "device")
 TASK = (*BLOCK, "task")
-PLACE = (*TASK, "dataset")  # what numbers of different methods are compared within
+PLACE = (*TASK, "dataset")
 GROUP = (*PLACE, "method", "members", "layer", "metric")
 ATTACK = (*GROUP, "variant", "attack", "epsilon", "success", "crafted_members")
-NAMED = 3  # settings that a method's name shows where they tell its configurations apart
+NAMED = 3  # most settings that a name like `hypergan [epochs=140]` may show
 COLUMNS = (*GROUP, "unit", "mean", "sd", "low", "high", "seeds", "examples")
-Abouts = Mapping[str, Mapping[str, Any]]
+Abouts = Mapping[str, Mapping[str, Any]]  # by run, its JSON
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Material:
 
     results: Path
     rows: pd.DataFrame
-    abouts: Mapping[str, Mapping[str, Any]]
+    abouts: Abouts
     published: pd.DataFrame
 
 

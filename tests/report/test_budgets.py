@@ -74,8 +74,8 @@ def lines(results, **where):
 
 
 def remark(results):
-    (sheet,) = text_tables(budgets.budget_table(material(results)))
-    return sheet.remark
+    (text,) = text_tables(budgets.budget_table(material(results)))
+    return text.remark
 
 
 def drawn(results):
@@ -196,8 +196,8 @@ def test_the_table_names_who_dominates_the_most_accurate_first(tmp_path):
     found = lines(tmp_path)
     assert found.loc["worst", "dominated_by"] == "m4; m3; m2; m1; m0"
     assert found["front"].to_dict() == {f"m{i}": "yes" for i in range(5)} | {"unknown": "", "worst": "no"}
-    (sheet,) = text_tables(budgets.budget_table(material(tmp_path)))
-    told = {line[0].text: line[-2].text for line in sheet.lines}
+    (text,) = text_tables(budgets.budget_table(material(tmp_path)))
+    told = {line[0].text: line[-2].text for line in text.lines}
     assert told["worst"] == "m4; m3; m2 and 2 more" and told["m0"] == "none" and told["unknown"] == "—"
 
 
@@ -283,8 +283,8 @@ def test_a_task_without_accuracy_has_no_line_and_no_figure(tmp_path):
 def marks(figure, method, metric=0, cost=0, costs=3):
     """The points of a method in a panel, sizes growing."""
     axes = figure.axes[metric * costs + cost]
-    look = method_styles([method])[method]
-    (line,) = [x for x in axes.lines if x.get_marker() == look.marker and x.get_markersize() == 3.5]
+    style = method_styles([method])[method]
+    (line,) = [x for x in axes.lines if x.get_marker() == style.marker and x.get_markersize() == 3.5]
     return line
 
 

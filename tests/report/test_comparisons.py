@@ -223,11 +223,11 @@ def test_many_pairs_open_at_a_click(tmp_path):
     for method in "abcdefghij":
         write(tmp_path, method, kept=())
     table = found(tmp_path)["verdicts"]
-    sheet = text_tables(table)[0]
-    assert len(sheet.lines) == 45 > page.FOLDED
+    text = text_tables(table)[0]
+    assert len(text.lines) == 45 > page.FOLDED
     report.build(tmp_path)
     assert "<details><summary>45 lines</summary>" in (tmp_path / "report.html").read_text()
-    assert sheet.block["metric"].startswith("accuracy")
+    assert text.block["metric"].startswith("accuracy")
 
 
 def test_an_entropy_that_is_no_number_is_a_gap(tmp_path):

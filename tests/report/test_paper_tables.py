@@ -137,8 +137,8 @@ def test_the_papers_sets_come_first_and_another_copy_is_named(tmp_path):
         ("hypergan", "digits", "digits"), ("hypergan", "cifar10", "cifar10-jpeg75"),
         ("hypergan", "mnist-5000", "mnist"), ("hypergan", "cifar5", "cifar10:0-4"),
     )]  # fmt: skip
-    (sheet,) = text_tables(made(tmp_path, *runs)["table2"])
-    assert [h for h in sheet.headings if "published" not in h] == [
+    (text,) = text_tables(made(tmp_path, *runs)["table2"])
+    assert [h for h in text.headings if "published" not in h] == [
         "method", "networks", "mnist", "mnist-5000", "cifar5, cifar10:0-4", "cifar10, cifar10-jpeg75",
         "cifar10-5000", "digits", "seeds",
     ]  # fmt: skip

@@ -358,16 +358,16 @@ def test_a_method_looks_the_same_wherever_it_stands():
     first, second = method_styles(["b", "a", "b"]), method_styles(["a", "b"])
     assert first == second and first["a"] != first["b"]
     many = method_styles([f"m{i}" for i in range(15)])
-    assert len({(look.color, look.marker) for look in many.values()}) == 15
+    assert len({(style.color, style.marker) for style in many.values()}) == 15
 
 
 def test_every_registered_method_has_a_colour_of_its_own_that_hangs_on_no_other():
     every = method_styles(list(registry.methods()))
-    assert len({look.color for look in every.values()}) == len(every)
+    assert len({style.color for style in every.values()}) == len(every)
     one, other = method_styles(["mnf [epochs=5]", "mnf [epochs=9]"]).values()
     assert one.color == every["mnf"].color != other.color
     alone = {name: method_styles([name])[name].color for name in every}
-    assert alone == {name: look.color for name, look in every.items()}
+    assert alone == {name: style.color for name, style in every.items()}
 
 
 def test_of_two_runs_that_hold_the_same_number_the_newest_counts(results):

@@ -293,7 +293,7 @@ def no_mixer(rows: Rows) -> list[Finding]:
 
 
 def diversity_falls(rows: Rows) -> list[Finding]:
-    """sd/mean of HyperGAN's norms at the last look against the first, wherever traced."""
+    """sd/mean of HyperGAN's norms at the last traced round against the first, wherever traced."""
     parts = []
     for place in ("cifar10", *(t for t in TRAINS if t != "cifar10")):
         first, last = rows.trace(HYPERGAN, place, "weight_norm_ratio")

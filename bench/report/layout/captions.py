@@ -60,7 +60,7 @@ def paper_entry(
     """Figure `number` of the paper: `figure5-digits`, and `figure5-digits-smoke` behind a better preset.
 
     subject: what the file is named after, if not the task. Whether the short name is free is seen by
-    `named`, over all figures of a report.
+    `with_short_names`, over all figures of a report.
     """
     kind = f"figure{number}"
     found = figure_entry(kind, subject or task, frame, caption, task, commands)
@@ -71,7 +71,7 @@ def paper_entry(
 Drawing = tuple[FigureEntry, Figure | None]
 
 
-def named(found: Iterable[Drawing]) -> Iterator[Drawing]:
+def with_short_names(found: Iterable[Drawing]) -> Iterator[Drawing]:
     """The figures, each short name given to the first that asks for it; gaps ask for none.
 
     Blocks come in the order of the report, so that the first is of the best preset that has the figure:

@@ -53,7 +53,7 @@ def images(figures: Iterable[Figure]) -> list[dict[str, bytes]]:
 def _send(figure: Figure, end: Connection) -> None:
     try:
         end.send(_image(figure))
-    except Exception as error:  # for the report to raise, which would else wait for a picture
+    except Exception as error:  # for the report to raise, which would otherwise wait for the figure
         end.send(error)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from bench.report.layout.captions import Drawing, named
+from bench.report.layout.captions import Drawing, with_short_names
 from bench.report.layout.figures import Styles, method_styles
 from bench.report.layout.tables import Table
 from bench.report.rows import BLOCK, Material, copies, note_on_copies
@@ -75,7 +75,7 @@ def all_tables(material: Material) -> list[Table]:
 def all_figures(material: Material) -> Iterator[Drawing]:
     """Every figure that has rows, and the gaps of those that lack arrays; drawn inside `drawing_style()`."""
     lossy = copies(material.rows)
-    for entry, figure in named(_drawn(material)):
+    for entry, figure in with_short_names(_drawn(material)):
         caption = " ".join(filter(None, (entry.caption, note_on_copies(lossy, entry.block))))
         yield replace(entry, caption=caption), figure
 
