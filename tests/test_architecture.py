@@ -139,6 +139,16 @@ def test_no_module_imports_itself_by_way_of_others():
         follow(module, ())
 
 
+def test_planning_needs_nothing_of_a_run():
+    reached: set[str] = set()
+    left = ["bench.running.plan"]
+    while left:
+        reached.add(module := left.pop())
+        left += imported(MODULES[module]) - reached
+    assert "bench.running.cell" in reached
+    assert not {room(module) for module in reached} & {"evaluations", "training", "attacks", "engine"}
+
+
 def test_nothing_private_of_another_module_is_used():
     for module, path in MODULES.items():
         modules: set[str] = set()  # local names of modules of this suite

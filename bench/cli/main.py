@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from bench import __version__, registry
-from bench.cli.options import NAMES, Names, data_option, results_option, selectors
+from bench.cli.options import NAMES, Names, data_option, parse_members, parse_seeds, results_option, selectors
 from bench.errors import BenchError, UsageError
 from bench.running import launchers
 
@@ -43,7 +43,6 @@ def main() -> None:
 
 
 def _selection(methods: list[str], tasks: list[str], options: dict[str, Any]) -> Any:
-    from bench.cli.options import parse_members, parse_seeds
     from bench.running.plan import Selection
 
     return Selection(
@@ -99,10 +98,10 @@ def run(ctx: click.Context, methods: list[str], tasks: list[str], **options: Any
     commands may share a results folder: none runs a cell that another works on.
     """
     from bench.running import sweep
-    from bench.system import devices
+    from bench.system.devices import device_of
     from bench.system.progress import reporter
 
-    device = devices.device_of(options["device"])
+    device = device_of(options["device"])
     launcher, jobs, address = options["launcher"], options["jobs"], options["address"]
     if address is not None and launcher != "ray":
         raise UsageError("--address: expected --launcher ray beside it")
