@@ -19,7 +19,7 @@ ALLOWED = {
     "cli": {
         "report", "running", "perf", "records", "settings", "system", "registry", "errors", "__init__",
     },
-    "report": {"statistics", "records", "system", "registry", "errors"},
+    "report": {"records", "system", "registry", "errors"},
     "running": {
         "evaluations", "training", "engine", "records", "settings", "registry", "task", "rng", "system",
         "errors",
@@ -38,7 +38,6 @@ ALLOWED = {
     "settings": {"registry", "errors"},
     "registry": {"errors"},
     "system": {"errors"},
-    "statistics": set(),
     "networks": set(),
     "task": set(),
     "rng": set(),
@@ -50,7 +49,6 @@ DATASETS = {"task", "networks", "registry", "errors", "datasets"}
 # The modules at the top of bench/; everything else lies in a package.
 TOP = {
     "__init__", "__main__", "task", "networks", "ensemble", "registry", "settings", "errors", "rng", "perf",
-    "statistics",
 }  # fmt: skip
 WITHOUT_TORCH = (
     "bench.cli.main", "bench.report", "bench.methods", "bench.datasets", "bench.records.store",
