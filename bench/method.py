@@ -11,7 +11,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from bench import checkpoint, training
+from bench import checkpoint, limits, training
 from bench.engine import Engine
 from bench.ensemble import Ensemble
 from bench.errors import BenchError
@@ -69,10 +69,15 @@ class Method(ABC):
 
     @final
     def trains(self, name: str, part: checkpoint.Trainable) -> None:
-        """Register what trains, so that it is saved and restored; modules move to the device."""
+        """Register what trains, so that it is saved and restored; modules move to the device.
+
+        Raises BenchError where all that is registered, with gradients and optimisers' state, does not
+        fit in the device's memory.
+        """
         if isinstance(part, nn.Module):
             part.to(self.device)
         self._parts[name] = part
+        limits.check_training(type(self).__name__, self.config, self._parts, self.device)
 
     @final
     def stage_round(

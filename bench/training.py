@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench import diversity
+from bench import diversity, limits
 from bench.engine import Loss, float32, memory
 from bench.errors import BenchError
 from bench.records import row
@@ -149,21 +149,32 @@ class Independent:
 
     Adam acts on each number by itself, and the gradient of a sum of losses is each network's own.
 
-    first: weights that each network starts from. steps: of the whole fit, over which lr is annealed.
-    What trains is registered with the method.
+    first: the weights that network m starts from, for m below `networks`. steps: of the whole fit, over
+    which lr is annealed. What trains is registered with the method.
     """
 
     def __init__(
-        self, method: Method, first: Sequence[Mapping[str, Tensor]], lr: float, steps: int, decay: float = 0.0
+        self,
+        method: Method,
+        networks: int,
+        first: Callable[[int], Mapping[str, Tensor]],
+        lr: float,
+        steps: int,
+        decay: float = 0.0,
     ) -> None:
         self.lr, self.steps = lr, steps
+        shapes = method.engine.shapes
         holder = nn.ParameterList(
-            nn.Parameter(torch.stack([f[n] for f in first]).to(method.device)) for n in first[0]
+            nn.Parameter(torch.empty((networks, *shape), device=method.device)) for shape in shapes.values()
         )
-        self.weights: dict[str, Tensor] = dict(zip(first[0], holder, strict=True))
+        self.weights: dict[str, Tensor] = dict(zip(shapes, holder, strict=True))
         method.trains("weights", holder)
         self.optimiser = adam(holder.parameters(), lr, weight_decay=decay)
         method.trains("optimiser", self.optimiser)
+        # Registered before they are filled: networks that do not fit in memory are refused at once.
+        for m in range(networks):
+            for name, value in first(m).items():
+                self.weights[name].detach()[m] = value
 
     def minimise(self, losses: Tensor, step: int) -> None:
         """One step of every network, the `step`-th of the fit, on losses [M]."""
@@ -218,12 +229,20 @@ class Fit:
 def fit(method: Method, train: Split, val: Split, settings: FitSettings) -> Fit:
     """Train a method; a fit that was killed goes on from its last checkpoint and ends the same.
 
-    Raises BenchError where a loss is no longer a number.
+    Raises BenchError where a loss is no longer a number, and where memory does not suffice: before
+    training for what `start` makes, gradients and optimisers included.
     """
+    with limits.explained(type(method).__name__, method.config):
+        return _fit(method, train, val, settings)
+
+
+def _fit(method: Method, train: Split, val: Split, settings: FitSettings) -> Fit:
     memory.keep_freed()
     method.device, method.stage_folder = settings.device, settings.stage
     rng = Streams(settings.seed, "fit")
-    method.start(train.to(settings.device), val.to(settings.device), loss=settings.loss, rng=rng)
+    train_there, val_there = train.to(settings.device), val.to(settings.device)
+    with limits.Guard(type(method).__name__, method.config):
+        method.start(train_there, val_there, loss=settings.loss, rng=rng)
     result = Fit()
     if settings.path is not None and settings.path.exists():
         about = method.load(settings.path)
