@@ -90,8 +90,11 @@ class DeepEnsemble(Method):
         # [C, H, W], or [D]: how far each feature of an input is moved.
         self.move = c.epsilon * (train.images.amax(0) - train.images.amin(0))
         self.batches = Minibatches(train, c.batch)
-        first = [initial(self.engine.shapes, rng("initialise", m)) for m in range(c.networks)]
-        self.members = Independent(self, first, c.lr, c.epochs * len(self.batches))
+        self.members = Independent(self, c.networks, self._initial, c.lr, c.epochs * len(self.batches))
+
+    def _initial(self, network: int) -> dict[str, Tensor]:
+        """Weights that one network starts from."""
+        return initial(self.engine.shapes, self.rng("initialise", network))
 
     def rounds(self) -> int:
         return self.config.epochs

@@ -56,8 +56,8 @@ class StandardEnsemble(Method):
         c = self.config
         self.rng, self.loss = rng, loss
         self.batches = Minibatches(train, c.batch)
-        first = [self._initial(rng("initialise", m)) for m in range(c.networks)]
-        self.members = Independent(self, first, c.lr, c.epochs * len(self.batches), c.weight_decay)
+        steps = c.epochs * len(self.batches)
+        self.members = Independent(self, c.networks, self._initial, c.lr, steps, c.weight_decay)
 
     def rounds(self) -> int:
         return self.config.epochs
@@ -75,8 +75,9 @@ class StandardEnsemble(Method):
     def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
         return self.members.permuted(rngs)
 
-    def _initial(self, rng: torch.Generator) -> dict[str, Tensor]:
+    def _initial(self, network: int) -> dict[str, Tensor]:
         """Weights that one network starts from."""
+        rng = self.rng("initialise", network)
         weights = initial(self.engine.shapes, rng)
         if self.config.normal_start:
             for w in weights.values():

@@ -25,6 +25,7 @@ ASIDE = (
     "bench.settings",
     "bench.system",
     "bench.training.checkpoint",
+    "bench.training.limits",
     "bench.training.fit:_identity",
     "bench.training.fit:_save",
     "bench.training.losses:LOSSES",

@@ -19,6 +19,7 @@ from bench.metrics import diversity
 from bench.records.schema import row
 from bench.rng import Streams
 from bench.task import Split, fitted_on
+from bench.training import limits
 from bench.training.losses import cross_entropy
 from bench.training.method import Method
 
@@ -66,14 +67,22 @@ class Fit:
 def fit(method: Method, train: Split, val: Split, settings: FitSettings) -> Fit:
     """Train a method; a fit that was killed goes on from its last checkpoint and ends the same.
 
-    Raises BenchError where a loss is no longer a number, and where the checkpoint is another fit's.
+    Raises BenchError where a loss is no longer a number, where the checkpoint is another fit's, and where
+    memory does not suffice: before training for what `start` makes, gradients and optimisers included.
     """
+    with limits.explained(type(method).__name__, method.config):
+        return _fit(method, train, val, settings)
+
+
+def _fit(method: Method, train: Split, val: Split, settings: FitSettings) -> Fit:
     memory.keep_freed()
     method.device, method.stage_folder = settings.device, settings.stage
     method.stage_identity = settings.stage_identity
     identity = _identity(method, train, val, settings) if settings.path is not None else {}
     rng = Streams(settings.seed, "fit")
-    method.start(train.to(settings.device), val.to(settings.device), loss=settings.loss, rng=rng)
+    train_there, val_there = train.to(settings.device), val.to(settings.device)
+    with limits.Guard(type(method).__name__, method.config):
+        method.start(train_there, val_there, loss=settings.loss, rng=rng)
     result = Fit()
     if settings.path is not None and settings.path.exists():
         about = method.load(settings.path, identity)

@@ -17,7 +17,7 @@ from bench.ensemble import Ensemble
 from bench.errors import BenchError
 from bench.rng import Streams
 from bench.task import Split
-from bench.training import checkpoint
+from bench.training import checkpoint, limits
 
 Part = TypeVar("Part", bound=checkpoint.Kept)
 
@@ -85,10 +85,12 @@ class Method(ABC):
 
         part: a module (with its buffers), an optimiser, or a tensor, which need not train. A checkpoint is
         read into the same objects in place: change a tensor by `copy_`, `add_` and the like, never by
-        assignment. A finished fit's checkpoint is without optimisers.
+        assignment. A finished fit's checkpoint is without optimisers. Raises BenchError where all that is
+        kept, with gradients and optimisers' state, does not fit in the device's memory.
         """
         held: Any = part.to(self.device) if isinstance(part, nn.Module | Tensor) else part
         self._parts[name] = held
+        limits.check_training(type(self).__name__, self.config, self._parts, self.device)
         return held
 
     @final

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -35,21 +35,32 @@ class Independent:
 
     Adam acts on each number by itself, and the gradient of a sum of losses is each network's own.
 
-    first: weights that each network starts from. steps: of the whole fit, over which lr is annealed.
-    What trains is registered with the method.
+    first: the weights that network m starts from, for m below `networks`. steps: of the whole fit, over
+    which lr is annealed. What trains is registered with the method.
     """
 
     def __init__(
-        self, method: Method, first: Sequence[Mapping[str, Tensor]], lr: float, steps: int, decay: float = 0.0
+        self,
+        method: Method,
+        networks: int,
+        first: Callable[[int], Mapping[str, Tensor]],
+        lr: float,
+        steps: int,
+        decay: float = 0.0,
     ) -> None:
         self.lr, self.steps = lr, steps
+        shapes = method.engine.shapes
         holder = nn.ParameterList(
-            nn.Parameter(torch.stack([f[n] for f in first]).to(method.device)) for n in first[0]
+            nn.Parameter(torch.empty((networks, *shape), device=method.device)) for shape in shapes.values()
         )
-        self.weights: dict[str, Tensor] = dict(zip(first[0], holder, strict=True))
+        self.weights: dict[str, Tensor] = dict(zip(shapes, holder, strict=True))
         method.keep("weights", holder)
         self.optimiser = adam(holder.parameters(), lr, weight_decay=decay)
         method.keep("optimiser", self.optimiser)
+        # Registered before they are filled: networks that do not fit in memory are refused at once.
+        for m in range(networks):
+            for name, value in first(m).items():
+                self.weights[name].detach()[m] = value
 
     def minimise(self, losses: Tensor, step: int) -> None:
         """One step of every network, the `step`-th of the fit, on losses [M]."""
