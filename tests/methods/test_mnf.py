@@ -282,5 +282,5 @@ def test_a_layer_with_one_input_and_layers_without_bias_train():
 
 
 def test_a_network_that_the_engine_cannot_walk_is_refused():
-    with pytest.raises(ValueError, match="plan"):
+    with pytest.raises(ValueError, match="the engine reads"):
         started(nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Tanh()))
