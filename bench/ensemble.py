@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -63,11 +63,18 @@ class Ensemble(nn.Module):
         return [hashlib.sha256(v.numpy().tobytes()).hexdigest() for v in self.vectors().cpu()]
 
     @torch.no_grad()
+    def logits(self, images: Tensor, batch: int = 1000) -> Tensor:
+        """Logits [M, B, K] of every member, on the CPU, in batches."""
+        return self._in_batches(images, batch, lambda logits: logits)
+
+    @torch.no_grad()
     def probabilities(self, images: Tensor, batch: int = 1000) -> Tensor:
         """Class probabilities [M, B, K] of every member, on the CPU, in batches."""
+        return self._in_batches(images, batch, lambda logits: logits.softmax(-1))
+
+    def _in_batches(self, images: Tensor, batch: int, of: Callable[[Tensor], Tensor]) -> Tensor:
         device = self._values[0].device
-        parts = [self(x.to(device)).softmax(-1).cpu() for x in images.split(batch)]
-        return torch.cat(parts, 1)
+        return torch.cat([of(self(x.to(device))).cpu() for x in images.split(batch)], 1)
 
 
 class MeanLogits(nn.Module):

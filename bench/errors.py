@@ -1,5 +1,9 @@
 """The two ways a command ends badly: the command line was wrong (exit 2), or the run was (exit 1)."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+
 
 class BenchError(Exception):
     """A run cannot go on; the message says what was expected, what was found and what to do next."""
@@ -17,10 +21,15 @@ class DataError(BenchError):
     """A data file is missing, unreadable or not the file it should be."""
 
 
-def unknown(kind: str, found: str, known: list[str]) -> UsageError:
-    """The error for a name that is not registered, with the nearest names that are."""
+def nearest(found: str, known: Iterable[str]) -> str:
+    """`did you mean a or b?` with the names that are spelt most alike; empty where none is."""
     import difflib
 
-    near = difflib.get_close_matches(found, known, n=3)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    near = difflib.get_close_matches(found, list(known), n=3)
+    return f"did you mean {' or '.join(near)}?" if near else ""
+
+
+def unknown(kind: str, found: str, known: list[str]) -> UsageError:
+    """The error for a name that is not registered, with the nearest names that are."""
+    hint = nearest(found, known) or f"known: {', '.join(known)}"
     return UsageError(f"unknown {kind} {found!r}; {hint}")

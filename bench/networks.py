@@ -125,6 +125,15 @@ def count(network: nn.Module) -> int:
     return sum(shape.numel() for shape in shapes(network).values())
 
 
+def stacked(vectors: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Vectors [M, P] as stacked weights by name, [M, *shape]: the inverse of `Ensemble.vectors`.
+
+    shapes: of the network, in its own order, as `shapes` gives them.
+    """
+    parts = vectors.split([shape.numel() for shape in shapes.values()], 1)
+    return {n: part.unflatten(1, s) for (n, s), part in zip(shapes.items(), parts, strict=True)}
+
+
 def initial(shapes: Mapping[str, torch.Size], rng: torch.Generator) -> dict[str, Tensor]:
     """PyTorch's default initialisation of one network, from a given stream and on the CPU.
 

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from bench import networks, provenance
+from bench import networks
 from bench.engine import Engine, Weights, float32, kernels
 from bench.networks import shapes
 from bench.rng import stream
+from bench.system import devices
 from bench.training import cross_entropy
 
 GEMM = 2048  # side of the matrices: large enough to reach a core's peak, small enough to repeat
@@ -131,11 +132,11 @@ def _measured(
     seconds: dict[str, list[float]] = {way: [] for way in ("gemm", *work)}
     peaks, counts = {}, {}
     for way, call in work.items():  # the first call warms up and shows the peak
-        provenance.reset_peak_memory(device)
-        before = provenance.peak_memory_bytes(device)
+        devices.reset_peak_memory(device)
+        before = devices.peak_memory_bytes(device)
         slow = _seconds(call, device) > SLOW_SECONDS
         counts[way] = min(repeats, SLOW_REPEATS) if slow else repeats
-        peaks[way] = max(0, provenance.peak_memory_bytes(device) - before)
+        peaks[way] = max(0, devices.peak_memory_bytes(device) - before)
     for i in range(repeats):
         seconds["gemm"].append(_seconds(product, device))
         for way, call in work.items():

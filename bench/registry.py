@@ -3,22 +3,27 @@
 A plug-in is a light module listed under the entry-point group `bench.plugins`; importing it calls
 `add_method`, `add_task` and `add_source` with targets of the form "package.module:attribute". The
 targets are imported only when used, so that listing and reporting need no torch.
+
+A plug-in that cannot be used is left out with a warning that names its package, and the others stay
+usable: one that fails to import, a method without a readable TOML file, and a name that is taken (this
+suite's own names are registered first). Asking for what was left out gives the reason.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError, unknown
+from bench.errors import BenchError, UsageError, unknown
 
 PRESETS = {
     "smoke": "a few seconds a cell: does everything work? (CI)",
@@ -27,25 +32,33 @@ PRESETS = {
 }
 
 MAX_TOML_BYTES = 2**20
-_NAME = re.compile(
-    r"[A-Za-z][A-Za-z0-9_.-]{0,63}"
-)  # names become parts of file names, and stay in their folder
+# Names become parts of file names, and stay in their folder.
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+_REPAIR = "repair the package, or uninstall it"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered name: what it is in one line, and where its code is."""
+    """A registered name: what it is in one line, where its code is, and who registered it."""
 
     name: str
     target: str
     about: str
+    owner: str = field(default="", kw_only=True)
 
     @property
     def module(self) -> str:
         return self.target.partition(":")[0]
 
     def load(self) -> Any:
-        return getattr(import_module(self.module), self.target.partition(":")[2])
+        """What is registered, imported. Raises BenchError where it cannot be."""
+        try:
+            return getattr(import_module(self.module), self.target.partition(":")[2])
+        except (Exception, SystemExit) as error:  # somebody else's code may raise anything
+            raise BenchError(
+                f"{self.owner or self.name}: expected to import {self.target} for {self.name!r}, "
+                f"found {_line(error)}; {_REPAIR}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -60,51 +73,93 @@ class MethodEntry(Entry):
 _methods: dict[str, Entry] = {}
 _tasks: dict[str, Entry] = {}
 _sources: dict[str, Entry] = {}
+_left_out: dict[str, str] = {}  # why, by name
+_owner = ""  # the plug-in that is being imported
+_log = logging.getLogger("bench")
 
 
 def add_method(name: str, target: str) -> None:
     """Register a method class; its TOML file lies beside the module under the same stem."""
-    _add(_methods, Entry(name, target, ""))
+    _add("method", _methods, Entry(name, target, "", owner=_owner))
 
 
 def add_task(name: str, target: str, about: str) -> None:
     """Register a `bench.task.Task`."""
-    _add(_tasks, Entry(name, target, about))
+    _add("task", _tasks, Entry(name, target, about, owner=_owner))
 
 
 def add_source(name: str, target: str, about: str) -> None:
     """Register a `bench.task.Source`: files of a data set, for `bench data`."""
-    _add(_sources, Entry(name, target, about))
+    _add("data source", _sources, Entry(name, target, about, owner=_owner))
 
 
-def _add(table: dict[str, Entry], entry: Entry) -> None:
+def _add(kind: str, table: dict[str, Entry], entry: Entry) -> None:
     try:
         _check_name("registered", entry.name)
     except ValueError as error:
-        raise BenchError(f"plug-in {entry.target}: {error}; rename it") from error
+        _leave_out(str(entry.name), f"{entry.owner or entry.target}: {error}; {kind} left out, rename it")
+        return
     before = table.setdefault(entry.name, entry)
     if before != entry:
-        raise BenchError(
-            f"two plug-ins register {entry.name!r}: {before.target} and {entry.target}; "
-            "rename one, or uninstall its package"
-        )
+        _clash(kind, entry, before)
+
+
+def _clash(kind: str, entry: Entry, before: Entry) -> None:
+    _leave_out(
+        entry.name,
+        f"{entry.owner or entry.target}: {kind} {entry.name!r} ({entry.target}) is left out, since "
+        f"{before.owner or before.target} has registered that name; rename it, or uninstall its package",
+    )
+
+
+def _leave_out(name: str, reason: str) -> None:
+    _left_out.setdefault(name, reason)
+    _log.warning("Warning: %s", reason)
 
 
 @cache
 def _load_plugins() -> None:
-    for point in sorted(entry_points(group="bench.plugins"), key=lambda p: p.value):
+    # This suite's own names come first: where two are equal, the first stays.
+    own = f"{__package__}."
+    for point in sorted(
+        entry_points(group="bench.plugins"), key=lambda p: (not p.value.startswith(own), p.value)
+    ):
+        _load_plugin(point)
+
+
+def _load_plugin(point: EntryPoint) -> None:
+    global _owner
+    package = (
+        "an unknown package" if point.dist is None else f"package {point.dist.name} {point.dist.version}"
+    )
+    _owner = f"plug-in {point.name!r} of {package}"
+    try:
         point.load()
+    except (Exception, SystemExit) as error:  # somebody else's code may raise anything
+        _leave_out(point.name, f"{_owner}: expected to import {point.value}, found {_line(error)}; {_REPAIR}")
+    finally:
+        _owner = ""
+
+
+def _line(error: BaseException) -> str:
+    """Type and message of an error, in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _toml_of(entry: Entry) -> dict[str, Any]:
-    spec = find_spec(entry.module)
+    try:
+        spec = find_spec(entry.module)  # imports the packages that the module lies in
+    except (Exception, SystemExit) as error:
+        raise BenchError(
+            f"method {entry.name!r}: expected to find module {entry.module}, found {_line(error)}; {_REPAIR}"
+        ) from error
     if spec is None or spec.origin is None:
-        raise BenchError(f"method {entry.name!r}: module {entry.module} not found; reinstall its package")
+        raise BenchError(f"method {entry.name!r}: expected module {entry.module}, found none; {_REPAIR}")
     return read_toml(Path(spec.origin).with_suffix(".toml"), entry.name)
 
 
 def read_toml(path: Path, method: str) -> dict[str, Any]:
-    """A method's file: what it is in one line, a table a preset, and its variants.
+    """A method's file: what it is in one line, tables of presets, and its variants.
 
     Raises BenchError where it cannot be read or holds anything else.
     """
@@ -115,7 +170,8 @@ def read_toml(path: Path, method: str) -> dict[str, Any]:
             raise ValueError(f"more than {MAX_TOML_BYTES:,} bytes")
         found = tomllib.loads(data.decode())
         for key, value in found.items():
-            if key not in ("about", "variants", *PRESETS) or not isinstance(
+            presets = all(name in PRESETS for name in listed(key))
+            if not (presets or key in ("about", "variants")) or not isinstance(
                 value, str if key == "about" else dict
             ):
                 raise ValueError(f"{key} = {value!r}, which is neither about, a preset nor variants")
@@ -123,11 +179,63 @@ def read_toml(path: Path, method: str) -> dict[str, Any]:
             if not (isinstance(variant, dict) and isinstance(variant.get("about", ""), str)):
                 raise ValueError(f"variant {suffix} = {variant!r}, which is no table")
             _check_name("variant", variant.get("name", suffix))
+        for preset in PRESETS:
+            for train in (*_train_keys(found), ""):
+                preset_values(found, preset, train)
         return found
     except (OSError, ValueError, RecursionError) as error:
         raise BenchError(
             f"method {method!r}: expected a readable {path}; {error}; correct the file"
         ) from error
+
+
+def listed(header: str) -> tuple[str, ...]:
+    """Names in a table's header, as `cifar10,cifar5`. Raises ValueError for an empty or repeated one."""
+    names = tuple(name.strip() for name in header.split(","))
+    if not all(names) or len(set(names)) < len(names):
+        raise ValueError(f"header {header!r}: expected names, each once, with commas between them")
+    return names
+
+
+def preset_values(toml: Mapping[str, Any], preset: str, train: str) -> dict[str, Any]:
+    """What a method's file sets under a preset, for tasks with this train key.
+
+    A header may name several presets and several train keys, as in `["quick,paper".toy]` and
+    `[quick."cifar10,cifar5"]`. Tables with this train key go before tables without one; among each, a
+    table whose header names fewer presets and keys (their product) before one that names more.
+    Raises ValueError where two tables of equal standing set the same.
+    """
+    found: dict[str, Any] = {}
+    ranks: dict[str, tuple[bool, int]] = {}
+    for rank, values in sorted(_tables(toml, preset, train), key=lambda item: item[0]):
+        for key, value in values.items():
+            if ranks.get(key) == rank:
+                raise ValueError(
+                    f"preset {preset}, tasks {train}: {key} is set by two tables that name as many presets "
+                    "and tasks; keep one of them"
+                )
+            found[key], ranks[key] = value, rank
+    return found
+
+
+def _tables(
+    toml: Mapping[str, Any], preset: str, train: str
+) -> Iterator[tuple[tuple[bool, int], dict[str, Any]]]:
+    """Tables that hold for a preset and a train key, each behind its rank: the nearest has the highest."""
+    for header, table in toml.items():
+        if header in ("about", "variants") or preset not in (presets := listed(header)):
+            continue
+        yield (False, -len(presets)), {k: v for k, v in table.items() if not isinstance(v, dict)}
+        for name, values in table.items():
+            if isinstance(values, dict) and train in (keys := listed(name)):
+                yield (True, -len(presets) * len(keys)), values
+
+
+def _train_keys(toml: Mapping[str, Any]) -> set[str]:
+    """Train keys that a method's file names."""
+    tables = [table for header, table in toml.items() if header not in ("about", "variants")]
+    headers = [name for table in tables for name, values in table.items() if isinstance(values, dict)]
+    return {key for header in headers for key in listed(header)}
 
 
 def _check_name(kind: str, name: Any) -> None:
@@ -141,14 +249,27 @@ def methods() -> dict[str, MethodEntry]:
     """Every method and variant by name, in order of registration, variants after their method."""
     _load_plugins()
     found: dict[str, MethodEntry] = {}
-    for name, entry in _methods.items():
-        toml = _toml_of(entry)
-        found[name] = MethodEntry(name, entry.target, toml.get("about", ""), name, {}, toml)
-        for suffix, variant in toml.get("variants", {}).items():
-            full = variant.get("name", f"{name}-{suffix}")
-            settings = {k: v for k, v in variant.items() if k not in ("name", "about")}
-            found[full] = MethodEntry(full, entry.target, variant.get("about", ""), name, settings, toml)
+    for entry in _methods.values():
+        try:
+            toml = _toml_of(entry)
+        except BenchError as error:
+            _leave_out(entry.name, f"{entry.owner or entry.target}: {error}")
+            continue
+        for kind, each in _with_variants(entry, toml):
+            before = found.setdefault(each.name, each)
+            if before is not each:
+                _clash(kind, each, before)
     return found
+
+
+def _with_variants(entry: Entry, toml: dict[str, Any]) -> Iterator[tuple[str, MethodEntry]]:
+    """A method and its variants, each with what it is called in errors."""
+    name, target, owner = entry.name, entry.target, entry.owner
+    yield "method", MethodEntry(name, target, toml.get("about", ""), name, {}, toml, owner=owner)
+    for suffix, variant in toml.get("variants", {}).items():
+        full, about = variant.get("name", f"{name}-{suffix}"), variant.get("about", "")
+        settings = {k: v for k, v in variant.items() if k not in ("name", "about")}
+        yield f"variant of {name}", MethodEntry(full, target, about, name, settings, toml, owner=owner)
 
 
 def tasks() -> dict[str, Entry]:
@@ -169,16 +290,35 @@ def method(name: str) -> MethodEntry:
 
 
 def task(name: str) -> Any:
-    """The `bench.task.Task` of that name, imported. Raises `UsageError` where there is none."""
-    return _get("task", tasks(), name).load()
+    """The `bench.task.Task` of that name, imported. Raises `UsageError` where there is none.
+
+    Raises BenchError for a task that bears another name than it is registered by: rows would carry it.
+    """
+    return _named("task", _get("task", tasks(), name))
 
 
 def source(name: str) -> Any:
-    """The `bench.task.Source` of that name, imported. Raises `UsageError` where there is none."""
-    return _get("data source", sources(), name).load()
+    """The `bench.task.Source` of that name, imported. Raises as `task` does."""
+    return _named("data source", _get("data source", sources(), name))
+
+
+def _named(kind: str, entry: Entry) -> Any:
+    loaded = entry.load()
+    bears = getattr(loaded, "name", None)
+    if bears != entry.name:
+        raise BenchError(
+            f"{entry.owner or entry.target}: expected {entry.target} to be a {kind} named {entry.name!r}, "
+            f"as it is registered, found the name {bears!r}; give both one name, or uninstall the package"
+        )
+    return loaded
 
 
 def _get(kind: str, table: Mapping[str, Any], name: str) -> Any:
     if name not in table:
-        raise unknown(kind, name, list(table))
+        raise missing(kind, name, list(table))
     return table[name]
+
+
+def missing(kind: str, name: str, known: list[str]) -> UsageError:
+    """The error for a name that is not among the known: why it was left out, else the nearest names."""
+    return UsageError(_left_out[name]) if name in _left_out else unknown(kind, name, known)

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 # Standard deviation of a label around the regression's target, in the data and in every likelihood.
 NOISE_SD = 3.0  # HyperGAN paper, section 4.3: y = x^3 + N(0, 3^2)
+# What is added to a variance that a network predicts, in training as in evaluation.
+MIN_VARIANCE = 1e-6  # Lakshminarayanan et al. 2017, section 2.2.1
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,31 @@ class Data:
 
     def fitted_on(self) -> str:
         """SHA-256 of the images and labels that `fit` sees: tasks that differ elsewhere share a fit."""
+        return fitted_on(self.train, self.val)
+
+    def asked_of(self) -> str:
+        """SHA-256 of what evaluations see: names, images and labels of test, outliers and reference."""
         whole = hashlib.sha256()
-        for part in (self.train.images, self.train.labels, self.val.images, self.val.labels):
-            whole.update(part.contiguous().numpy().data)
+        splits, tensors = [self.val, self.test], []
+        if self.outliers is not None:
+            splits.append(self.outliers)
+        if self.reference is not None:
+            splits.append(self.reference.grid)
+            tensors += [self.reference.mean, self.reference.sd]
+        for split in splits:
+            whole.update(f"{split.name}\0".encode())
+            tensors += [split.images, split.labels]
+        for tensor in tensors:
+            whole.update(tensor.contiguous().numpy().data)
         return whole.hexdigest()
+
+
+def fitted_on(train: Split, val: Split) -> str:
+    """SHA-256 of the images and labels that a fit sees, and of whether they are augmented."""
+    whole = hashlib.sha256(b"augment" if train.augment else b"")
+    for part in (train.images, train.labels, val.images, val.labels):
+        whole.update(part.contiguous().numpy().data)
+    return whole.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,28 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from bench.engine import Recorded, Row
-from bench.method import Method
-from bench.networks import initial
-from bench.rng import Streams
-from bench.task import Split
-from bench.training import Loss, Minibatches, adam, annealed, check_finite, means, minimise
+from bench.settings import Count, NotNegative, Positive, Share, settings
+from bench.training import (
+    Loss,
+    Method,
+    Minibatches,
+    Split,
+    Streams,
+    adam,
+    annealed,
+    check_finite,
+    initial,
+    means,
+    minimise,
+    stacked,
+)
 
-DISTILS = ("wgan", "gaussian", "none")
 # Networks whose spread is compared with the chain's after a block of generator steps.
 SPREAD_NETWORKS = 256
 # Factor of the generator's last layer at the start. He-uniform spreads as much into every direction,
@@ -33,28 +41,43 @@ FIRST_SPREAD = 0.1
 NEGLIGIBLE = 1e-10
 
 
-@dataclass(frozen=True)
+@settings
 class APDConfig:
     """Settings of APD; the chain's come first, then the generator's."""
 
-    distil: str = "wgan"  # paper; "none": the chain's own networks; "gaussian": mean and diagonal variance
-    epochs: int = 100  # of the chain; the HyperGAN paper gives APD 100, the code has 400
-    passes: int = 1  # over the data in an epoch; more where few images make few steps
-    batch: int = 100  # images per step, of the chain; reference code
-    step_size: float = 0.05  # eta, reference code
-    first_step_size: float = 0.05  # falls to step_size by a cosine in burn-in; reference code: constant
-    precision: float = 50.0  # of the prior, N lambda: the code's lambda 1e-3 at its N of 50,000
-    burn_in: float = 0.2  # of the epochs, our choice; the code's 500 steps keep untrained networks
-    keep: int = 27  # networks per epoch: every 20th step at N = 55,000, reference code
+    # wgan: paper; none: the chain's own networks; gaussian: mean and diagonal variance.
+    distil: Literal["wgan", "gaussian", "none"] = "wgan"
+    epochs: Count = 100  # of the chain; the HyperGAN paper gives APD 100, the code has 400
+    passes: Count = 1  # over the data in an epoch; more where few images make few steps
+    batch: Count = 100  # images per step, of the chain; reference code
+    step_size: Positive = 0.05  # eta, reference code
+    first_step_size: Positive = 0.05  # falls to step_size by a cosine in burn-in; reference code: constant
+    precision: NotNegative = 50.0  # of the prior, N lambda: the code's lambda 1e-3 at its N of 50,000
+    burn_in: Share = 0.2  # of the epochs, our choice; the code's 500 steps keep untrained networks
+    keep: Count = 27  # networks per epoch: every 20th step at N = 55,000, reference code
     span: bool = True  # the generator emits coordinates in the span of the kept networks
-    blocks: int = 100  # of generator steps: how often a fit can be looked at and stopped
-    block_steps: int = 1000  # 100,000 generator steps in all, reference code
-    latent: int = 32  # reference code, fully-connected networks
-    hidden: int = 100  # of generator and critic, three layers each, reference code
-    samples: int = 100  # networks per step of generator and critic, reference code
-    critic_steps: int = 5  # per generator step, reference code
-    penalty: float = 10.0  # weight of the gradient penalty, reference code
-    lr: float = 1e-4  # Adam, generator and critic; reference code
+    blocks: Count = 100  # of generator steps: how often a fit can be looked at and stopped
+    block_steps: Count = 1000  # 100,000 generator steps in all, reference code
+    latent: Count = 32  # reference code, fully-connected networks
+    hidden: Count = 100  # of generator and critic, three layers each, reference code
+    samples: Count = 100  # networks per step of generator and critic, reference code
+    critic_steps: Count = 5  # per generator step, reference code
+    penalty: NotNegative = 10.0  # weight of the gradient penalty, reference code
+    lr: Positive = 1e-4  # Adam, generator and critic; reference code
+
+    def __post_init__(self) -> None:
+        if self.distil != "none" and self.kept < 2:
+            raise ValueError(f"keep: expected at least 2 networks to distil, found {self.kept}; raise keep")
+
+    @property
+    def burnt(self) -> int:
+        """Epochs of which no network is kept."""
+        return min(round(self.burn_in * self.epochs), self.epochs - 1)
+
+    @property
+    def kept(self) -> int:
+        """Networks that the whole chain leaves."""
+        return (self.epochs - self.burnt) * self.keep
 
 
 class Chain(nn.Module):
@@ -110,12 +133,7 @@ class APD(Method):
 
     def __init__(self, network: nn.Module, config: APDConfig) -> None:
         super().__init__(network, config)
-        if config.distil not in DISTILS:
-            raise ValueError(f"distil: expected one of {', '.join(DISTILS)}, found {config.distil!r}")
-        self.burnt = min(round(config.burn_in * config.epochs), config.epochs - 1)
-        self.kept = (config.epochs - self.burnt) * config.keep
-        if config.distil != "none" and self.kept < 2:
-            raise ValueError(f"keep: expected at least 2 networks to distil, found {self.kept}; raise keep")
+        self.burnt, self.kept = config.burnt, config.kept
         if config.distil == "none":
             self.max_members = self.kept
 
@@ -131,7 +149,7 @@ class APD(Method):
             )
         count = sum(shape.numel() for shape in self.engine.shapes.values())
         self.chain = Chain(c.epochs, c.keep, count, stored=self.stage_folder is None)
-        self.trains("chain", self.chain)
+        self.keep("chain", self.chain)
         self.theta = torch.zeros(count, device=self.device)  # the network that walks
         self.slots = torch.zeros(c.keep, count, device=self.device)  # those of its epoch that are kept
         # On the device: a step needs a normal number a weight.
@@ -147,12 +165,12 @@ class APD(Method):
         with self.rng.initialise():
             self.generator = mlp(c.latent, c.hidden, width, last=FIRST_SPREAD)
             self.critic = mlp(width, c.hidden, 1)
-        self.trains("generator", self.generator)
-        self.trains("critic", self.critic)
+        self.keep("generator", self.generator)
+        self.keep("critic", self.critic)
         self.optimiser = adam(self.generator.parameters(), c.lr, betas=(0.5, 0.9))
-        self.trains("optimiser", self.optimiser)
+        self.keep("optimiser", self.optimiser)
         self.critic_optimiser = adam(self.critic.parameters(), c.lr, betas=(0.5, 0.9))
-        self.trains("critic_optimiser", self.critic_optimiser)
+        self.keep("critic_optimiser", self.critic_optimiser)
 
     def rounds(self) -> int:
         return self.config.epochs + (self.config.blocks if self.config.distil == "wgan" else 0)
@@ -205,27 +223,20 @@ class APD(Method):
     def _chain_step(self, row: Row) -> tuple[Tensor]:
         x, y = self.batches.read(row)
         leaf = self.theta.detach().requires_grad_()
-        loss = self.engine.losses(self._stacked(leaf[None]), x, y, self.loss)[0]
+        loss = self.engine.losses(stacked(leaf[None], self.engine.shapes), x, y, self.loss)[0]
         (gradient,) = torch.autograd.grad(loss, leaf)
-        self.theta.copy_(self.step(leaf.detach(), gradient, row["half"], row["spread"], self.noise))
+        self.theta.copy_(self.step(leaf.detach(), gradient, row))
         self.slots.index_copy_(0, row["slot"], self.theta[None])
         return (loss,)
 
-    def step(
-        self,
-        theta: Tensor,
-        gradient: Tensor,
-        half: float | Tensor,
-        spread: float | Tensor,
-        noise: torch.Generator,
-    ) -> Tensor:
+    def step(self, theta: Tensor, gradient: Tensor, row: Row) -> Tensor:
         """One step of Langevin dynamics: theta, gradient of the mean loss [P] -> theta [P].
 
-        half: eta / 2. spread: sqrt(eta / N). noise: on theta's device.
+        row: `half`, eta / 2, and `spread`, sqrt(eta / N).
         """
         drift = gradient + (self.config.precision / self.images) * theta
-        random = torch.randn(theta.shape, generator=noise, device=noise.device)
-        return theta - half * drift + spread * random
+        random = torch.randn(theta.shape, generator=self.noise, device=self.device)
+        return theta - row["half"] * drift + row["spread"] * random
 
     def step_size(self, step: int) -> float:
         """eta of a step: a cosine from `first_step_size` in burn-in, `step_size` after it."""
@@ -238,12 +249,6 @@ class APD(Method):
     def _first(self) -> Tensor:
         values = initial(self.engine.shapes, self.rng("initialise"))
         return torch.cat([v.flatten() for v in values.values()]).to(self.device)
-
-    def _stacked(self, vectors: Tensor) -> dict[str, Tensor]:
-        """Vectors [M, P] as stacked weights by name, [M, *shape]."""
-        shapes = self.engine.shapes
-        parts = vectors.split([shape.numel() for shape in shapes.values()], 1)
-        return {n: part.unflatten(1, s) for (n, s), part in zip(shapes.items(), parts, strict=True)}
 
     def _pool(self) -> Tensor:
         """The networks kept so far [n, P]; in burn-in those of the latest epoch."""
@@ -302,7 +307,7 @@ class APD(Method):
         z = torch.randn(SPREAD_NETWORKS, self.config.latent, generator=rng).to(self.device)
         drawn, chain = (v.var(0) for v in (self.coordinates.vectors(self.generator(z)), self._pool()))
         found = {"sd_ratio": _ratio(drawn, chain)}
-        parts = (self._stacked(v[None]).items() for v in (drawn, chain))
+        parts = (stacked(v[None], self.engine.shapes).items() for v in (drawn, chain))
         for (name, of_drawn), (_, of_chain) in zip(*parts, strict=True):
             layer, _, kind = name.rpartition(".")
             if kind == "weight":
@@ -314,17 +319,17 @@ class APD(Method):
         c = self.config
         if c.distil == "wgan" and self.chain.done > c.epochs:
             z = torch.cat([torch.randn(1, c.latent, generator=rng) for rng in rngs]).to(self.device)
-            return self._stacked(self.coordinates.vectors(self.generator(z)))
+            return stacked(self.coordinates.vectors(self.generator(z)), self.engine.shapes)
         pool = self._pool()
         if c.distil == "gaussian":
             noise = torch.stack([torch.randn(pool.shape[1], generator=rng) for rng in rngs])
             sd, mean = torch.std_mean(pool, 0, correction=0)
-            return self._stacked(mean + sd * noise.to(self.device))
+            return stacked(mean + sd * noise.to(self.device), self.engine.shapes)
         # From the first generator alone, so that a larger draw begins with a smaller one. A trace
         # may ask for more than there are yet.
         order = torch.randperm(len(pool), generator=rngs[0]).to(self.device)
         turns = torch.arange(len(rngs), device=self.device) % len(pool)
-        return self._stacked(pool[order[turns]])
+        return stacked(pool[order[turns]], self.engine.shapes)
 
 
 class Coordinates:

@@ -8,46 +8,58 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from bench.engine import Recorded, Row
-from bench.method import Method
-from bench.networks import initial
-from bench.rng import Streams
-from bench.task import Split
-from bench.training import Loss, Minibatches, adam, annealed, means, minimise
+from bench.training import (
+    Count,
+    CountOrZero,
+    Loss,
+    Method,
+    Minibatches,
+    Positive,
+    Recorded,
+    Row,
+    Split,
+    Streams,
+    adam,
+    annealed,
+    initial,
+    means,
+    minimise,
+    settings,
+)
 
 LEAKY_SLOPE = 0.1  # of the hypernetworks' units, code
 # Added to squared distances: the logarithm and its gradient stay finite where two samples meet; code.
 TINY = 1e-8
 # Codes from which a hypernetwork's scale before training is measured.
 PROBES = 256
-KERNELS = ("full", "weight")
 
 
-@dataclass(frozen=True)
+@settings
 class BayesByHypernetConfig:
     """Settings of Bayes by Hypernet; the code's are those of its runs on MNIST."""
 
-    epochs: int = 100  # code's commands
-    networks: int = 5  # K per step, code; at least 2, for a sample needs a neighbour
-    batch: int = 100  # images per network, code
+    epochs: Count = 100  # code's commands
+    networks: Annotated[int, Field(ge=2)] = 5  # K per step, code; at least 2, for a sample needs a neighbour
+    batch: Count = 100  # images per network, code
     shared: bool = False  # one batch for all K networks; else K slices. The code's loss has one network
-    noise: int = 8  # normal numbers a tensor; the code's commands have 1, 8 and 64
-    hidden: int = 512  # width of the last of three hidden layers; code: 64, 256, 512
+    noise: Count = 8  # normal numbers a tensor; the code's commands have 1, 8 and 64
+    hidden: Count = 512  # width of the last of three hidden layers; code: 64, 256, 512
     sliced: bool = False  # one output channel at a time, named to the hypernetwork; code's slice_last_dim
-    kernel: str = "full"  # neighbours among whole networks, as the code's commands; "weight": in each weight
-    prior_sd: float = 1.0  # code's commands
-    prior_samples: int = 5  # drawn from the prior each step; code: as many as networks
-    free_epochs: int = 5  # without divergence at the start, code
-    rise_epochs: int = 15  # in which its weight then rises to 1/N, code
-    spread: float = (
-        1.0  # the noise's share in the rms of all weights at the start, code; less: around a network
-    )
-    lr: float = 1e-4  # code, there RMSProp; Adam annealed by a cosine here
+    # full: neighbours among whole networks, as the code's commands; weight: in each weight.
+    kernel: Literal["full", "weight"] = "full"
+    prior_sd: Positive = 1.0  # code's commands
+    prior_samples: Count = 5  # drawn from the prior each step; code: as many as networks
+    free_epochs: CountOrZero = 5  # without divergence at the start, code
+    rise_epochs: CountOrZero = 15  # in which its weight then rises to 1/N, code
+    # The noise's share in the rms of all weights at the start, code; less: around a network.
+    spread: Annotated[float, Field(gt=0, le=1)] = 1.0
+    lr: Positive = 1e-4  # code, there RMSProp; Adam annealed by a cosine here
 
 
 class BayesByHypernet(Method):
@@ -74,15 +86,6 @@ class BayesByHypernet(Method):
     Config = BayesByHypernetConfig
     config: BayesByHypernetConfig
 
-    def __init__(self, network: nn.Module, config: BayesByHypernetConfig) -> None:
-        super().__init__(network, config)
-        if config.kernel not in KERNELS:
-            raise ValueError(f"kernel: expected one of {', '.join(KERNELS)}, found {config.kernel!r}")
-        if not 0 < config.spread <= 1:
-            raise ValueError(f"spread: expected a share above 0 and at most 1, found {config.spread}")
-        if config.networks < 2:
-            raise ValueError(f"networks: expected at least 2, found {config.networks}; neighbours need two")
-
     def start(self, train: Split, val: Split, *, loss: Loss, rng: Streams) -> None:
         c = self.config
         self.rng, self.loss, self.examples = rng, loss, len(train)
@@ -92,9 +95,9 @@ class BayesByHypernet(Method):
                 Hypernetwork(shape, c.noise, widths, c.sliced) for shape in self.engine.shapes.values()
             )
         self._place(rng("initialise", "centre"), rng("probes"))
-        self.trains("hypernetworks", self.hypernetworks)
+        self.keep("hypernetworks", self.hypernetworks)
         self.optimiser = adam(self.hypernetworks.parameters(), c.lr)
-        self.trains("optimiser", self.optimiser)
+        self.keep("optimiser", self.optimiser)
         self.batches = Minibatches(train, c.batch, 1 if c.shared else c.networks)
         # On the device: a step needs `prior_samples` normal numbers a weight.
         self.noise = torch.Generator(self.device)

@@ -8,17 +8,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from bench.engine import Recorded, Row
-from bench.method import Method
-from bench.networks import initial
-from bench.rng import Streams
-from bench.task import Split
-from bench.training import Loss, Minibatches, adam, annealed, means, minimise
+from bench.training import (
+    Count,
+    CountOrZero,
+    LogSd,
+    Loss,
+    Method,
+    Minibatches,
+    Positive,
+    Recorded,
+    Row,
+    Split,
+    Streams,
+    adam,
+    annealed,
+    initial,
+    means,
+    minimise,
+    settings,
+)
 
 # The least sd of the affine step; code.
 FLOOR = 1e-3
@@ -28,20 +40,21 @@ LIMIT = 3.0
 COUPLING_SD = 1e-4
 
 
-@dataclass(frozen=True)
+@settings
 class BayesianHypernetworkConfig:
     """Settings of the Bayesian hypernetwork; the code's are those of its script on MNIST."""
 
-    epochs: int = 100  # as the other methods; the code's script has 10
-    networks: int = 8  # K per step; the code draws one a batch, or one an image
-    batch: int = 32  # images per network, code
+    epochs: Count = 100  # as the other methods; the code's script has 10
+    networks: Count = 8  # K per step; the code draws one a batch, or one an image
+    batch: Count = 32  # images per network, code
     shared: bool = False  # one batch for all K networks; else K slices
-    couplings: int = 4  # code's runs of regression; the script's own 0 leaves a diagonal Gaussian
-    hidden: int = 200  # units of a coupling, code
-    log_sd: float = -7.0  # of the scales at the start, code
-    norm: float = 1.414  # of every filter at the start: sqrt(2), He's for ReLU; the code sets it from a batch
-    prior_sd: float = 1.0  # of the scales, code (its lbda = 1)
-    lr: float = 1e-4  # directions, biases and flow; Adam, code; annealed by a cosine here
+    couplings: CountOrZero = 4  # code's runs of regression; the script's own 0 leaves a diagonal Gaussian
+    hidden: Count = 200  # units of a coupling, code
+    log_sd: LogSd = -7.0  # of the scales at the start, code
+    # Of every filter at the start: sqrt(2), He's for ReLU; the code sets it from a batch.
+    norm: Positive = 1.414
+    prior_sd: Positive = 1.0  # of the scales, code (its lbda = 1)
+    lr: Positive = 1e-4  # directions, biases and flow; Adam, code; annealed by a cosine here
 
 
 class BayesianHypernetwork(Method):
@@ -77,11 +90,11 @@ class BayesianHypernetwork(Method):
         self.units = {name: v.shape[0] for name, v in values.items() if v.dim() > 1}
         with rng.initialise():
             self.flow = Flow(sum(self.units.values()), c.couplings, c.hidden, c.norm, c.log_sd)
-        self.trains("points", points)
-        self.trains("flow", self.flow)
+        self.keep("points", points)
+        self.keep("flow", self.flow)
         self.points = dict(zip(values, points, strict=True))
         self.optimiser = adam([*points.parameters(), *self.flow.parameters()], c.lr)
-        self.trains("optimiser", self.optimiser)
+        self.keep("optimiser", self.optimiser)
         self.batches = Minibatches(train, c.batch, 1 if c.shared else c.networks)
         self.recorded = Recorded(self.device)
 

@@ -7,33 +7,39 @@ using Deep Ensembles", NeurIPS 2017.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.engine import Recorded, Row
-from bench.method import Method
-from bench.networks import initial
-from bench.rng import Streams
-from bench.task import Split
-from bench.training import Independent, Loss, Minibatches, means
+from bench.training import (
+    Count,
+    Independent,
+    Loss,
+    Method,
+    Minibatches,
+    NotNegative,
+    Positive,
+    Recorded,
+    Row,
+    Split,
+    Streams,
+    gaussian_nll,
+    initial,
+    means,
+    settings,
+)
 
-MIN_VARIANCE = 1e-6  # paper, section 2.2.1: added for numerical stability
 
-
-@dataclass(frozen=True)
+@settings
 class DeepEnsembleConfig:
     """Settings of the deep ensemble."""
 
-    networks: int = 5  # paper, section 3: M = 5 in its experiments unless said otherwise
-    epochs: int = 100  # as the standard ensemble's; the paper gives 40 for regression alone
-    batch: int = 100  # per network; paper, section 3.1
-    lr: float = 1e-3  # Adam's default, annealed by a cosine; the paper's fixed 0.1 is for its regressions
-    epsilon: float = 0.01  # of each feature's range; paper, section 2.3
+    networks: Count = 5  # paper, section 3: M = 5 in its experiments unless said otherwise
+    epochs: Count = 100  # as the standard ensemble's; the paper gives 40 for regression alone
+    batch: Count = 100  # per network; paper, section 3.1
+    lr: Positive = 1e-3  # Adam's default, annealed by a cosine; the paper's fixed 0.1 is for its regressions
+    epsilon: NotNegative = 0.01  # of each feature's range; paper, section 2.3
 
 
 class DeepEnsemble(Method):
@@ -87,9 +93,12 @@ class DeepEnsemble(Method):
         # [C, H, W], or [D]: how far each feature of an input is moved.
         self.move = c.epsilon * (train.images.amax(0) - train.images.amin(0))
         self.batches = Minibatches(train, c.batch)
-        first = [initial(self.engine.shapes, rng("initialise", m)) for m in range(c.networks)]
-        self.members = Independent(self, first, c.lr, c.epochs * len(self.batches))
+        self.members = Independent(self, c.networks, self._initial, c.lr, c.epochs * len(self.batches))
         self.recorded = Recorded(self.device)
+
+    def _initial(self, network: int) -> dict[str, Tensor]:
+        """Weights that one network starts from."""
+        return initial(self.engine.shapes, self.rng("initialise", network))
 
     def rounds(self) -> int:
         return self.config.epochs
@@ -126,15 +135,3 @@ class DeepEnsemble(Method):
 
     def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
         return self.members.permuted(rngs)
-
-
-def gaussian_nll(outputs: Tensor, y: Tensor) -> Tensor:
-    """Negative log-likelihood of each member in nats, mean over examples, its own variance learnt.
-
-    -ln N(y; mu, v) = ((y - mu)^2 / v + ln v + ln 2 pi) / 2, v = softplus(raw) + 1e-6. outputs [M, B, 2],
-    mu and raw; y [B, 1] or [M, B, 1]; returns [M]. Source: paper, equation 1.
-    """
-    mean, raw = outputs.chunk(2, -1)
-    variance = F.softplus(raw) + MIN_VARIANCE
-    terms = (y - mean).square() / variance + variance.log() + math.log(2 * math.pi)
-    return terms.flatten(1).mean(1) / 2

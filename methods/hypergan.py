@@ -7,41 +7,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from bench.engine import Recorded, Row
-from bench.method import Method
-from bench.rng import Streams
-from bench.task import Split
-from bench.training import Loss, Minibatches, adam, annealed, means, minimise
+from bench.training import (
+    Count,
+    Loss,
+    Method,
+    Minibatches,
+    NotNegative,
+    Positive,
+    Recorded,
+    Row,
+    Split,
+    Streams,
+    adam,
+    annealed,
+    means,
+    minimise,
+    settings,
+)
 
 # Fresh codes from which the frozen statistics of batch normalisation are computed.
 STATISTICS_CODES = 2048
 
 
-@dataclass(frozen=True)
+@settings
 class HyperGANConfig:
     """Settings of HyperGAN. The paper states neither beta, nor learning rates, nor K, nor epochs."""
 
-    epochs: int = 100  # passes of all K networks together over the data; the paper's MNF and APD have 100
-    networks: int = 16  # K per step; the reference code has 32
-    batch: int = 32  # images per network; the reference code has 32
+    epochs: Count = 100  # passes of all K networks together over the data; the paper's MNF and APD have 100
+    networks: Annotated[int, Field(ge=2)] = 16  # K per step, normalised over them; the reference code has 32
+    batch: Count = 32  # images per network; the reference code has 32
     shared: bool = False  # one batch for all K networks, as in the reference code; else K slices
-    code: int = 256  # j, paper section 4.1
-    latent: int = 128  # d on MNIST, paper section 4.1; 256 on CIFAR
-    hidden: int = 512  # paper section 4.1, two hidden layers everywhere
-    alpha: float = 0.25  # of ELU in mixer and generators; 1: the code on MNIST, 0: ReLU, as the paper says
+    code: Count = 256  # j, paper section 4.1
+    latent: Count = 128  # d on MNIST, paper section 4.1; 256 on CIFAR
+    hidden: Count = 512  # paper section 4.1, two hidden layers everywhere
+    # Of ELU in mixer and generators; 1: the code on MNIST, 0: ReLU, as the paper says.
+    alpha: NotNegative = 0.25
     mixer: bool = True  # without: q_i ~ N(0, I_d), independent per layer (paper section 5)
     discriminator: bool = True  # without: beta = 0 (paper section 5)
-    beta: float = 1.0  # weight of the adversarial term, equation 2
+    beta: NotNegative = 1.0  # weight of the adversarial term, equation 2
     scaled: bool = True  # generator outputs start at rms sqrt(2 / fan_in) instead of PyTorch's
-    lr: float = 1e-3  # mixer and generators, annealed by a cosine; the reference code has 5e-4, 1e-4
-    lr_discriminator: float = 1e-4  # reference code
-    weight_decay: float = 0.0  # reference code: 1e-4; see the class on why not here
+    lr: Positive = 1e-3  # mixer and generators, annealed by a cosine; the reference code has 5e-4, 1e-4
+    lr_discriminator: Positive = 1e-4  # reference code
+    weight_decay: NotNegative = 0.0  # reference code: 1e-4; see the class on why not here
 
 
 class HyperGAN(Method):
@@ -93,14 +107,14 @@ class HyperGAN(Method):
                 nn.Linear(c.hidden, c.hidden), nn.ReLU(),
                 nn.Linear(c.hidden, 1),
             )  # fmt: skip
-        self.trains("mixer", self.mixer)
-        self.trains("generators", self.generators)
-        self.trains("critic", self.critic)
+        self.keep("mixer", self.mixer)
+        self.keep("generators", self.generators)
+        self.keep("critic", self.critic)
         weights = [*self.mixer.parameters(), *self.generators.parameters()]
         self.optimiser = adam(weights, c.lr, betas=(0.5, 0.9), weight_decay=c.weight_decay)
-        self.trains("optimiser", self.optimiser)
+        self.keep("optimiser", self.optimiser)
         self.critic_optimiser = adam(self.critic.parameters(), c.lr_discriminator, betas=(0.5, 0.9))
-        self.trains("critic_optimiser", self.critic_optimiser)
+        self.keep("critic_optimiser", self.critic_optimiser)
         self.batches = Minibatches(train, c.batch, 1 if c.shared else c.networks)
         self.recorded = Recorded(self.device)
         self._frozen = False

@@ -6,28 +6,43 @@ Source: Gal & Ghahramani 2016, "Dropout as a Bayesian Approximation".
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from bench.engine import Recorded, Row, Step, Weights, apply
-from bench.method import Method
-from bench.networks import initial
-from bench.rng import Streams
-from bench.task import Split
-from bench.training import Loss, Minibatches, adam, annealed, means, minimise
+from bench.training import (
+    Count,
+    Loss,
+    Method,
+    Minibatches,
+    NotNegative,
+    Positive,
+    Recorded,
+    Row,
+    Share,
+    Split,
+    Step,
+    Streams,
+    Weights,
+    adam,
+    annealed,
+    apply,
+    initial,
+    means,
+    minimise,
+    settings,
+)
 
 
-@dataclass(frozen=True)
+@settings
 class MCDropoutConfig:
     """Settings of MC dropout."""
 
-    p: float = 0.5  # share dropped; HyperGAN paper, section 4
-    epochs: int = 100  # HyperGAN paper, section 4.1
-    batch: int = 100  # as the MNF and APD code
-    lr: float = 1e-3  # Adam's default, the HyperGAN code on MNIST; annealed by a cosine
-    weight_decay: float = 1e-4  # the dropout script of the HyperGAN code; Gal's prior on the weights
+    p: Share = 0.5  # share dropped; HyperGAN paper, section 4
+    epochs: Count = 100  # HyperGAN paper, section 4.1
+    batch: Count = 100  # as the MNF and APD code
+    lr: Positive = 1e-3  # Adam's default, the HyperGAN code on MNIST; annealed by a cosine
+    weight_decay: NotNegative = 1e-4  # the dropout script of the HyperGAN code; Gal's prior on the weights
 
 
 class MCDropout(Method):
@@ -53,9 +68,9 @@ class MCDropout(Method):
         values = initial(self.engine.shapes, rng("initialise"))
         holder = nn.ParameterList(nn.Parameter(w.to(self.device)) for w in values.values())
         self.weights = dict(zip(values, holder, strict=True))
-        self.trains("weights", holder)
+        self.keep("weights", holder)
         self.optimiser = adam(holder.parameters(), c.lr, weight_decay=c.weight_decay)
-        self.trains("optimiser", self.optimiser)
+        self.keep("optimiser", self.optimiser)
         self.batches = Minibatches(train, c.batch)
         self.masks = torch.Generator(self.device)  # there, so that a step can be recorded
         self.recorded = Recorded(self.device, [self.masks])

@@ -9,17 +9,14 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.engine import Recorded, Row, Step, Weights
-from bench.method import Method
-from bench.rng import Streams
-from bench.task import Split
-from bench.training import Loss, Minibatches, adam, annealed, means, minimise
+from bench.settings import Count, CountOrZero, LogSd, Positive, settings
+from bench.training import Loss, Method, Minibatches, Split, Streams, adam, annealed, means, minimise
 
 # Variance of the output of a layer without bias: keeps the square root's gradient finite at zero.
 TINY = 1e-12
@@ -27,22 +24,22 @@ TINY = 1e-12
 Posteriors = dict[str, tuple[Tensor, Tensor]]
 
 
-@dataclass(frozen=True)
+@settings
 class MNFConfig:
     """Settings of MNF; the code's are those of its LeNet on MNIST."""
 
-    epochs: int = 100  # code
-    batch: int = 100  # code
-    lr: float = 1e-3  # Adam's default, code; annealed by a cosine here, constant there
-    flows_q: int = 2  # steps of q's flow, code
-    flows_r: int = 2  # steps of r's flow, code
-    hidden: int = 50  # width of q's flow, code; r's flow is twice as wide, as in the code
-    log_sd: float = -9.0  # of every weight at the start, code (its logvar_W is a log sd)
-    bias_log_sd: float = -4.5  # of every bias at the start, code (there as log variance -9)
-    max_sd: float = 0.5  # sd is clipped to it wherever weights act, code (thres_var)
+    epochs: Count = 100  # code
+    batch: Count = 100  # code
+    lr: Positive = 1e-3  # Adam's default, code; annealed by a cosine here, constant there
+    flows_q: CountOrZero = 2  # steps of q's flow, code
+    flows_r: CountOrZero = 2  # steps of r's flow, code
+    hidden: Count = 50  # width of q's flow, code; r's flow is twice as wide, as in the code
+    log_sd: LogSd = -9.0  # of every weight at the start, code (its logvar_W is a log sd)
+    bias_log_sd: LogSd = -4.5  # of every bias at the start, code (there as log variance -9)
+    max_sd: Positive = 0.5  # sd is clipped to it wherever weights act, code (thres_var)
     z_mean: float = 0.0  # centre of z's initial mean; code: 0 with a flow, 1 without
-    z_sd: float = 0.316  # of z before the flow at the start; code: variance 0.1
-    anneal_kl: int = 0  # epochs in which the divergence's weight rises from 0; code: off by default
+    z_sd: Positive = 0.316  # of z before the flow at the start; code: variance 0.1
+    anneal_kl: CountOrZero = 0  # epochs in which the divergence's weight rises from 0; code: off by default
 
 
 class MNF(Method):
@@ -73,9 +70,9 @@ class MNF(Method):
         with rng.initialise():
             self.layers = {s.name: _layer(s.module, c) for s in self.engine.known_steps() if s.has_weights}
         held = nn.ModuleList(self.layers.values())
-        self.trains("layers", held)
+        self.keep("layers", held)
         self.optimiser = adam(held.parameters(), c.lr)
-        self.trains("optimiser", self.optimiser)
+        self.keep("optimiser", self.optimiser)
         self.batches = Minibatches(train, c.batch)
         # On the device: a step needs a normal number per activation, two million on MNIST.
         self.noise = torch.Generator(self.device)

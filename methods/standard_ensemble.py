@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from bench.engine import Recorded, Row
-from bench.method import Method
-from bench.networks import initial
-from bench.rng import Streams
-from bench.task import Split
-from bench.training import Independent, Loss, Minibatches, means
+from bench.training import (
+    Count,
+    Independent,
+    Loss,
+    Method,
+    Minibatches,
+    NotNegative,
+    Positive,
+    Recorded,
+    Row,
+    Split,
+    Streams,
+    initial,
+    means,
+    settings,
+)
 
 
-@dataclass(frozen=True)
+@settings
 class StandardEnsembleConfig:
     """Settings of the standard ensemble."""
 
-    networks: int = 10  # paper, Table 1: 10 networks
-    epochs: int = 100  # the paper gives 100 to its other baselines and none for this one
-    batch: int = 100  # per network; the MNF and APD code have 100
-    lr: float = 1e-3  # Adam's default, reference code on MNIST; annealed by a cosine
-    weight_decay: float = 0.0  # reference code on MNIST has none
+    networks: Count = 10  # paper, Table 1: 10 networks
+    epochs: Count = 100  # the paper gives 100 to its other baselines and none for this one
+    batch: Count = 100  # per network; the MNF and APD code have 100
+    lr: Positive = 1e-3  # Adam's default, reference code on MNIST; annealed by a cosine
+    weight_decay: NotNegative = 0.0  # reference code on MNIST has none
     normal_start: bool = False  # convolutions start from N(0, 1), as the reference code's on MNIST
 
 
@@ -50,8 +59,8 @@ class StandardEnsemble(Method):
         c = self.config
         self.rng, self.loss = rng, loss
         self.batches = Minibatches(train, c.batch)
-        first = [self._initial(rng("initialise", m)) for m in range(c.networks)]
-        self.members = Independent(self, first, c.lr, c.epochs * len(self.batches), c.weight_decay)
+        steps = c.epochs * len(self.batches)
+        self.members = Independent(self, c.networks, self._initial, c.lr, steps, c.weight_decay)
         self.recorded = Recorded(self.device)
 
     def rounds(self) -> int:
@@ -77,8 +86,9 @@ class StandardEnsemble(Method):
     def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
         return self.members.permuted(rngs)
 
-    def _initial(self, rng: torch.Generator) -> dict[str, Tensor]:
+    def _initial(self, network: int) -> dict[str, Tensor]:
         """Weights that one network starts from."""
+        rng = self.rng("initialise", network)
         weights = initial(self.engine.shapes, rng)
         if self.config.normal_start:
             for w in weights.values():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,82 +13,178 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 
-# For each room: what of this suite it may import. A name allows what lies below it.
+# The rooms of bench/ from the top floor down, and what each may import beside itself.
 ALLOWED = {
-    "methods": {
-        "method", "training", "ensemble", "engine", "networks", "diversity", "rng", "registry", "task",
+    "__main__": {"cli"},
+    "cli": {
+        "report", "running", "perf", "records", "settings", "system", "registry", "errors", "__init__",
     },
-    "datasets": {"task", "networks", "registry", "errors", "datasets"},
-    "bench/engine": {"engine", "networks"},
-    "bench/evaluations": {
-        "evaluations", "adaptive", "attacks", "metrics", "diversity", "symmetry", "ensemble", "rng",
-        "records", "task", "errors",
+    "report": {"records", "system", "registry", "errors"},
+    "running": {
+        "evaluations", "training", "engine", "records", "settings", "registry", "task", "rng", "system",
+        "errors",
     },
-    "bench/report": {"report", "statistics", "records", "errors", "registry", "machine"},
-    "bench/launchers": {"launchers", "sweep", "runner", "progress", "errors", "machine"},
-    "bench/claims.py": {"records"},
-    "bench/agreement.py": {"records", "errors"},
-    "bench/verify.py": {
-        "agreement", "claims", "config", "errors", "provenance", "records", "registry", "runner", "task",
+    "perf": {"training", "engine", "networks", "rng", "system"},
+    "evaluations": {"attacks", "metrics", "ensemble", "records", "task", "rng", "errors"},
+    "training": {
+        "metrics", "ensemble", "engine", "networks", "records", "settings", "task", "rng", "system",
+        "errors",
     },
-    "bench/plan.py": {"runner", "records", "registry", "config", "errors", "task"},
-    "bench/attacks.py": {"ensemble", "metrics"},
-    "bench/adaptive.py": {"attacks", "ensemble", "rng"},
-    "bench/symmetry.py": {"engine"},
-    "bench/metrics.py": set(),
-    "bench/diversity.py": set(),
-    "bench/statistics.py": set(),
-    "bench/rng.py": set(),
-    "bench/errors.py": set(),
-    "bench/machine.py": set(),
-    "bench/records.py": {"errors"},
-    "bench/registry.py": {"errors"},
-    "bench/networks.py": set(),
-    "bench/task.py": set(),
-    "bench/ensemble.py": {"engine"},
+    "attacks": {"metrics", "ensemble", "rng"},
+    "metrics": {"engine", "task"},
+    "ensemble": {"engine"},
+    "engine": {"networks"},
+    "records": {"system", "errors"},
+    "settings": {"registry", "errors"},
+    "registry": {"errors"},
+    "system": {"errors"},
+    "networks": set(),
+    "task": set(),
+    "rng": set(),
+    "errors": set(),
+    "__init__": set(),
 }  # fmt: skip
+METHODS = {"training", "ensemble", "engine", "networks", "metrics", "rng", "registry", "settings", "task"}
+DATASETS = {"task", "networks", "registry", "errors", "datasets"}
+# The modules at the top of bench/; everything else lies in a package.
+TOP = {
+    "__init__", "__main__", "task", "networks", "ensemble", "registry", "settings", "errors", "rng", "perf",
+}  # fmt: skip
+WITHOUT_TORCH = (
+    "bench.cli.main", "bench.report", "bench.methods", "bench.datasets", "bench.records.store",
+    "bench.running.launchers", "bench.settings", "bench.system.files", "bench.system.machine",
+    "bench.system.progress",
+)  # fmt: skip
 
 
 def sources(place: str) -> list[Path]:
-    path = ROOT / place
-    return sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return sorted((ROOT / place).rglob("*.py"))
 
 
-def imported(path: Path) -> set[str]:
-    """Modules of this suite that a file imports, without the leading `bench.`."""
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+def module_of(path: Path) -> str:
+    """The import name of a file, `bench.engine` for bench/engine/__init__.py."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    if parts[0] in ("methods", "datasets"):
+        parts = ("bench", *parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_of(path): path for place in ("bench", "methods", "datasets") for path in sources(place)}
+
+
+def named(node: ast.ImportFrom, alias: ast.alias) -> str:
+    """The module that `from X import Y` reads: X.Y where that is one, else X."""
+    whole = f"{node.module}.{alias.name}"
+    return whole if whole in MODULES else node.module or ""
+
+
+@cache
+def imported(path: Path) -> frozenset[str]:
+    """Modules of this suite that a file imports, inside functions and for types alone too."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            whole = node.module == "bench"
-            found |= {f"bench.{a.name}" for a in node.names} if whole else {node.module or ""}
-    return {name.removeprefix("bench.") for name in found if name.startswith("bench.")}
+            found |= {named(node, alias) for alias in node.names}
+    return frozenset(found & set(MODULES))
+
+
+def room(module: str) -> str:
+    """The package or module at the top of bench/ that a module belongs to."""
+    return [*module.split("."), "__init__"][1]
 
 
 @pytest.mark.parametrize("place", ALLOWED)
 def test_rooms_import_only_what_the_picture_allows(place):
-    for path in sources(place):
-        rooms = {name.split(".")[0] for name in imported(path)} - {"__version__"}
-        assert rooms <= ALLOWED[place], f"{path.relative_to(ROOT)} imports {rooms - ALLOWED[place]}"
+    for module, path in MODULES.items():
+        if room(module) == place:
+            rooms = {room(name) for name in imported(path)} - {place}
+            assert rooms <= ALLOWED[place], f"{module} imports {rooms - ALLOWED[place]}"
+
+
+def test_the_picture_has_every_room_and_no_arrow_runs_up():
+    assert {room(m) for m in MODULES} - {"methods", "datasets"} == set(ALLOWED)
+    floors = list(ALLOWED)
+    for i, place in enumerate(floors):
+        assert ALLOWED[place] <= set(floors[i + 1 :]), place
+
+
+def test_only_the_modules_of_the_picture_lie_at_the_top():
+    assert {path.stem for path in (ROOT / "bench").glob("*.py")} == TOP
+
+
+def test_methods_and_datasets_import_only_what_the_picture_allows():
+    for module, path in MODULES.items():
+        if room(module) in ("methods", "datasets"):
+            allowed = METHODS if room(module) == "methods" else DATASETS
+            rooms = {room(name) for name in imported(path)}
+            assert rooms <= allowed, f"{module} imports {rooms - allowed}"
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    ended: set[str] = set()
+
+    def follow(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, " -> ".join([*way[way.index(module) :], module])
+        if module not in ended:
+            for name in sorted(imported(MODULES[module])):
+                follow(name, (*way, module))
+            ended.add(module)
+
+    for module in MODULES:
+        follow(module, ())
+
+
+def test_planning_needs_nothing_of_a_run():
+    reached: set[str] = set()
+    left = ["bench.running.plan"]
+    while left:
+        reached.add(module := left.pop())
+        left += imported(MODULES[module]) - reached
+    assert "bench.running.cell" in reached
+    assert not {room(module) for module in reached} & {"evaluations", "training", "attacks", "engine"}
+
+
+def test_nothing_private_of_another_module_is_used():
+    for module, path in MODULES.items():
+        modules: set[str] = set()  # local names of modules of this suite
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "bench":
+                for alias in node.names:
+                    assert not private(alias.name), f"{module} imports {node.module}.{alias.name}"
+                    if named(node, alias) != node.module:
+                        modules.add(alias.asname or alias.name)
+        for node in ast.walk(parsed(path)):
+            match node:
+                case ast.Attribute(value=ast.Name(id=name), attr=attribute) if name in modules:
+                    assert not private(attribute), f"{module} uses {name}.{attribute}"
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__")
 
 
 def test_the_machinery_names_no_method_and_no_data_set():
     for path in sources("bench"):
-        assert not {name for name in imported(path) if name.startswith(("methods", "datasets"))}, path
+        assert not {name for name in imported(path) if room(name) in ("methods", "datasets")}, path
 
 
 def test_methods_do_not_import_each_other():
     for path in sources("methods"):
-        assert not {name for name in imported(path) if name.startswith("methods")}, path
+        assert not {name for name in imported(path) if room(name) == "methods"}, path
 
 
-@pytest.mark.parametrize("module", ["bench.cli", "bench.report", "bench.methods", "bench.datasets"])
-def test_the_command_line_and_the_report_need_no_torch(module):
-    code = (
-        f"import sys, {module}; print(*(m for m in ('torch', 'torchvision', 'sklearn') if m in sys.modules))"
-    )
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_the_command_line_and_the_report_need_neither_torch_nor_pydantic(module):
+    heavy = ("torch", "torchvision", "sklearn", *(() if module == "bench.settings" else ("pydantic",)))
+    code = f"import sys, {module}; print(*(m for m in {heavy} if m in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
 
@@ -97,7 +194,7 @@ def test_files_and_functions_stay_readable():
         for path in sources(place):
             text = path.read_text("utf-8")
             assert len(text.splitlines()) <= LONGEST_FILE, path
-            for node in ast.walk(ast.parse(text)):
+            for node in ast.walk(parsed(path)):
                 if isinstance(node, ast.FunctionDef):
                     assert node.end_lineno is not None
                     assert node.end_lineno - node.lineno < LONGEST_FUNCTION, f"{path}: {node.name}"
@@ -106,7 +203,7 @@ def test_files_and_functions_stay_readable():
 def test_public_functions_say_what_they_are():
     for place in ("bench", "methods", "datasets"):
         for path in sources(place):
-            tree = ast.parse(path.read_text("utf-8"))
+            tree = parsed(path)
             assert ast.get_docstring(tree), path
             for node in tree.body:
                 if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):

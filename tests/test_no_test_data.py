@@ -8,17 +8,20 @@ from typing import ClassVar
 
 import pytest
 import torch
-from conftest import SMALL, line, load_stripes, small_regression, stripes_task
+from small import SMALL, line, load_stripes, small_regression, stripes_task
 
-from bench import checkpoint, records, registry, runner
-from bench.config import LoopConfig, Settings, resolve
+from bench import registry
 from bench.errors import BenchError
 from bench.methods.standard_ensemble import StandardEnsemble
-from bench.progress import Plain
+from bench.records import schema, store
 from bench.registry import MethodEntry
 from bench.rng import Streams, stream
+from bench.running import run
+from bench.running.cell import Cell
+from bench.settings import LoopConfig, Settings, resolve
+from bench.system.progress import Plain
 from bench.task import Data, Reference, Scale, Split, Task
-from bench.training import Loss
+from bench.training import Loss, checkpoint
 
 METHODS = [name for name, entry in registry.methods().items() if name == entry.base]
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -58,8 +61,8 @@ def run_cell(entry: MethodEntry, data: Data, results, task=TASK, **changes) -> N
     checksums = tuple(sorted(data.checksums.items()))
     sizes = task.scale("smoke").sizes
     settings = small(entry, task, **changes)
-    cell = runner.Cell(entry, task, "smoke", 0, sizes, settings, checksums, data.fitted_on())
-    runner.run(cell, data, results, torch.device("cpu"), Plain())
+    cell = Cell(entry, task, "smoke", 0, sizes, settings, checksums, data.fitted_on())
+    run.run(cell, data, results, torch.device("cpu"), Plain())
 
 
 def fitted(results):
@@ -84,9 +87,9 @@ def same(first, second) -> bool:
 
 def numbers(results, *, traced: bool):
     """Values without costs: of traces, which a fit makes, or of evaluations."""
-    frame = records.read(results)
+    frame = store.read(results)
     frame = frame[(frame["evaluation"] == "trace") == traced]
-    return frame.loc[~frame["metric"].str.contains("seconds|bytes|per_s"), [*records.KEY, "value"]]
+    return frame.loc[~frame["metric"].str.contains("seconds|bytes|per_s"), [*schema.KEY, "value"]]
 
 
 @every_method

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import tomllib
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,19 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
 COMPILED = (".pyc", ".so", ".pyd")  # made anew by each installation
 FOLDERS = {"bench": "bench", "methods": "bench.methods", "datasets": "bench.datasets"}
-
-
-def packages(folder: str) -> set[str]:
-    """Import names of a top-level folder and the packages below it."""
-    found = (path.parent.relative_to(ROOT).parts for path in (ROOT / folder).rglob("__init__.py"))
-    return {".".join((FOLDERS[top], *below)) for top, *below in found}
-
-
-def test_every_package_of_the_source_tree_is_listed() -> None:
-    assert set().union(*map(packages, FOLDERS)) == set(SETUPTOOLS["packages"])
 
 
 @pytest.mark.parametrize(("folder", "name"), FOLDERS.items())

@@ -13,9 +13,9 @@ import pytest
 import torch
 from art.attacks.evasion import FastGradientMethod, ProjectedGradientDescentPyTorch
 from art.estimators.classification import PyTorchClassifier
-from conftest import small_network, stripes
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy as scipy_entropy
+from small import small_network, stripes
 from torchmetrics.functional.classification import (
     binary_auroc,
     binary_average_precision,
@@ -23,8 +23,11 @@ from torchmetrics.functional.classification import (
     multiclass_calibration_error,
 )
 
-from bench import attacks, metrics, networks
+from bench import networks
+from bench.attacks import oblivious, search
+from bench.attacks.success import fooled
 from bench.ensemble import Ensemble, MeanLogits
+from bench.metrics import predictions
 from bench.rng import stream
 
 with warnings.catch_warnings():
@@ -79,7 +82,7 @@ def equal(found, peer):
 @pytest.mark.parametrize("epsilon", EPSILONS)
 def test_fgsm_is_that_of_foolbox_and_art_bit_for_bit(case, epsilon):
     ensemble, images, labels, theirs, art = case
-    found = attacks.fgsm(ensemble, images, labels, epsilon)
+    found = oblivious.fgsm(ensemble, images, labels, epsilon)
     assert (found - images).abs().max() == pytest.approx(epsilon, rel=1e-6)
     attack = foolbox.attacks.LinfFastGradientAttack(random_start=False)
     equal(found, attack.run(theirs, images, labels, epsilon=epsilon))
@@ -91,10 +94,10 @@ def test_fgsm_is_that_of_foolbox_and_art_bit_for_bit(case, epsilon):
 @pytest.mark.parametrize("steps", [1, 3, 10])
 def test_pgd_without_a_random_start_is_that_of_foolbox_and_art_bit_for_bit(case, epsilon, steps):
     ensemble, images, labels, theirs, art = case
-    found = attacks.pgd(ensemble, images, labels, epsilon, steps)
+    found = oblivious.pgd(ensemble, images, labels, epsilon, steps)
     # Several steps are no FGSM: gradients change on the way, and so would those of a wrong step size.
-    assert torch.equal(found, attacks.fgsm(ensemble, images, labels, epsilon)) == (steps == 1)
-    step = attacks.STEP * epsilon / steps
+    assert torch.equal(found, oblivious.fgsm(ensemble, images, labels, epsilon)) == (steps == 1)
+    step = oblivious.STEP * epsilon / steps
     attack = foolbox.attacks.LinfProjectedGradientDescentAttack(
         abs_stepsize=step, steps=steps, random_start=False
     )
@@ -110,10 +113,12 @@ def test_who_is_fooled_is_who_foolbox_says(case):
     labels = theirs(images).argmax(-1)
     counts = set()
     for epsilon in (0.003, 0.01, 0.03, 0.1):
-        attack = foolbox.attacks.LinfPGD(abs_stepsize=attacks.STEP * epsilon / 3, steps=3, random_start=False)
+        attack = foolbox.attacks.LinfPGD(
+            abs_stepsize=oblivious.STEP * epsilon / 3, steps=3, random_start=False
+        )
         moved, _, success = attack(theirs, images, labels, epsilons=epsilon)
         logits = ensemble(moved).detach().numpy()
-        assert attacks.fooled(logits, labels.numpy())["fused"].tolist() == success.tolist()
+        assert fooled(logits, labels.numpy())["fused"].tolist() == success.tolist()
         counts.add(int(success.sum()))
     assert counts - {0, IMAGES}, "at no epsilon are some images fooled and some not"
 
@@ -123,7 +128,7 @@ def test_the_smallest_epsilon_of_fgsm_on_a_grid_is_that_of_art(case):
     labels = theirs(images).argmax(-1)  # right as they are: ART never asks for epsilon 0
     step, largest = 0.005, 0.1
     grid = np.arange(1, round(largest / step) + 1) * step
-    found = attacks.smallest_epsilon(ensemble, images, labels, "fgsm", grid.tolist(), halvings=0)
+    found = search.smallest_epsilon(ensemble, images, labels, "fgsm", grid.tolist(), halvings=0)
     attack = FastGradientMethod(art, eps=largest + step / 2, eps_step=step, batch_size=IMAGES, minimal=True)
     moved = attack.generate(images.numpy(), labels.numpy())
     size = np.abs(moved - images.numpy()).max((1, 2, 3))
@@ -134,7 +139,7 @@ def test_the_smallest_epsilon_of_fgsm_on_a_grid_is_that_of_art(case):
     assert (art.predict(moved).argmax(-1) != labels.numpy()).tolist() == reached.tolist()
 
 
-def predictions(seed, images=500, members=1):
+def random_predictions(seed, images=500, members=1):
     """Logits [M, B, K] of ten classes and labels of which about half are predicted."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(members, images, 10)) * 2
@@ -144,20 +149,20 @@ def predictions(seed, images=500, members=1):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_ece_is_that_of_torchmetrics_away_from_edges_of_bins(seed):
-    (logits,), labels = predictions(seed)
-    log_p = metrics.log_probabilities(logits)
+    (logits,), labels = random_predictions(seed)
+    log_p = predictions.log_probabilities(logits)
     # On an edge theirs are closed on the left, and 1 has a bin of its own: facts of theirs, not compared.
     confidence = np.exp(log_p.max(-1))
-    edges = np.arange(1, metrics.ECE_BINS + 1) / metrics.ECE_BINS
+    edges = np.arange(1, predictions.ECE_BINS + 1) / predictions.ECE_BINS
     assert np.abs(confidence[:, None] - edges).min() > 1e-7
     peer = multiclass_calibration_error(
         torch.from_numpy(np.exp(log_p)),
         torch.from_numpy(labels),
         num_classes=10,
-        n_bins=metrics.ECE_BINS,
+        n_bins=predictions.ECE_BINS,
         norm="l1",
     )
-    assert metrics.classification(log_p, labels)["ece"] == pytest.approx(peer.item(), abs=1e-6)
+    assert predictions.classification(log_p, labels)["ece"] == pytest.approx(peer.item(), abs=1e-6)
 
 
 @pytest.mark.parametrize("levels", [16, 2**40])
@@ -166,12 +171,12 @@ def test_separation_of_two_sets_is_that_of_torchmetrics_with_ties_and_without(le
     # Within [0, 1]: torchmetrics takes other scores for logits and squashes them until they tie.
     inside = np.floor(rng.beta(2, 4, 300) * levels) / levels
     outside = np.floor(rng.beta(4, 3, 200) * levels) / levels
-    found = metrics.separation(inside, outside)
+    found = predictions.separation(inside, outside)
     score = torch.from_numpy(np.concatenate([inside, outside]))
     outlying = torch.cat([torch.zeros(300), torch.ones(200)]).long()
 
     def false_positives(score, positive):
-        specificity, _ = binary_specificity_at_sensitivity(score, positive, min_sensitivity=metrics.RATE)
+        specificity, _ = binary_specificity_at_sensitivity(score, positive, min_sensitivity=predictions.RATE)
         return 1 - specificity
 
     peers = {
@@ -182,14 +187,14 @@ def test_separation_of_two_sets_is_that_of_torchmetrics_with_ties_and_without(le
         "fpr95_ood_positive": false_positives(score, outlying),
     }
     assert found == pytest.approx({name: value.item() for name, value in peers.items()}, abs=1e-6)
-    assert metrics.auroc(inside, outside) == found["auroc"]
+    assert predictions.auroc(inside, outside) == found["auroc"]
 
 
 def test_entropies_and_information_of_an_ensemble_are_those_of_scipy():
-    logits, _ = predictions(0, images=50, members=2)
-    ((_, log_p, expected),) = metrics.prefixes(logits, {2})
+    logits, _ = random_predictions(0, images=50, members=2)
+    ((_, log_p, expected),) = predictions.prefixes(logits, {2})
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    total = metrics.entropy(log_p)
+    total = predictions.entropy(log_p)
     np.testing.assert_allclose(total, scipy_entropy(p.mean(0), axis=-1), atol=1e-6)
     np.testing.assert_allclose(expected, scipy_entropy(p, axis=-1).mean(0), atol=1e-6)
     # The mutual information of two networks is their Jensen-Shannon divergence.

@@ -9,7 +9,7 @@ import torch
 from click.testing import CliRunner
 
 from bench import perf
-from bench.cli import main
+from bench.cli.main import main
 from bench.engine import Engine, kernels
 
 CPU = torch.device("cpu")

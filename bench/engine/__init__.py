@@ -2,10 +2,10 @@
 
 from bench.engine.engine import Engine, Loss
 from bench.engine.memberloop import MemberLoop, apply
-from bench.engine.plan import Step
 from bench.engine.precision import float32
 from bench.engine.recording import Recorded, Row
 from bench.engine.shortage import shortage
+from bench.engine.steps import Step
 from bench.engine.ways import Batched, LayerOperation, Vmap, Way, Weights
 
 __all__ = [

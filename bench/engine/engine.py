@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from bench.engine import parallel, plan
+from bench.engine import parallel, steps
 from bench.engine.memberloop import MemberLoop
-from bench.engine.plan import Step
 from bench.engine.shortage import free_bytes, shortage
+from bench.engine.steps import Step
 from bench.engine.ways import Batched, Entered, LayerOperation, Vmap, Way, Weights
 from bench.networks import shapes
 
@@ -46,7 +46,7 @@ class Engine:
     def __init__(self, network: nn.Module, way: Way | None = None, graph_bytes: int | None = None) -> None:
         self.network = network
         self.shapes = shapes(network)
-        self.steps = plan.read(network)
+        self.steps = steps.read(network)
         self.graph_bytes = graph_bytes
         self._way = way
         self._bytes: dict[tuple[torch.Size, torch.dtype, str], int] = {}

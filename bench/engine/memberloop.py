@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bench.engine import kernels
-from bench.engine.plan import Step
+from bench.engine.steps import Step
 from bench.engine.ways import Entered, LayerOperation, Way, Weights, geometry
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from bench.engine.convolution import convolve, pool
-from bench.engine.plan import Step, activation_bytes
+from bench.engine.steps import Step, activation_bytes
 
 Weights = Mapping[str, Tensor]
 # A layer's own operation: (step, this member's weights by name, input) -> output, or None for the usual.

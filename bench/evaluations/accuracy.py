@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from bench import metrics
 from bench.evaluations.subject import SINGLES, Result, Subject
-from bench.records import row
+from bench.metrics import predictions
+from bench.records.schema import row
 from bench.rng import Streams
 
 
@@ -24,24 +24,26 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
     common = {"evaluation": "accuracy", "dataset": test.name, "examples": len(test)}
     result = Result()
     if 1 in subject.sizes:
-        singles = [metrics.classification(metrics.log_probabilities(m), labels) for m in logits[:SINGLES]]
+        singles = [
+            predictions.classification(predictions.log_probabilities(m), labels) for m in logits[:SINGLES]
+        ]
         result.rows += [
             row(name, float(np.mean([s[name] for s in singles])), members=1, **common) for name in singles[0]
         ]
         result.rows += draw_sd("accuracy", [s["accuracy"] for s in singles], members=1, **common)
-    for size, log_p, expected in metrics.prefixes(logits, {1, *subject.sizes}):
+    for size, log_p, expected in predictions.prefixes(logits, {1, *subject.sizes}):
         prefix = f"{test.name}/{size}"
         if size > 1:
-            found = metrics.classification(log_p, labels)
+            found = predictions.classification(log_p, labels)
             result.rows += [row(name, value, members=size, **common) for name, value in found.items()]
-            drawn = [float((p.argmax(-1) == labels).mean()) for p, _ in metrics.disjoint(logits, size)]
+            drawn = [float((p.argmax(-1) == labels).mean()) for p, _ in predictions.disjoint(logits, size)]
             result.rows += draw_sd("accuracy", drawn, members=size, **common)
             result.arrays[f"{prefix}/prediction"] = log_p.argmax(-1).astype("i2")
         if size in (1, max(subject.sizes)):
             result.arrays |= per_image(prefix, log_p, expected)
             result.arrays |= {
                 f"{prefix}/label_probability": np.exp(log_p[np.arange(len(labels)), labels]).astype("f4"),
-                f"{prefix}/brier": metrics.brier(log_p, labels).astype("f4"),
+                f"{prefix}/brier": predictions.brier(log_p, labels).astype("f4"),
             }
     result.arrays[f"{test.name}/label"] = labels.astype("i2")
     return result
@@ -57,7 +59,7 @@ def draw_sd(metric: str, values: list[float], **common: Any) -> list[dict[str, A
 def per_image(prefix: str, log_p: np.ndarray, expected: np.ndarray) -> dict[str, np.ndarray]:
     """What an image's prediction says without its label: entropy, expected entropy, class, confidence."""
     return {
-        f"{prefix}/entropy_nats": metrics.entropy(log_p).astype("f4"),
+        f"{prefix}/entropy_nats": predictions.entropy(log_p).astype("f4"),
         f"{prefix}/expected_entropy_nats": expected.astype("f4"),
         f"{prefix}/prediction": log_p.argmax(-1).astype("i2"),
         f"{prefix}/confidence": np.exp(log_p.max(-1)).astype("f4"),

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench import metrics
 from bench.errors import BenchError
 from bench.evaluations.subject import Subject
-from bench.records import row
+from bench.metrics import predictions
+from bench.records.schema import row
 from bench.rng import Streams
 from bench.task import Data
 
@@ -45,15 +45,15 @@ def _row(subject: Subject, metric: str, value: float, dataset: str, examples: in
 
 
 def _fused(logits: np.ndarray) -> np.ndarray:
-    ((_, log_p, _),) = metrics.prefixes(logits, {len(logits)})
+    ((_, log_p, _),) = predictions.prefixes(logits, {len(logits)})
     return log_p
 
 
 def _itself(subject: Subject) -> dict[str, Any]:
     part = subject.test.first(REPEATED)
-    first = metrics.entropy(_fused(subject.logits(subject.test)[:, : len(part)]))
-    again = metrics.entropy(_fused(subject.predict(part)))
-    value = metrics.auroc(first, again)
+    first = predictions.entropy(_fused(subject.logits(subject.test)[:, : len(part)]))
+    again = predictions.entropy(_fused(subject.predict(part)))
+    value = predictions.auroc(first, again)
     moved = float(np.abs(first - again).max())
     # Rounding may turn each image against its own copy, and no other.
     if not (moved <= MOVED and abs(value - 0.5) <= 1 / len(part)):
@@ -93,7 +93,7 @@ def _shuffled(subject: Subject, rng: Streams) -> dict[str, Any]:
     log_p, labels = _fused(subject.logits(test)), test.labels.numpy()
     count, classes = len(labels), log_p.shape[-1]
     order = torch.randperm(count, generator=rng("canary")).numpy()
-    value = metrics.classification(log_p, labels[order])["accuracy"]
+    value = predictions.classification(log_p, labels[order])["accuracy"]
     shares = [np.bincount(k, minlength=classes) / count for k in (log_p.argmax(-1), labels)]
     chance = float(shares[0] @ shares[1])
     if np.count_nonzero(shares[1]) < 2:
@@ -108,7 +108,7 @@ def _shuffled(subject: Subject, rng: Streams) -> dict[str, Any]:
 
 def _uniform(subject: Subject) -> dict[str, Any]:
     classes = subject.classes
-    value = float(metrics.entropy(_fused(np.zeros((2, 1, classes), np.float32)))[0])
+    value = float(predictions.entropy(_fused(np.zeros((2, 1, classes), np.float32)))[0])
     if not abs(value - math.log(classes)) <= ROUNDING:
         raise CanaryError(
             f"expected entropy ln {classes} = {math.log(classes):.6f} nats of equal probabilities, found "

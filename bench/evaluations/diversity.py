@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bench import diversity, symmetry
 from bench.evaluations.subject import Result, Subject
-from bench.records import row
+from bench.metrics import diversity, symmetry
+from bench.records.schema import row
 from bench.rng import Streams
 
 # What Figure 8 of the paper shows: two filters of two layers, from 25 networks.

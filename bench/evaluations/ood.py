@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from bench import metrics
 from bench.evaluations import canaries
 from bench.evaluations.accuracy import draw_sd, per_image
 from bench.evaluations.subject import SINGLES, Result, Subject
-from bench.records import row
+from bench.metrics import predictions
+from bench.records.schema import row
 from bench.rng import Streams
 from bench.task import Split
 
@@ -33,11 +33,11 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
     result = Result(rows=canaries.check(subject, rng))
     if 1 in subject.sizes:
         pairs = zip(*(subject.logits(s)[:SINGLES] for s in sets), strict=True)
-        singles = [_single(names, counts, *map(metrics.log_probabilities, pair)) for pair in pairs]
+        singles = [_single(names, counts, *map(predictions.log_probabilities, pair)) for pair in pairs]
         for same in zip(*singles, strict=True):
             result.rows.append(same[0] | {"value": float(np.mean([r["value"] for r in same]))})
     result.rows += _drawing(subject, sets)
-    both = zip(*(metrics.prefixes(subject.logits(s), {1, *subject.sizes}) for s in sets), strict=True)
+    both = zip(*(predictions.prefixes(subject.logits(s), {1, *subject.sizes}) for s in sets), strict=True)
     for (size, inside, inside_expected), (_, outside, outside_expected) in both:
         found = ((inside, inside_expected), (outside, outside_expected))
         if size > 1:
@@ -49,7 +49,7 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
             result.arrays |= {k: v for k, v in kept.items() if whole or k.endswith("/entropy_nats")}
         if size == max(subject.sizes):
             for part, (log_p, _), sign in zip(sets, found, (-1, 1), strict=True):
-                result.arrays |= extremes(part, f"{part.name}/{size}", sign * metrics.entropy(log_p))
+                result.arrays |= extremes(part, f"{part.name}/{size}", sign * predictions.entropy(log_p))
     return result
 
 
@@ -58,8 +58,8 @@ def _drawing(subject: Subject, sets: tuple[Split, Split]) -> list[dict[str, Any]
     rows = []
     common = {"evaluation": "ood", "dataset": sets[1].name, "examples": len(sets[1])}
     for size in subject.sizes:
-        pairs = zip(*(metrics.disjoint(subject.logits(s), size) for s in sets), strict=True)
-        found = [metrics.auroc(*(metrics.entropy(log_p) for log_p, _ in pair)) for pair in pairs]
+        pairs = zip(*(predictions.disjoint(subject.logits(s), size) for s in sets), strict=True)
+        found = [predictions.auroc(*(predictions.entropy(log_p) for log_p, _ in pair)) for pair in pairs]
         rows += draw_sd("auroc", found, members=size, **common)
     return rows
 
@@ -81,7 +81,7 @@ def _single(
     names: tuple[str, str], counts: tuple[int, int], inside: np.ndarray, outside: np.ndarray
 ) -> list[dict[str, Any]]:
     """Rows of one network, without the mutual information, of which it has none."""
-    rows = _rows(names, counts, 1, *((p, metrics.entropy(p)) for p in (inside, outside)))
+    rows = _rows(names, counts, 1, *((p, predictions.entropy(p)) for p in (inside, outside)))
     return [r for r in rows if "mutual_information" not in r["metric"]]
 
 
@@ -102,14 +102,14 @@ def _rows(
 
 
 def _scores(log_p: np.ndarray, expected: np.ndarray) -> dict[str, np.ndarray]:
-    entropy = metrics.entropy(log_p)
+    entropy = predictions.entropy(log_p)
     return {"entropy": entropy, "mutual_information": entropy - expected, "max_softmax": -log_p.max(-1)}
 
 
 def _compare(inside: dict[str, np.ndarray], outside: dict[str, np.ndarray]) -> dict[str, float]:
-    found = metrics.separation(inside["entropy"], outside["entropy"])
+    found = predictions.separation(inside["entropy"], outside["entropy"])
     for score in ("mutual_information", "max_softmax"):
-        found[f"auroc_{score}"] = metrics.auroc(inside[score], outside[score])
+        found[f"auroc_{score}"] = predictions.auroc(inside[score], outside[score])
     return found
 
 
@@ -117,7 +117,7 @@ def _entropies(
     name: str, count: int, size: int, log_p: np.ndarray, expected: np.ndarray
 ) -> list[dict[str, Any]]:
     """Mean and quantiles of the entropy on one set, and its split into expectation and information."""
-    entropy = metrics.entropy(log_p)
+    entropy = predictions.entropy(log_p)
     common = {"evaluation": "ood", "dataset": name, "members": size, "examples": count}
     rows = [
         row("entropy_nats", float(entropy.mean()), **common),

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from bench import metrics
 from bench.evaluations.subject import SINGLES, Result, Subject
-from bench.records import row
+from bench.metrics import predictions
+from bench.records.schema import row
 from bench.rng import Streams
 from bench.task import NOISE_SD, Reference
 
@@ -25,7 +25,7 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
     test = subject.test
     labels = test.labels.numpy()[:, 0]
     outputs, curves = subject.logits(test), subject.logits(reference.grid)[..., 0].astype(np.float64)
-    likelihoods = metrics.gaussian_log_likelihoods(outputs, labels, NOISE_SD)
+    likelihoods = predictions.gaussian_log_likelihoods(outputs, labels, NOISE_SD)
     result = Result(arrays=_points(subject) | _known(reference))
     if 1 in subject.sizes:
         singles = [
@@ -50,7 +50,7 @@ def _fit(reference: Reference, mean: np.ndarray, likelihoods: np.ndarray, size: 
     inside, name = _parts(reference)[0]
     common = {"evaluation": "regression", "members": size}
     rmse = np.sqrt(np.square(mean - reference.grid.labels.numpy()[:, 0])[inside].mean())
-    value = metrics.mixture_log_likelihood(likelihoods)
+    value = predictions.mixture_log_likelihood(likelihoods)
     return [
         row("rmse", float(rmse), dataset=name, examples=int(inside.sum()), **common),
         row(
@@ -63,8 +63,8 @@ def _fit(reference: Reference, mean: np.ndarray, likelihoods: np.ndarray, size: 
 def _band(reference: Reference, mean: np.ndarray, sd: np.ndarray, size: int) -> list[dict[str, Any]]:
     """Coverage and width of mean +- 3 sd and the distance to the reference, inside and outside the data."""
     target = reference.grid.labels.numpy()[:, 0].astype(np.float64)
-    held = metrics.covered(target, mean, sd, BAND)
-    far = metrics.gaussian_wasserstein2(mean, sd, reference.mean.numpy(), reference.sd.numpy())
+    held = predictions.covered(target, mean, sd, BAND)
+    far = predictions.gaussian_wasserstein2(mean, sd, reference.mean.numpy(), reference.sd.numpy())
     rows = []
     for part, name in _parts(reference):
         found = {

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from bench.ensemble import Ensemble
 from bench.task import Data, Reference, Scale, Split
@@ -79,12 +78,10 @@ class Subject:
             self.predicted += len(split)
         return self._logits[split.name]
 
-    @torch.no_grad()
     def predict(self, split: Split) -> np.ndarray:
         """Logits [M, B, K] of all members on any split, computed anew."""
-        device = next(self.ensemble.parameters()).device
         parts = []
         for start in range(0, len(split), BATCH):
-            parts.append(self.ensemble(split.images[start : start + BATCH].to(device)).cpu().numpy())
+            parts.append(self.ensemble.logits(split.images[start : start + BATCH], BATCH).numpy())
             self.progress(split.name, min(start + BATCH, len(split)), len(split))
         return np.concatenate(parts, axis=1)

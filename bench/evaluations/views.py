@@ -7,16 +7,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from bench import attacks, metrics
+from bench.attacks.success import SENSES, fooled
 from bench.ensemble import Ensemble
-from bench.evaluations.subject import BATCH, SINGLES, Subject
-from bench.records import row
-
-ALARM = 0.05  # share of clean validation images that the detector may reject
-THRESHOLD_IMAGES = 1000  # validation images behind it: 50 of them lie above
+from bench.evaluations.detector import Detector
+from bench.evaluations.subject import BATCH, SINGLES
+from bench.metrics import predictions
+from bench.records.schema import row
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class View:
     @property
     def entropy(self) -> np.ndarray:
         """Predictive entropy [B] in nats."""
-        return metrics.entropy(self.log_p)
+        return predictions.entropy(self.log_p)
 
 
 @dataclass(frozen=True)
@@ -54,12 +52,11 @@ def slice_of(places: range) -> slice:
 
 def view(logits: np.ndarray, labels: np.ndarray) -> View:
     """The view of an ensemble with these logits [M, B, K]; labels [B]."""
-    ((_, log_p, expected),) = metrics.prefixes(logits, {len(logits)})
+    ((_, log_p, expected),) = predictions.prefixes(logits, {len(logits)})
     share = (logits.argmax(-1) != labels).mean(0)
-    return View(len(logits), log_p, expected, attacks.fooled(logits, labels), share)
+    return View(len(logits), log_p, expected, fooled(logits, labels), share)
 
 
-@torch.no_grad()
 def look(
     drawn: Ensemble, ensembles: Sequence[range], images: Tensor, labels: Tensor, singles: Sequence[range] = ()
 ) -> tuple[dict[range, View], dict[range, Singles]]:
@@ -70,16 +67,15 @@ def look(
     places = [*ensembles, *singles]
     first, last = min(p.start for p in places), max(p.stop for p in places)
     networks = drawn[first:last]
-    device = next(networks.parameters()).device
     seen: dict[range, list[View]] = {p: [] for p in ensembles}
     alone: dict[range, list[Singles]] = {p: [] for p in singles}
     for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
-        logits, truth = networks(x.to(device)).cpu().numpy(), y.numpy()
+        logits, truth = networks.logits(x, BATCH).numpy(), y.numpy()
         for p, parts in seen.items():
             parts.append(view(logits[p.start - first : p.stop - first], truth))
         for p, found in alone.items():
             own = logits[p.start - first : min(p.stop, p.start + SINGLES) - first]
-            entropy = np.stack([metrics.entropy(metrics.log_probabilities(one)) for one in own])
+            entropy = np.stack([predictions.entropy(predictions.log_probabilities(one)) for one in own])
             found.append(Singles(own.argmax(-1) != truth, entropy))
     joined = {
         p: Singles(*(np.concatenate([getattr(part, f.name) for part in parts], 1) for f in fields(Singles)))
@@ -92,43 +88,8 @@ def _joined(parts: list[View]) -> View:
     log_p, expected, share = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("log_p", "expected", "share")
     )
-    senses = {s: np.concatenate([part.fooled[s] for part in parts]) for s in attacks.SENSES}
+    senses = {s: np.concatenate([part.fooled[s] for part in parts]) for s in SENSES}
     return View(parts[0].members, log_p, expected, senses, share)
-
-
-class Detector:
-    """Rejects images of high predictive entropy: one threshold a size, from clean validation images alone.
-
-    The (1 - 5 %) quantile over the first validation images of the entropy of the first n networks; for
-    single networks over all of the first 100. Sizes beyond those asked for have none.
-    """
-
-    def __init__(self, subject: Subject) -> None:
-        val = subject.data.val.first(THRESHOLD_IMAGES)
-        logits = subject.logits(val)
-        self.name, self.images = val.name, len(val)
-        singles = [metrics.entropy(metrics.log_probabilities(m)) for m in logits[:SINGLES]]
-        entropies = {1: np.concatenate(singles)}
-        for size, log_p, _ in metrics.prefixes(logits, set(range(2, len(logits) + 1))):
-            entropies[size] = metrics.entropy(log_p)
-        self.thresholds = {n: float(np.quantile(e, 1 - ALARM)) for n, e in entropies.items()}
-
-    def rejects(self, members: int, entropy: np.ndarray) -> np.ndarray | None:
-        """Whether it rejects images of these entropies, as an ensemble of this size has them."""
-        return entropy > self.thresholds[members] if members in self.thresholds else None
-
-    def rows(self, sizes: Sequence[int]) -> list[dict[str, Any]]:
-        common = {
-            "evaluation": "attack",
-            "dataset": self.name,
-            "quantile": 1 - ALARM,
-            "examples": self.images,
-        }
-        return [
-            row("detection_threshold_nats", self.thresholds[n], members=n, **common)
-            for n in sizes
-            if n in self.thresholds
-        ]
 
 
 def attacked_rows(
@@ -137,7 +98,7 @@ def attacked_rows(
     after: View,
     chosen: Mapping[str, np.ndarray],
     detector: Detector,
-    senses: Sequence[str] = attacks.SENSES,
+    senses: Sequence[str] = SENSES,
 ) -> list[dict[str, Any]]:
     """Rows of one tested ensemble: success by sense, entropy, AUROC, what is rejected and what evades.
 
@@ -161,7 +122,7 @@ def attacked_rows(
             continue
         counted = common | {"success": success, "examples": int(of.sum())}
         rows.append(row("entropy_nats", float(after.entropy[of].mean()), **counted))
-        rows.append(row("auroc", metrics.auroc(before.entropy, after.entropy[of]), **counted))
+        rows.append(row("auroc", predictions.auroc(before.entropy, after.entropy[of]), **counted))
         if rejected is not None:
             rows.append(row("detected_share", float(rejected[of].mean()), **counted))
     return rows
@@ -175,7 +136,7 @@ def single_rows(
     common = {**where, "members": 1, "examples": after.wrong.shape[1]}
     rejected = detector.rejects(1, after.entropy)
     assert rejected is not None
-    aurocs = [metrics.auroc(a, b) for a, b in zip(before.entropy, after.entropy, strict=True)]
+    aurocs = [predictions.auroc(a, b) for a, b in zip(before.entropy, after.entropy, strict=True)]
     counts = had.sum(1)
     found = {
         "entropy_nats": after.entropy.mean(),

@@ -1,32 +1,32 @@
-"""The report: tables, figures, the ledger of claims and the page, from a results folder alone. No torch."""
+"""The report: tables, figures, the ledger of claims and the page, from a results folder alone. No torch.
+
+Modules import downhill: `rows`, `arrays`, `flags`, `costs` and `uncertainty` make numbers; `layout` says how
+anything looks; a module of `sections` owns the numbers, tables and figures of one subject; `claims` tests
+what the paper says; `output` writes files.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench import records
-from bench.report import claims, figures, page, published, saving, sheets, tables
-from bench.report.catalogue import all_figures, all_tables
-from bench.report.pictures import Material, Picture
+from bench.records import store
+from bench.report import published
+from bench.report.claims.ledger import ledger
+from bench.report.layout.captions import FigureEntry
+from bench.report.layout.figures import drawing_style
+from bench.report.layout.tables import Table
+from bench.report.output import page
+from bench.report.output.images import KINDS, images
+from bench.report.output.markdown import claims_markdown, failures_markdown, to_csv, to_markdown
+from bench.report.rows import Material, copies, failures, prepare
+from bench.report.sections import all_figures, all_tables, figure_kinds
+from bench.system.files import write_atomic
 
 __all__ = ["build", "departures"]
-
-# What a build may have written: a file of these names that the rows no longer give is removed.
-_OWN = {
-    "tables": re.compile(
-        r"(summary|accuracy|calibration|out-of-distribution|weight-norms|diversity|attacks|fooling-epsilon"
-        r"|adaptive-attacks|resampling|flags|canaries|effective-networks"
-        r"|spread|verdicts|entropy-distances|regression|cost|budgets|failures|claims|table[1256])\.(csv|md)"
-    ),
-    "figures": re.compile(
-        r"(accuracy|weight-norms|entropy-ecdf|training|pareto|figure([2-9]|10))-.+\.(svg|png)"
-    ),
-}
 
 
 def build(results: Path) -> list[Path]:
@@ -38,48 +38,69 @@ def build(results: Path) -> list[Path]:
     folder cannot be written.
     """
     results = Path(results)
-    rows = records.read(results)
-    abouts = {run: records.read_about(results, run) for run in sorted(set(rows["run"]))}
+    rows = store.read(results)
+    abouts = {run: store.read_about(results, run) for run in sorted(set(rows["run"]))}
     copied = published.provide(results)
-    material = Material(results, tables.prepare(rows, abouts), abouts, published.read(results))
+    material = Material(results, prepare(rows, abouts), abouts, published.read(results))
     files: dict[Path, bytes] = {}
 
-    found = all_tables(material)
-    for table in found:
-        files[results / "tables" / f"{table.name}.csv"] = sheets.to_csv(table.frame).encode()
-        files[results / "tables" / f"{table.name}.md"] = sheets.to_markdown(table).encode()
-    failed = tables.failures(material.rows, abouts)
-    if len(failed):
-        files[results / "tables" / "failures.csv"] = sheets.to_csv(failed).encode()
-        files[results / "tables" / "failures.md"] = page.failures_markdown(failed).encode()
+    tables = all_tables(material)
+    known = {table.name for table in tables} | {"failures", "claims"}
+    tables = [table for table in tables if len(table.frame)]
+    failed = failures(material.rows, abouts)
+    verdicts = ledger(material.rows, abouts, material.published)
+    for name, text in _texts(material, tables, failed, verdicts):
+        files[results / "tables" / name] = text.encode()
+    drawn = []
+    for entry, kinds in _drawn(material):
+        drawn.append((entry, kinds.get("svg", b"")))
+        files |= {results / "figures" / f"{entry.name}.{kind}": data for kind, data in kinds.items()}
+    files[results / "report.html"] = page.render(material, tables, verdicts, failed, drawn).encode()
 
-    ledger = claims.ledger(material.rows, abouts, material.published)
-    files[results / "tables" / "claims.csv"] = sheets.to_csv(ledger).encode()
-    copies = tables.copies(material.rows)
-    files[results / "tables" / "claims.md"] = page.claims_markdown(ledger, copies).encode()
-
-    with figures.style():
-        pictures: list[tuple[Picture, bool]] = []
-        saved = iter(saving.images(_figures(material, pictures)))
-    drawn: list[tuple[Picture, bytes]] = []
-    for picture, there in pictures:
-        images = next(saved) if there else {}
-        drawn.append((picture, images.get("svg", b"")))
-        files |= {results / "figures" / f"{picture.name}.{kind}": data for kind, data in images.items()}
-
-    files[results / "report.html"] = page.render(material, found, ledger, failed, drawn).encode()
     for path, data in files.items():
-        records.write_atomic(path, data)
-    _remove_stale(results, set(files))
+        write_atomic(path, data)
+    _remove_stale(results, set(files), known)
     return sorted([*files, *copied])
 
 
-def _figures(material: Material, pictures: list[tuple[Picture, bool]]) -> Iterator[Figure]:
-    """The figures as they are made; fills `pictures` with all of them, also those that are gaps."""
-    for picture, figure in all_figures(material):
-        pictures.append((picture, figure is not None))
-        if figure is not None:
-            yield figure
+def _texts(
+    material: Material, tables: list[Table], failed: pd.DataFrame, verdicts: pd.DataFrame
+) -> Iterator[tuple[str, str]]:
+    """Every file of the folder `tables`, by name."""
+    for table in tables:
+        yield f"{table.name}.csv", to_csv(table.frame)
+        yield f"{table.name}.md", to_markdown(table)
+    if len(failed):
+        yield "failures.csv", to_csv(failed)
+        yield "failures.md", failures_markdown(failed)
+    yield "claims.csv", to_csv(verdicts)
+    yield "claims.md", claims_markdown(verdicts, copies(material.rows))
+
+
+def _drawn(material: Material) -> list[tuple[FigureEntry, dict[str, bytes]]]:
+    """Every figure with its bytes by kind of file; a gap has none."""
+    entries: list[tuple[FigureEntry, bool]] = []
+
+    def figures() -> Iterator[Figure]:
+        for entry, figure in all_figures(material):
+            entries.append((entry, figure is not None))
+            if figure is not None:
+                yield figure
+
+    with drawing_style():
+        saved = iter(images(figures()))
+    return [(entry, next(saved) if there else {}) for entry, there in entries]
+
+
+def _remove_stale(results: Path, written: set[Path], tables: set[str]) -> None:
+    """Remove tables and figures that an earlier build may have written and this one did not."""
+    stale = [results / "tables" / f"{name}.{kind}" for name in tables for kind in ("csv", "md")]
+    for kind in KINDS:
+        for name in figure_kinds():
+            stale += (results / "figures").glob(f"{name}-*.{kind}")
+    for path in stale:
+        if path not in written:
+            path.unlink(missing_ok=True)
 
 
 def departures(results: Path) -> list[str]:
@@ -90,10 +111,3 @@ def departures(results: Path) -> list[str]:
         f"{line.statement} ({line.section}). {line.evidence}"
         for line in ledger[ledger["departs"] == "yes"].itertuples()
     ]
-
-
-def _remove_stale(results: Path, written: set[Path]) -> None:
-    for folder, own in _OWN.items():
-        for path in sorted((results / folder).glob("*")):
-            if path not in written and own.fullmatch(path.name):
-                path.unlink(missing_ok=True)

@@ -11,15 +11,14 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from bench.report import tables
+from bench.report.rows import PLACE, ordered
 
-PLACE = (*tables.BLOCK, "task", "dataset", "method", "crafted_members", "attack", "epsilon")
-COLUMNS = (*PLACE, "flag", "evidence", "fired", "seeds")
+ATTACKED = (*PLACE, "method", "crafted_members", "attack", "epsilon")
+COLUMNS = (*ATTACKED, "flag", "evidence", "fired", "seeds")
 UNAWARE = ("square", "noise")  # attacks that use no gradient: what others have to beat
 WEAK = 0.5  # success on the networks attacked, at the largest epsilon tried
 LARGE = 0.1  # the least epsilon that should do: a smaller one alone proves nothing
 LATE = 0.05  # success gained in the last quarter of the steps: more than chance moves of single images
-
 MEANING = {
     "no-gradient": "images without a gradient in float32 were not moved",
     "below-black-box": "fools the networks attacked less often than Square or noise of the same size does",
@@ -43,7 +42,7 @@ def find(rows: pd.DataFrame) -> pd.DataFrame:
     found = found[found["success"].isin(("fused", ""))]
     fired: dict[tuple[Any, ...], list[str]] = {}
     seeds: dict[tuple[Any, ...], set[Any]] = {}
-    place = list(PLACE[:-2])
+    place = list(ATTACKED[:-2])
     for key, group in found.groupby([*place, "seed"], sort=False):
         *where, seed = key
         for attack, epsilon in set(zip(group["attack"], group["epsilon"], strict=True)):
@@ -52,7 +51,7 @@ def find(rows: pd.DataFrame) -> pd.DataFrame:
             fired.setdefault((*where, attack, epsilon, flag), []).append(evidence)
     lines = [(*at, texts[0], len(texts), len(seeds[at[:-1]])) for at, texts in fired.items()]
     frame = pd.DataFrame(lines, columns=COLUMNS)
-    return tables.ordered(frame, [*PLACE[1:], "flag"]) if len(frame) else frame
+    return ordered(frame, [*ATTACKED[1:], "flag"]) if len(frame) else frame
 
 
 def _of_one(group: pd.DataFrame) -> Iterator[tuple[str, float, str, str]]:
@@ -87,7 +86,7 @@ def _of_one(group: pd.DataFrame) -> Iterator[tuple[str, float, str, str]]:
 
 def marked(frame: pd.DataFrame, flags: pd.DataFrame) -> pd.DataFrame:
     """The frame with a column `flags`: names of what fired for the attack behind each line, else empty."""
-    keys = list(PLACE)
+    keys = list(ATTACKED)
     known: dict[tuple[Any, ...], str] = {}
     for *key, flag in flags[[*keys, "flag"]].itertuples(index=False, name=None):
         known[tuple(key)] = " ".join(filter(None, (known.get(tuple(key), ""), flag)))

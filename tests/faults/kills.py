@@ -23,23 +23,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench import records
+from bench.records import schema, store
 
 METHODS = "standard_ensemble,hypergan,mnf,apd,sgld"
 QUICK = ("--set", "standard_ensemble.networks=5")
 
 
 def command(results: Path, methods: str, jobs: int, *more: str) -> list[str]:
-    words = [sys.executable, "-c", "from bench.cli import main; main()", "run", "--method", methods]
+    words = [sys.executable, "-c", "from bench.cli.main import main; main()", "run", "--method", methods]
     words += ["--task", "digits", "--preset", "smoke", "--jobs", str(jobs), "--results", str(results)]
     return [*words, *(QUICK if "standard_ensemble" in methods else ()), *more]
 
 
 def values(results: Path) -> pd.DataFrame:
     """All rows but cost and provenance, in an order that no run decides."""
-    frame = records.read(results)
+    frame = store.read(results)
     frame = frame[~frame["metric"].str.contains("seconds|bytes|per_s")].drop(columns=["run", "commit"])
-    keys = [name for name in records.KEY if name != "run"]
+    keys = [name for name in schema.KEY if name != "run"]
     return frame.sort_values(keys, kind="stable").reset_index(drop=True)
 
 
@@ -70,7 +70,7 @@ def finish_or_kill(words: list[str], seconds: float | None) -> bool:
 def faults(results: Path, cells: int, expected: pd.DataFrame) -> list[str]:
     """What is lost, doubled, torn or changed in a folder whose grid is done."""
     found = []
-    runs = records.runs(results)
+    runs = store.runs(results)
     if len(runs) != cells or len({about["cell"] for about in runs.values()}) != cells:
         found.append(f"{cells} cells, {len(runs)} runs")
     if any(about["failure"] for about in runs.values()):
@@ -79,7 +79,7 @@ def faults(results: Path, cells: int, expected: pd.DataFrame) -> list[str]:
     if parts:
         found.append(f"half-written files: {parts}")
     for name in runs:
-        records.read_arrays(results, name)
+        store.read_arrays(results, name)
     try:
         pd.testing.assert_frame_equal(values(results), expected, check_exact=True)
     except AssertionError as error:

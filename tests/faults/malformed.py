@@ -28,9 +28,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench import checkpoint, records, registry
+from bench import registry
 from bench.datasets import cifar_tree, files, notmnist
 from bench.errors import BenchError
+from bench.records import schema, store
+from bench.training import checkpoint
 
 SECONDS = 5.0  # that a reader may take
 BOMB = 2**28  # bytes of zeros, which a packed file of a thousandth holds
@@ -55,10 +57,8 @@ class Tally:
 
 
 def rows() -> bytes:
-    found = [
-        records.row("accuracy", 0.5, method="m", task="t", seed=0, members=n, schema=1) for n in range(9)
-    ]
-    return records.to_csv(found).encode()
+    found = [schema.row("accuracy", 0.5, method="m", task="t", seed=0, members=n, schema=1) for n in range(9)]
+    return store.to_csv(found).encode()
 
 
 def about() -> bytes:
@@ -137,17 +137,17 @@ TOML = b'about = "a method"\n[smoke]\nepochs = 1\n[quick.digits]\nlr = 0.1\n[var
 ESCAPE = {f"../../{notmnist.SMALL}/A/x.png": picture(), "/tmp/escaped.png": picture()}
 
 KINDS = {
-    "csv": Kind(rows, (lambda: b"a,b\n" * 9, lambda: b"\0" * 99), records.read_csv, "raw/r.csv"),
+    "csv": Kind(rows, (lambda: b"a,b\n" * 9, lambda: b"\0" * 99), store.read_csv, "raw/r.csv"),
     "json": Kind(
         about,
         (lambda: b"[" * 100_000, lambda: b'{"cell": [1]}', lambda: b"3", lambda: b'{"failure": 7}'),
-        lambda path: records.read_about(path.parent.parent, "r"),
+        lambda path: store.read_about(path.parent.parent, "r"),
         "raw/r.json",
     ),
     "npz": Kind(
         arrays,
         (lambda: zipped({"a.npy": bytes(BOMB)}), huge_array, lambda: arrays(o=np.array([{}], dtype=object))),
-        lambda path: records.read_arrays(path.parent.parent, "r"),
+        lambda path: store.read_arrays(path.parent.parent, "r"),
         "raw/r.npz",
     ),
     "toml": Kind(

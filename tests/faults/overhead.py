@@ -14,10 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
-import torch
-
-from bench import records, registry, runner, sweep
-from bench.plan import Selection, plan
+from bench import registry
+from bench.records import schema, store
+from bench.running import run, sweep
+from bench.running.cell import Cell
+from bench.running.plan import Selection, plan
 
 CELLS = 10_000
 RUN = 300  # cells that are run
@@ -31,11 +32,11 @@ class Silent:
     def progress(self, label: str, done: int, total: int, detail: str = "") -> None: ...
 
 
-def write_run(cell: runner.Cell, results: Path, code: str) -> Path:
-    row = records.row("accuracy", 0.5, method=cell.entry.name, task=cell.task.name, seed=cell.seed, schema=1)
+def write_run(cell: Cell, results: Path, code: str) -> Path:
+    row = schema.row("accuracy", 0.5, method=cell.entry.name, task=cell.task.name, seed=cell.seed, schema=1)
     name = f"{cell.entry.name}-{cell.task.name}-{cell.preset}-s{cell.seed}-{cell.key()[:8]}"
     about = {"cell": cell.key(), "code": code, "created": "2026", "failure": None}
-    return records.write_run(results, name, [row], {}, about)
+    return store.write_run(results, name, [row], {}, about)
 
 
 def timed(work: Callable[[], object]) -> tuple[float, object]:
@@ -60,15 +61,15 @@ def main() -> None:
         seconds, _ = timed(lambda: plan(selection, results))
         print(f"planning {len(planned):,} cells, all done: {seconds:.2f} s")
 
-        def write(cell: runner.Cell, data: object, results: Path, *rest: object) -> Path:
+        def write(cell: Cell, data: object, results: Path, *rest: object) -> Path:
             return write_run(cell, results, "")
 
         own = sum(
             timed(lambda i=i: write_run(i.cell, results / "alone", ""))[0] for i in plan(few, results)[0]
         )
-        with mock.patch.object(runner, "run", write):
-            swept = timed(lambda: sweep.run(few, results / "swept", torch.device("cpu"), Silent()))[0]
-            crowded = timed(lambda: sweep.run(few, results, torch.device("cpu"), Silent(), force=True))[0]
+        with mock.patch.object(run, "run", write):
+            swept = timed(lambda: sweep.run(few, results / "swept", Silent()))[0]
+            crowded = timed(lambda: sweep.run(few, results, Silent(), force=True))[0]
         print(f"running {RUN} cells: {(swept - own) / RUN * 1000:.1f} ms a cell beside its own work")
         extra = (crowded - own) / RUN * 1000
         print(f"the same in a folder of {len(planned):,} runs: {extra:.1f} ms a cell")

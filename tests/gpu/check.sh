@@ -24,7 +24,7 @@ if ! python3 -c 'import bench.methods, bench.datasets' 2>"$OUT/import.log"; then
     export PYTHONPATH=$PWD:$S/site
 fi
 git rev-parse HEAD
-B='from bench.cli import main; main()'
+B='from bench.cli.main import main; main()'
 RUN="run --method $METHODS --task $TASKS --preset smoke --jobs $JOBS"
 if wanted cells; then
     timeout 170 python3 -c "$B" $RUN --device cpu --results "$S/c" >"$OUT/cpu.log" 2>&1 &
@@ -34,8 +34,7 @@ if wanted cells; then
     tail -n 2 "$OUT/gpu.log"
     grep -h -e failed: -e warning: "$OUT/gpu.log" | cut -c1-300 | sed 's/^worker [0-9]*: *//' | sort | uniq -c | head -20
     python3 $P compare "$S/c" "$S/g" TRAINED_AGAIN | tee "$OUT/cells.txt"
-    mkdir -p "$S/e"
-    cp -r "$S/c/checkpoints" "$S/e"
+    python3 $P lend "$S/c" "$S/e"
     timeout 90 python3 -c "$B" $RUN --device $GPU --results "$S/e" >"$OUT/fits.log" 2>&1
     python3 $P compare "$S/c" "$S/e" SAME_FIT | tee -a "$OUT/cells.txt"
     tar czf "$OUT/rows.tar.gz" -C "$S" c/raw g/raw e/raw

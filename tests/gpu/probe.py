@@ -1,7 +1,8 @@
 """What a GPU makes of this project: its ceilings, training steps and epochs, evaluation, profile.
 
 python tests/gpu/probe.py [SECTION ..] prints a table, and writes JSON lines to $OUT/probe.jsonl. Without a
-GPU it runs tiny sizes on the CPU, to find mistakes before device time is spent. `compare` is for `check.sh`.
+GPU it runs tiny sizes on the CPU, to find mistakes before device time is spent. `compare` and `lend` are for
+`check.sh`.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ import torch.nn.functional as F
 
 import bench.datasets
 import bench.methods  # noqa: F401
-from bench import agreement, attacks, networks, records, registry
-from bench.config import resolve
+from bench import networks, registry
+from bench.attacks import oblivious
 from bench.engine import Engine, Recorded, convolution, float32
 from bench.ensemble import Ensemble
+from bench.records import store
 from bench.rng import Streams, stream
+from bench.running import agreement
+from bench.settings import digest, resolve
 from bench.task import Split
-from bench.training import cross_entropy
+from bench.training import checkpoint, cross_entropy
 
 REAL = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if REAL else "cpu")
@@ -283,7 +287,7 @@ def evaluation() -> None:
             return torch.autograd.grad(F.cross_entropy(ensemble(leaf).mean(0), y), leaf)[0]
 
         note("evaluation", "gradient 1,000 x 100", seconds=seconds(gradient))
-        took = seconds(lambda: attacks.pgd(ensemble, split.images, split.labels, 0.1, 10, stream(1)), 3, 8)
+        took = seconds(lambda: oblivious.pgd(ensemble, split.images, split.labels, 0.1, 10, stream(1)), 3, 8)
         peak = torch.cuda.max_memory_allocated() / 2**30 if REAL else 0.0
         note("evaluation", "PGD-10 1,000 x 100", seconds=took, target=ATTACK_TARGET,
              reached=took <= ATTACK_TARGET, peak_GB=peak)  # fmt: skip
@@ -326,30 +330,46 @@ def profile() -> None:
 def compare(first: str, second: str, which: str) -> None:
     """Runs of one name in two results folders, within the tolerance that `bench verify` would allow."""
     tolerance = getattr(agreement, which)
-    names = sorted(p.stem for p in (Path(first) / "raw").glob("*.csv"))
-    found = [n for n in names if (Path(second) / "raw" / f"{n}.csv").exists()]
+    # Names end in a hash that holds the device.
+    here, there = ({p.stem[:-9]: p for p in (Path(f) / "raw").glob("*.csv")} for f in (first, second))
+    found = sorted(set(here) & set(there))
     bad = rows = 0
     for name in found:
         with told("compare", name):
             c = agreement.Comparison()
-            a, b = (agreement.read_rows(Path(f) / "raw" / f"{name}.csv") for f in (first, second))
+            a, b = (agreement.read_rows(paths[name]) for paths in (here, there))
             agreement.compare_rows(a, b, tolerance, c)
-            arrays = (records.read_arrays(Path(f), name) for f in (first, second))
+            pairs = ((first, here), (second, there))
+            arrays = (store.read_arrays(Path(f), paths[name].stem) for f, paths in pairs)
             agreement.compare_arrays(*arrays, tolerance, c)
             rows += c.rows
             if parts := c.differing or c.missing or c.added:
                 bad += 1
                 note("compare", name[:46], differing=len(c.differing), missing=len(c.missing),
                      added=len(c.added), first=str(parts[0])[:150])  # fmt: skip
-    note("compare", f"{first} {second} {which}"[:46], cells=len(found), of=len(names), rows=rows, differ=bad)
+    note("compare", f"{first} {second} {which}"[:46], cells=len(found), of=len(here), rows=rows, differ=bad)
+
+
+def lend(first: str, second: str) -> None:
+    """Checkpoints of one results folder, in another as if this device had fitted them."""
+    for path in sorted((Path(first) / "checkpoints").rglob("*.safetensors")):
+        tensors, about = checkpoint.read(path)
+        place = {"device": DEVICE.type}
+        known = {key: value for key, value in about["identity"].items() if key != "device"}
+        fit = "class" in known  # else a round that variants share, which names no CPU, as folders do not
+        of_folder = {key: v for key, v in known.items() if key not in ("class", "settings")}
+        folder = digest(of_folder | (place if REAL else {}))[:16]
+        identity = known | (place if REAL or fit else {})
+        to = Path(second) / "checkpoints" / path.parent.parent.name / folder / path.name
+        checkpoint.write(to, tensors, {**about, "identity": identity})
 
 
 SECTIONS = (about, ceilings, layers, steps, epochs, refusal, evaluation, profile)
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if sys.argv[1:2] == ["compare"]:
-        compare(*sys.argv[2:])
+    if sys.argv[1:2] in (["compare"], ["lend"]):
+        {"compare": compare, "lend": lend}[sys.argv[1]](*sys.argv[2:])
         sys.exit()
     for section in SECTIONS:
         if not sys.argv[1:] or section.__name__ in sys.argv[1:]:

@@ -9,14 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import small_network, stripes
 from pretended_gpu import pretended_gpu
+from small import small_network, stripes
 from torch import nn
 
-from bench import attacks, launchers, perf
+from bench import perf
+from bench.attacks import oblivious
 from bench.ensemble import Ensemble
-from bench.launchers import Workers, ray, slurm
 from bench.rng import Streams, stream
+from bench.running.launchers import Workers, ray, slurm
+from bench.running.worker import run_worker
 
 GPU = torch.device("cuda")
 
@@ -66,7 +68,7 @@ def test_an_attack_starts_at_the_same_place_on_every_device():
     for device in (torch.device("cpu"), GPU):
         with pretended_gpu():
             ensemble = Ensemble(small_network(), weights).to(device)
-            found.append(attacks.pgd(ensemble, data.images, data.labels, 0.1, 2, stream(5)))
+            found.append(oblivious.pgd(ensemble, data.images, data.labels, 0.1, 2, stream(5)))
     moved = (found[0] - found[1]).abs() > 1e-6  # by a step where a gradient is next to nothing
     assert moved.float().mean() < 1e-3
 
@@ -93,7 +95,7 @@ def test_ray_places_all_workers_at_once():
 
 @dataclass(frozen=True)
 class Job:
-    device: str
+    selection: SimpleNamespace
     results: object
     todo: tuple = tuple(range(5))
     threads: int = 1
@@ -123,15 +125,19 @@ def test_without_slurm_jobs_get_the_machines_gpus_in_turn(monkeypatch, tmp_path,
     executor = type("Found", (Executor,), {"given": given, "cluster": cluster})
     monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(AutoExecutor=executor))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    slurm.launch(Job(device, tmp_path), Workers("slurm", 3), SimpleNamespace(say=lambda text: None))
+    slurm.launch(
+        Job(SimpleNamespace(device=device), tmp_path),
+        Workers("slurm", 3),
+        SimpleNamespace(say=lambda text: None),
+    )
     assert given == expected
 
 
 def test_a_worker_sees_the_gpu_that_it_was_given(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    monkeypatch.setattr("bench.sweep.work", lambda *_: None)
+    monkeypatch.setattr("bench.running.worker.work", lambda *_: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    launchers.run_worker(None, "worker 1: ", "1")
+    run_worker(None, "worker 1: ", "1")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
-    launchers.run_worker(None, "worker 1: ")
+    run_worker(None, "worker 1: ")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"

@@ -10,14 +10,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import line, small_method, small_regression, stripes
 from pretended_gpu import CUDA, DeviceFault, pretended_gpu
+from small import line, small_method, small_regression, stripes
 from torch import nn
 
-from bench import registry, runner
+from bench import registry, training
 from bench.evaluations import EVALUATIONS, Subject
-from bench.plan import Selection, cells
 from bench.rng import Streams, stream
+from bench.running import run
+from bench.running.plan import Selection, cells
 from bench.task import AdaptiveScale, AttackScale, Data, Reference, Scale, Split
 from bench.training import FitSettings, cross_entropy, mse
 
@@ -85,7 +86,7 @@ def fitted(name, device, path=None, until=None, network=None, data=None, loss=cr
         seed=3, loss=loss, device=device, trace_every=1, trace_members=3, path=path, checkpoint_seconds=0.0,
         stage=stage, progress=progress,
     )  # fmt: skip
-    method.fit(train, val, settings)
+    training.fit(method, train, val, settings)
     return method
 
 
@@ -103,7 +104,10 @@ def test_a_method_trains_goes_on_from_a_checkpoint_and_draws(name, tmp_path):
         probabilities = whole.probabilities(stripes(30, 2).images)
         assert probabilities.device.type == "cpu"
     # A finished fit of a GPU is read on a CPU.
-    there = fitted(name, torch.device("cpu"), path).sample(4, seed=0)
+    method = small_method(name, blocks=2, block_steps=10)
+    method.start(stripes(96), stripes(30, seed=1), loss=cross_entropy, rng=Streams(3, "fit"))
+    method.load(path)
+    there = method.sample(4, seed=0)
     assert torch.equal(there.vectors(), whole.vectors().cpu()) or name.startswith(("apd", "hypergan"))
 
 
@@ -172,20 +176,20 @@ class Quiet:
 def test_a_whole_cell_runs_and_leaves_nothing_on_the_gpu(tmp_path):
     task = registry.task("stripes")
     data = task.load(None)
-    (cell,) = cells(Selection(("hypergan",), ("stripes",), "smoke"), task, data)
+    (cell,) = cells(Selection(("hypergan",), ("stripes",), "smoke", device="cuda"), task, data)
     with pretended_gpu() as ledger:
-        path = runner.run(cell, data, tmp_path, GPU, Quiet())
+        path = run.run(cell, data, tmp_path, GPU, Quiet())
         assert ",cuda," in path.read_text()
         assert ledger.alive() == 0
 
 
-@pytest.mark.xfail(reason="runner.Cell._folder: a fit's folder does not name its device")
 def test_a_fit_of_a_cpu_is_not_taken_for_one_of_a_gpu(tmp_path):
     task = registry.task("stripes")
     data = task.load(None)
-    (cell,) = cells(Selection(("standard_ensemble",), ("stripes",), "smoke"), task, data)
     reporter = Quiet()
-    runner.run(cell, data, tmp_path, torch.device("cpu"), reporter)
-    with pretended_gpu():
-        runner.run(cell, data, tmp_path, GPU, reporter)
+    for device in (torch.device("cpu"), GPU):
+        chosen = Selection(("standard_ensemble",), ("stripes",), "smoke", device=device.type)
+        (cell,) = cells(chosen, task, data)
+        with pretended_gpu():
+            run.run(cell, data, tmp_path, device, reporter)
     assert not any("reusing" in text for text in reporter.lines)

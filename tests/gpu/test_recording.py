@@ -6,15 +6,24 @@ import warnings
 
 import pytest
 import torch
-from conftest import small_method, stripes
 from pretended_gpu import DeviceFault, pretended_gpu
+from small import small_method, stripes
 from torch import nn
 
-from bench import registry
+from bench import registry, training
 from bench.engine import Recorded
-from bench.method import Method
 from bench.rng import Streams, stream
-from bench.training import FitSettings, Minibatches, adam, anneal, cross_entropy, means, minimise, set_rate
+from bench.training import (
+    FitSettings,
+    Method,
+    Minibatches,
+    adam,
+    anneal,
+    cross_entropy,
+    means,
+    minimise,
+    set_rate,
+)
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 METHODS = sorted({entry.base for entry in registry.methods().values()})  # variants share their steps
@@ -25,7 +34,9 @@ def trained(name, allowed, monkeypatch, **changes):
     monkeypatch.setattr(Recorded, "allowed", allowed)
     with pretended_gpu() as ledger:
         method = small_method(name, blocks=2, block_steps=6, **changes)
-        method.fit(stripes(96), stripes(30, seed=1), FitSettings(seed=3, loss=cross_entropy, device=GPU))
+        training.fit(
+            method, stripes(96), stripes(30, seed=1), FitSettings(seed=3, loss=cross_entropy, device=GPU)
+        )
         return method.sample(4, seed=0).vectors().cpu(), ledger
 
 
@@ -162,7 +173,7 @@ class Plain(Method):
     """A method of somebody else's: a loop over batches, nothing recorded."""
 
     def __init__(self, network, config):
-        from conftest import small_network
+        from small import small_network
 
         super().__init__(network or small_network(), config)
 
@@ -170,9 +181,9 @@ class Plain(Method):
         self.rng, self.loss = rng, loss
         with rng.initialise():
             self.model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
-        self.trains("model", self.model)
+        self.keep("model", self.model)
         self.optimiser = adam(self.model.parameters(), 0.01)
-        self.trains("optimiser", self.optimiser)
+        self.keep("optimiser", self.optimiser)
         self.batches = Minibatches(train, 16)
 
     def rounds(self):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import small_network
 from pretended_gpu import pretended_gpu
+from small import small_network
 
 from bench.engine import Engine, shortage
 from bench.rng import stream

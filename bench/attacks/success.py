@@ -1,0 +1,41 @@
+"""Who is fooled, in three senses, and which images an attack could not move."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+from torch import Tensor
+
+from bench.metrics import predictions
+
+# When an ensemble counts as fooled: by its mean logits, its mean probability, or in every member.
+SENSES = ("fused", "mixture", "every")
+
+
+def unmoved(images: Tensor, attacked: Tensor) -> np.ndarray:
+    """Which images [B] an attack left bit for bit as they were, with a warning where there are any.
+
+    An image without a gradient in float32 (a margin beyond 104 nats) looks robust and is not.
+    """
+    still = (images == attacked).flatten(1).all(1).numpy()
+    if still.any():
+        warnings.warn(
+            f"{still.sum()} of {len(still)} images have no gradient: the attack could not move them, "
+            "which is no robustness",
+            stacklevel=2,
+        )
+    return still
+
+
+def fooled(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Whether each image fools the ensemble, by sense; logits [M, B, K], labels [B] -> [B] booleans.
+
+    fused: argmax_k sum_m l_mk != y. mixture: argmax_k mean_m p_m(k) != y. every: all members are wrong.
+    """
+    ((_, log_p, _),) = predictions.prefixes(logits, {len(logits)})
+    return {
+        "fused": logits.mean(0, dtype=np.float64).argmax(-1) != labels,
+        "mixture": log_p.argmax(-1) != labels,
+        "every": (logits.argmax(-1) != labels).all(0),
+    }

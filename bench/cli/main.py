@@ -1,0 +1,345 @@
+"""The command line: parse, call, print. Imports no torch until a command needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench import __version__, registry
+from bench.cli.options import (
+    NAMES,
+    Names,
+    data_option,
+    device_option,
+    parse_members,
+    parse_seeds,
+    results_option,
+    selectors,
+)
+from bench.errors import BenchError, UsageError
+from bench.running import launchers
+
+
+class Commands(click.Group):
+    """Turns our errors into one line on standard error and the right exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BenchError as error:
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog='Shell completion: eval "$(_BENCH_COMPLETE=bash_source bench)" (or zsh_source, fish_source).',
+)
+@click.version_option(__version__, prog_name="bench")
+def main() -> None:
+    """Bayesian-ensemble methods compared on the same networks, data and questions.
+
+    \b
+    First steps, without a download:
+      bench run --method hypergan --task digits
+      bench report
+    """
+
+
+def _selection(methods: list[str], tasks: list[str], options: dict[str, Any]) -> Any:
+    from bench.running.plan import Selection
+    from bench.system.devices import device_of
+
+    return Selection(
+        methods=methods,
+        tasks=tasks,
+        preset=options["preset"],
+        seeds=parse_seeds(options["seeds"]),
+        members=parse_members(options["members"]) if options["members"] else None,
+        sets=options["sets"],
+        data=None if options["data"] is None else options["data"].resolve(),
+        device=device_of(options["device"]).type,
+    )
+
+
+@main.command()
+@selectors
+@click.option("--force", is_flag=True, help="Run cells again that are done.")
+@click.option("--stale", is_flag=True, help="Run cells again whose code has changed since.")
+@click.option(
+    "--limit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="MINUTES",
+    help="Give up a cell after so long.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Workers that share the cells. [default: this process]",
+)
+@click.option(
+    "--launcher",
+    type=click.Choice(list(launchers.NAMES)),
+    default="local",
+    show_default=True,
+    help="Where workers run.",
+)
+@click.option("--address", metavar="RAY", help="Ray cluster to join. [default: start one here]")
+@click.pass_context
+def run(ctx: click.Context, methods: list[str], tasks: list[str], **options: Any) -> None:
+    """Train methods and evaluate them on tasks; one file of rows a cell.
+
+    \b
+    Examples:
+      bench run --method hypergan --task digits
+      bench run --method all --task digits,digits-open --preset smoke --jobs 2
+      bench run --method hypergan,standard_ensemble --task notmnist --data ~/data --seed 0-4
+      bench run --method hypergan --task digits --set hypergan.beta=0.1
+
+    Cells that are done are skipped; a fit that was stopped goes on from its last checkpoint. Several
+    commands may share a results folder: none runs a cell that another works on.
+    """
+    from bench.running import sweep
+    from bench.system.progress import reporter
+
+    launcher, jobs, address = options["launcher"], options["jobs"], options["address"]
+    if address is not None and launcher != "ray":
+        raise UsageError("--address: expected --launcher ray beside it")
+    alone = launcher == "local" and jobs in (None, 1)
+    workers = None if alone else launchers.Workers(launcher, jobs, address)
+    with reporter() as out:
+        done = sweep.run(
+            _selection(methods, tasks, options),
+            options["results"].resolve(),
+            out,
+            force=options["force"],
+            stale=options["stale"],
+            limit=options["limit"],
+            workers=workers,
+        )
+    counts = f"{len(done.finished)} run, {len(done.skipped)} done before, {len(done.failed)} failed"
+    counts += f", {len(done.left)} not come to" if done.left else ""
+    click.echo(f"{counts} · next: bench report --results {options['results']}")
+    for name, message in done.failed.items():
+        click.echo(f"failed: {name}: {message.splitlines()[0] if message else ''}", err=True)
+    if done.failed or done.left:
+        ctx.exit(1)
+
+
+@main.command()
+@selectors
+def plan(methods: list[str], tasks: list[str], **options: Any) -> None:
+    """Show which cells are done, what the others will cost, and the commands that run them.
+
+    \b
+    Example:
+      bench plan --method all --task digits,digits-open --preset smoke
+
+    A cost is what finished cells like it took to train, draw and predict; attacks come on top.
+    """
+    from bench.running import plan as planning
+
+    selection = _selection(methods, tasks, options)
+    found, unreadable = planning.plan(selection, options["results"])
+    for line in planning.lines(found):
+        click.echo(line)
+    click.echo(planning.summary(found))
+    for task, message in unreadable.items():
+        click.echo(f"no data for {task}: {message}", err=True)
+    if unreadable:
+        raise BenchError(f"{len(unreadable)} of {len(tasks)} tasks could not be planned")
+
+
+@main.command("verify")
+@click.argument("runs", metavar="RUN[,RUN..]|all")
+@click.option("--cells", type=click.IntRange(min=1), metavar="N", help="Take N of them, drawn at random.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of that draw.")
+@data_option
+@results_option
+@click.pass_context
+def verify_runs(ctx: click.Context, runs: str, cells: int | None, seed: int, **places: Any) -> None:
+    """Run stored runs again and compare rows and arrays; exit code 1 where one is not what it was.
+
+    \b
+    Example:
+      bench verify all --cells 3
+
+    A stored fit is read back; without one the run trains again. On the machine, threads, packages and
+    code that made it a run must be the same to the bit, elsewhere within a tolerance that is named.
+    """
+    from bench.running import verify as verifying
+    from bench.system.progress import reporter
+
+    results = places["results"].resolve()
+    asked = verifying.names(results, runs)
+    with reporter() as out:
+        found = verifying.verify(results, asked, places["data"], out, cells, seed)
+    right, broken = sum(v.ok for v in found), sum(bool(v.error) for v in found)
+    click.echo(f"{right} ok, {len(found) - right - broken} differ, {broken} could not be compared")
+    if right < len(found):
+        ctx.exit(1)
+
+
+@main.command()
+@results_option
+@click.option("--check", is_flag=True, help="Exit with 1 where a claim departs from what is expected.")
+@click.pass_context
+def report(ctx: click.Context, results: Path, check: bool) -> None:
+    """Write every table, figure and the page from stored rows alone.
+
+    \b
+    Examples:
+      bench report --results results
+      bench report --check
+    """
+    from bench.report import build, departures
+
+    paths = build(results)
+    for path in paths:
+        click.echo(path)
+    click.echo(f"{len(paths)} files · open {results / 'report.html'}")
+    if check and (departing := departures(results)):
+        for line in departing:
+            click.echo(f"departs: {line}", err=True)
+        ctx.exit(1)
+
+
+@main.command()
+@click.argument("kind", type=click.Choice(["predict", "train", "attack"]))
+@device_option
+@click.option(
+    "--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write a list of objects."
+)
+def perf(kind: str, device: str, file: Path | None) -> None:
+    """Measure how fast networks are evaluated: a plain loop, vmap, this suite's engine.
+
+    \b
+    Example:
+      bench perf predict --json predict.json
+
+    All ways do the same work in one run; a float32 matrix product of that run is the ceiling.
+    """
+    import json
+
+    from bench import perf as benchmark
+    from bench.system.devices import device_of
+    from bench.system.files import write_atomic
+
+    found = list(benchmark.measure(kind, device_of(device)))
+    click.echo(benchmark.table(found))
+    click.echo(benchmark.about())
+    if file is not None:
+        write_atomic(file, (json.dumps(benchmark.documents(found), indent=1) + "\n").encode())
+
+
+@main.group("list")
+def list_() -> None:
+    """Show what there is: methods, tasks, presets, and the settings of a method.
+
+    Off a terminal only names are printed, one a line; of settings their defaults and ranges too.
+    """
+
+
+@list_.command("methods")
+def list_methods() -> None:
+    """Methods and their variants."""
+    _print_names((name, entry.about) for name, entry in registry.methods().items())
+
+
+@list_.command("tasks")
+def list_tasks() -> None:
+    """Tasks: data, network and questions."""
+    _print_names((name, entry.about) for name, entry in registry.tasks().items())
+
+
+@list_.command("presets")
+def list_presets() -> None:
+    """Presets: how much of a task is trained and evaluated."""
+    _print_names(registry.PRESETS.items())
+
+
+@list_.command("settings")
+@click.argument("name", type=Names("method", registry.methods), metavar="METHOD")
+def list_settings(name: list[str]) -> None:
+    """Settings of a method: name, default, and what may be given with --set.
+
+    \b
+    Example:
+      bench list settings mc_dropout
+
+    Defaults are those of the preset `paper`, unless the method's TOML file changes them there.
+    """
+    from bench.settings import described
+
+    if len(name) != 1:
+        raise UsageError(f"expected one method, found {len(name)}; name one of them")
+    entry = registry.method(name[0])
+    rows = [(key, repr(value), what) for key, value, what in described(entry.load().Config, entry.settings)]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for key, default, what in rows:
+        click.echo(f"{key:<{widths[0]}}  {default:<{widths[1]}}  {what}")
+
+
+def _print_names(items: Any) -> None:
+    rows = [(str(name), str(about)) for name, about in items]
+    if not sys.stdout.isatty():
+        click.echo("\n".join(name for name, _ in rows))
+        return
+    width = max(len(name) for name, _ in rows)
+    terminal = max(40, os.get_terminal_size().columns)
+    for name, about in rows:
+        indent = " " * (width + 2)
+        text = click.wrap_text(about, terminal - 1, f"{name:<{width}}  ", indent)
+        click.echo(text)
+
+
+@main.group()
+def data() -> None:
+    """Fetch, verify and find the files of data sets."""
+
+
+def _root(folder: Path | None) -> Path:
+    if folder is None:
+        raise UsageError("expected a data folder, found none; give --data DIR or set BENCH_DATA")
+    return folder
+
+
+@data.command()
+@click.argument("name", type=Names("data source", registry.sources), metavar=NAMES)
+@data_option
+def fetch(name: list[str], data: Path | None) -> None:
+    """Download a data set and verify its checksums.
+
+    \b
+    Example:
+      bench data fetch mnist,notmnist --data ~/data
+    """
+    for each in name:
+        for path in registry.source(each).fetch(_root(data), sys.stderr.isatty()):
+            click.echo(path)
+
+
+@data.command()
+@click.argument("name", type=Names("data source", registry.sources), metavar=NAMES, default="all")
+@data_option
+@click.pass_context
+def verify(ctx: click.Context, name: list[str], data: Path | None) -> None:
+    """Compare the files of data sets with their checksums; exit code 1 where one is not right."""
+    states = [item for each in name for item in registry.source(each).verify(_root(data))]
+    for path, state in states:
+        click.echo(f"{state}  {path}")
+    if any(state != "ok" for _, state in states):
+        ctx.exit(1)
+
+
+@data.command()
+@data_option
+def where(data: Path | None) -> None:
+    """Print the data folder."""
+    click.echo(_root(data).resolve())

@@ -1,0 +1,149 @@
+"""Options that commands share: names, folders, and what selects cells. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bench import registry
+from bench.errors import UsageError
+
+DEFAULT_RESULTS = "results"
+NAMES = "NAME[,NAME..]|all"
+LARGEST = 2**63 - 1  # number that a row can hold
+MOST_SEEDS = 100_000  # of one command; a range may ask for more than memory holds
+
+
+class Names(click.ParamType):
+    """A comma-separated list of registered names, or `all`."""
+
+    name = "names"
+
+    def __init__(self, kind: str, table: Callable[[], Any]) -> None:
+        self.kind, self.table = kind, table
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        if isinstance(value, list):
+            return value
+        known = list(self.table())
+        if value == "all":
+            return known
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        for name in names:
+            if name not in known:
+                self.fail(str(registry.missing(self.kind, name, known)), param, ctx)
+        if not names:
+            self.fail(f"expected a {self.kind}; known: {', '.join(known)}", param, ctx)
+        return list(dict.fromkeys(names))
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+        before, comma, last = incomplete.rpartition(",")
+        known = [*self.table(), *([] if comma else ["all"])]
+        return [
+            click.shell_completion.CompletionItem(before + comma + name)
+            for name in known
+            if name.startswith(last)
+        ]
+
+
+results_option = click.option(
+    "--results",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="BENCH_RESULTS",
+    default=DEFAULT_RESULTS,
+    show_default=True,
+    show_envvar=True,
+    help="Folder of rows, tables and figures.",
+)
+data_option = click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="BENCH_DATA",
+    show_envvar=True,
+    help="Folder of data sets that are not embedded.",
+)
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where."
+)
+
+
+_selectors = (
+    click.option(
+        "--method",
+        "methods",
+        type=Names("method", registry.methods),
+        metavar=NAMES,
+        required=True,
+        help="What to train.",
+    ),
+    click.option(
+        "--task",
+        "tasks",
+        type=Names("task", registry.tasks),
+        metavar=NAMES,
+        required=True,
+        help="What to ask.",
+    ),
+    click.option(
+        "--preset",
+        type=click.Choice(list(registry.PRESETS)),
+        default="quick",
+        show_default=True,
+        help="How much.",
+    ),
+    click.option("--seed", "seeds", default="0", show_default=True, help="Seeds: 0, 0,1,2 or 0-4."),
+    click.option("--members", help="Ensemble sizes, as in 1,5,10,100 [default: the task's]."),
+    click.option(
+        "--set", "sets", multiple=True, metavar="METHOD.KEY=VALUE", help="Change a setting; may be repeated."
+    ),
+    device_option,
+    data_option,
+    results_option,
+)
+
+
+def selectors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that name cells, the same for every command that takes them."""
+    for option in reversed(_selectors):
+        function = option(function)
+    return function
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`0`, `0,1,2` and `0-4` as seeds, at most `MOST_SEEDS`. Raises UsageError for anything else."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        try:
+            low = _whole(first)
+            high = _whole(last) if dash else low
+        except ValueError:
+            raise UsageError(f"--seed {text:.80}: expected 0 or 0,1,2 or 0-4, none above {LARGEST}") from None
+        if (count := len(seeds) + high - low + 1) > MOST_SEEDS:
+            raise UsageError(f"--seed {text:.80}: expected at most {MOST_SEEDS:,} seeds, found {count:,}")
+        seeds += range(low, high + 1)
+    if not seeds or len(set(seeds)) != len(seeds):
+        raise UsageError(f"--seed {text:.80}: expected every seed once, in ascending ranges")
+    return tuple(seeds)
+
+
+def parse_members(text: str) -> tuple[int, ...]:
+    """`1,5,10` as ensemble sizes. Raises UsageError for anything else."""
+    try:
+        sizes = {_whole(part) for part in text.split(",")}
+    except ValueError:
+        sizes = {0}
+    if 0 in sizes:
+        raise UsageError(f"--members {text:.80}: expected sizes from 1 to {LARGEST}, as in 1,5,10,100")
+    return tuple(sorted(sizes))
+
+
+def _whole(text: str) -> int:
+    """A number from 0 to `LARGEST` in decimal digits. Raises ValueError for any other text."""
+    # int also takes signs, blanks, underscores and the digits of other scripts.
+    if not (text.isascii() and text.isdigit()) or int(text) > LARGEST:
+        raise ValueError(text)
+    return int(text)

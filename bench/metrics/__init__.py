@@ -1,0 +1,1 @@
+"""Pure functions of predictions and of weights: what an evaluation counts."""

@@ -1,0 +1,219 @@
+"""Metrics of predictions: pure functions of outputs or probabilities and labels, in float64, on the host.
+
+Everything starts from log-probabilities, so that a probability of 1e-60 has a finite logarithm.
+Natural logarithms throughout. What is not a distribution, not a number or not there is a ValueError: no
+metric is made of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+from scipy.special import entr, log_softmax, logsumexp
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+from bench.task import MIN_VARIANCE
+
+ECE_BINS = 15  # Guo et al. 2017, section 5
+RATE = 0.95  # of FPR at 95 % TPR
+TOLERANCE = 1e-6  # of a sum of probabilities: float32 softmax over ten classes stays within 1e-7 of one
+
+
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of softmax probabilities in float64; logits [..., K]."""
+    return log_softmax(logits.astype(np.float64), axis=-1)
+
+
+def entropy(log_p: np.ndarray) -> np.ndarray:
+    """Entropy H(p) = -sum_k p_k ln p_k in nats; log_p [..., K] -> [...]."""
+    return entr(np.exp(log_p)).sum(-1)
+
+
+def prefixes(logits: np.ndarray, sizes: Collection[int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """For each ensemble size n: n, log of the mean probability [B, K], mean member entropy [B].
+
+    log p(y|x) = logsumexp_{m<n} log p_m(y|x) - ln n. logits: [M, B, K]; members are streamed, memory
+    is that of one member. Sizes beyond M do not appear. Source: HyperGAN paper, section 4.2.
+    """
+    total = np.full(logits.shape[1:], -np.inf)
+    entropies = np.zeros(logits.shape[1])
+    for m, member in enumerate(logits, start=1):
+        log_p = log_probabilities(member)
+        total = np.logaddexp(total, log_p)
+        entropies = entropies + entropy(log_p)
+        if m in sizes:
+            yield m, total - np.log(m), entropies / m
+
+
+def disjoint(logits: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """As `prefixes`, of every whole ensemble of `size` consecutive members, none in two of them.
+
+    They are independent draws of an ensemble, whose spread is that of drawing; logits: [M, B, K].
+    """
+    for start in range(0, len(logits) - size + 1, size):
+        ((_, log_p, expected),) = prefixes(logits[start : start + size], {size})
+        yield log_p, expected
+
+
+def check_predictions(log_p: np.ndarray, labels: np.ndarray) -> None:
+    """Raises ValueError where log-probabilities [B, K] and labels [B] are no predictions of classes."""
+    if log_p.ndim != 2 or len(log_p) != len(labels) or not len(labels):
+        raise ValueError(
+            f"expected log-probabilities [B, K] and labels [B] of at least one image, found {log_p.shape} "
+            f"and {labels.shape}"
+        )
+    off = np.abs(logsumexp(log_p, axis=-1))
+    wrong = int((~(off <= TOLERANCE)).sum())  # NaN is not below either
+    if wrong:
+        raise ValueError(
+            f"expected probabilities that sum to one, found {wrong} of {len(off)} images where they do not; "
+            "normalise the logits first (log_probabilities)"
+        )
+    if labels.min() < 0 or labels.max() >= log_p.shape[1]:
+        raise ValueError(
+            f"expected labels from 0 to {log_p.shape[1] - 1}, found {labels.min()} to {labels.max()}"
+        )
+
+
+def check_scores(inside: np.ndarray, outside: np.ndarray) -> None:
+    """Raises ValueError where scores of two sets cannot be compared: one is empty, or one is no number."""
+    for name, scores in (("in-distribution", inside), ("outlying", outside)):
+        if scores.ndim != 1 or not len(scores) or np.isnan(scores).any():
+            raise ValueError(
+                f"expected {name} scores [n] that are numbers, found shape {scores.shape} with "
+                f"{int(np.isnan(scores).sum())} NaN; one set alone has no AUROC"
+            )
+
+
+def brier(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Brier score per image, sum_k (p_k - [k = y])^2, from 0 to 2; log_p [B, K] -> [B]."""
+    p = np.exp(log_p)
+    p[np.arange(len(p)), labels] -= 1
+    return np.square(p).sum(-1)
+
+
+def ece(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> float:
+    """Expected calibration error sum_b (n_b / n) |accuracy_b - confidence_b|.
+
+    confidence: [B], the probability of the predicted class; correct: [B] booleans. Bins are equal in
+    width and closed on the right. A perfectly calibrated model does not score 0 on few images
+    (about 0.04 on 1,000). Source: Guo et al. 2017, equation 3.
+    """
+    which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gap = np.bincount(which, weights=correct.astype(float) - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / len(confidence))
+
+
+def adaptive_ece(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> float:
+    """Calibration error over bins that hold equally many images, in ascending order of confidence.
+
+    As `ece`, which has bins of equal width: few of those hold the images of an accurate model. Where the
+    images do not divide, the first bins hold one more. Source: Nguyen and O'Connor 2015, section 4.
+    """
+    order = np.argsort(confidence, kind="stable")
+    gaps = np.array_split(correct[order] - confidence[order], bins)
+    return float(sum(abs(gap.sum()) for gap in gaps) / len(confidence))
+
+
+def aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
+    """Area under the risk-coverage curve: mean over i of the error rate on the i most confident images.
+
+    0 without errors; with errors it is least where they are the least confident. Images of one confidence
+    count with their mean error, so that their order changes nothing. Source: Geifman, Uziel and El-Yaniv
+    2019, section 3.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    _, group, counts = np.unique(-confidence[order], return_inverse=True, return_counts=True)
+    errors = np.bincount(group, weights=1.0 - correct[order]) / counts
+    cumulative = np.cumsum(errors[group])
+    return float((cumulative / np.arange(1, len(order) + 1)).mean())
+
+
+def classification(log_p: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy, NLL in nats, Brier score, ECE, adaptive ECE and AURC of log-probabilities [B, K].
+
+    labels: [B]. Raises ValueError as `check_predictions`.
+    """
+    check_predictions(log_p, labels)
+    correct = log_p.argmax(-1) == labels
+    confidence = np.exp(log_p.max(-1))
+    return {
+        "accuracy": float(correct.mean()),
+        "nll_nats": float(-log_p[np.arange(len(labels)), labels].mean()),
+        "brier": float(brier(log_p, labels).mean()),
+        "ece": ece(confidence, correct),
+        "adaptive_ece": adaptive_ece(confidence, correct),
+        "aurc": aurc(confidence, correct),
+    }
+
+
+def separation(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
+    """AUROC, AUPR and FPR at 95 % TPR of a score that is larger for outliers.
+
+    inside: [n] scores in distribution, outside: [m] of outliers. `aupr_out` takes outliers as the
+    positive class, `aupr_in` the others, both as average precision; `fpr95_id_positive` is the share
+    of outliers accepted where at least 95 % of the inliers are, `fpr95_ood_positive` the share of inliers
+    rejected where at least 95 % of the outliers are. Raises ValueError as `check_scores`.
+    """
+    check_scores(inside, outside)
+    truth = np.concatenate([np.zeros(len(inside)), np.ones(len(outside))])
+    score = np.concatenate([inside, outside])
+    return {
+        "auroc": float(roc_auc_score(truth, score)),
+        "aupr_out": float(average_precision_score(truth, score)),
+        "aupr_in": float(average_precision_score(1 - truth, -score)),
+        "fpr95_id_positive": _false_positives(1 - truth, -score),
+        "fpr95_ood_positive": _false_positives(truth, score),
+    }
+
+
+def _false_positives(truth: np.ndarray, score: np.ndarray) -> float:
+    """False-positive rate at the first threshold whose true-positive rate reaches `RATE`."""
+    false, true, _ = roc_curve(truth, score, drop_intermediate=False)
+    return float(false[np.searchsorted(true, RATE)])
+
+
+def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
+    """Probability that an outlier's score exceeds an inlier's, ties counted half."""
+    check_scores(inside, outside)
+    truth = np.concatenate([np.zeros(len(inside)), np.ones(len(outside))])
+    return float(roc_auc_score(truth, np.concatenate([inside, outside])))
+
+
+def variance(raw: np.ndarray) -> np.ndarray:
+    """The variance that a network's second output stands for, ln(1 + e^raw) + 1e-6.
+
+    Source: Lakshminarayanan et al. 2017, "Deep Ensembles", section 2.2.1.
+    """
+    return np.logaddexp(0, raw.astype(np.float64)) + MIN_VARIANCE
+
+
+def gaussian_log_likelihoods(outputs: np.ndarray, labels: np.ndarray, noise_sd: float) -> np.ndarray:
+    """ln N(y; f_m(x), v_m(x)) in nats of each member and example, [M, B].
+
+    outputs: [M, B, D], f alone (v is then noise_sd^2), or f and a raw variance; labels: [B].
+    Raises ValueError for another D.
+    """
+    f = outputs[..., 0].astype(np.float64)
+    if outputs.shape[-1] > 2:
+        raise ValueError(f"expected a mean, or a mean and a raw variance, found {outputs.shape[-1]} outputs")
+    v = variance(outputs[..., 1]) if outputs.shape[-1] == 2 else np.full_like(f, noise_sd**2)
+    return -0.5 * (np.square(labels - f) / v + np.log(2 * np.pi * v))
+
+
+def mixture_log_likelihood(likelihoods: np.ndarray) -> float:
+    """Mean over examples of ln (1/M sum_m N(y; f_m, v_m)); likelihoods: [M, B], as logarithms."""
+    return float((logsumexp(likelihoods, 0) - np.log(len(likelihoods))).mean())
+
+
+def covered(target: np.ndarray, mean: np.ndarray, sd: np.ndarray, width: float) -> np.ndarray:
+    """Whether the target lies within `width` standard deviations of the mean, [G] booleans."""
+    return np.abs(target - mean) <= width * sd
+
+
+def gaussian_wasserstein2(
+    mean: np.ndarray, sd: np.ndarray, other_mean: np.ndarray, other_sd: np.ndarray
+) -> np.ndarray:
+    """Wasserstein-2 distance of normal distributions on a line, sqrt((m - m')^2 + (s - s')^2), [G]."""
+    return np.hypot(mean - other_mean, sd - other_sd)

@@ -1,0 +1,211 @@
+"""Rows: one number each, tidy CSV, one file a run, written whole or not at all.
+
+A run is three files in `<results>/raw/`: `<run>.npz` (per-image arrays), `<run>.json` (what made
+them) and `<run>.csv` (the rows). The CSV appears last, by an atomic rename: a run without its CSV
+does not exist. No torch here: the report reads with this module alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.errors import BenchError
+from bench.records.schema import COLUMNS, FLOATS, INTEGERS, KEY, SCHEMA, cell_text
+from bench.system.files import read_bytes, write_atomic
+
+# What a reader takes at most; the largest runs of this suite have a hundredth of each.
+MAX_ROWS_BYTES, MAX_ABOUT_BYTES, MAX_ARRAYS_BYTES = 64 * 2**20, 4 * 2**20, 256 * 2**20
+
+
+def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The rows as CSV text. Raises ValueError where two rows share a key."""
+    seen: set[tuple[str, ...]] = set()
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for item in rows:
+        texts = {c: cell_text(c, item.get(c)) for c in COLUMNS}
+        key = tuple(texts[c] for c in KEY)
+        if key in seen:
+            raise ValueError(f"two rows share the key {dict(zip(KEY, key, strict=True))}")
+        seen.add(key)
+        writer.writerow(texts.values())
+    return out.getvalue()
+
+
+def write_run(
+    results: Path,
+    run: str,
+    rows: Iterable[Mapping[str, Any]],
+    arrays: Mapping[str, np.ndarray],
+    about: Mapping[str, Any],
+) -> Path:
+    """Write a run's array file, its JSON and, last, its CSV; returns the CSV's path."""
+    text = to_csv(rows)
+    folder = Path(results) / "raw"
+    packed = io.BytesIO()
+    np.savez_compressed(packed, allow_pickle=False, **{k: arrays[k] for k in sorted(arrays)})
+    digest = hashlib.sha256(packed.getvalue()).hexdigest()
+    write_atomic(folder / f"{run}.npz", packed.getvalue())
+    document = json.dumps({**about, "run": run, "arrays_sha256": digest}, indent=1, sort_keys=True)
+    write_atomic(folder / f"{run}.json", (document + "\n").encode())
+    path = folder / f"{run}.csv"
+    write_atomic(path, text.encode())
+    return path
+
+
+@dataclass(frozen=True)
+class CodeVersion:
+    """What a code version stands for: hashes of definitions by name, and where a run starts among them."""
+
+    definitions: dict[str, str]
+    roots: tuple[str, ...]
+
+
+def write_code(results: Path, version: str, definitions: Mapping[str, str], roots: Sequence[str]) -> None:
+    """Write once what a code version stands for, shared by the runs that name it."""
+    path = Path(results) / "code" / f"{version}.json"
+    if not path.exists():
+        document = {"definitions": dict(definitions), "roots": list(roots)}
+        write_atomic(path, (json.dumps(document, indent=0, sort_keys=True) + "\n").encode())
+
+
+def read_code(results: Path, version: str) -> CodeVersion | None:
+    """What a code version stands for; None for one that was not written down.
+
+    Raises BenchError where the file is not what `write_code` leaves.
+    """
+    path = Path(results) / "code" / f"{version}.json"
+    if not path.exists():
+        return None
+    try:
+        found = json.loads(read_bytes(path, MAX_ABOUT_BYTES).decode())
+        definitions, roots = found["definitions"], found["roots"]
+        texts = [*definitions, *definitions.values(), *roots]
+        if not (isinstance(definitions, dict) and isinstance(roots, list) and all(map(_is_text, texts))):
+            raise ValueError("something else than texts")
+        return CodeVersion(definitions, tuple(roots))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BenchError(
+            f"{path}: expected the definitions of a code version, found {_found(error)}; remove the file"
+        ) from error
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def read_csv(path: Path) -> pd.DataFrame:
+    """One file of rows: text columns as str, integers as Int64, numbers as float64."""
+    types: dict[str, Any] = dict.fromkeys(COLUMNS, "str")
+    types |= dict.fromkeys(INTEGERS, "Int64") | dict.fromkeys(FLOATS, "float64")
+    try:
+        blank = {c: [""] for c in (*INTEGERS, *FLOATS)}
+        text = io.BytesIO(read_bytes(path, MAX_ROWS_BYTES))
+        frame = pd.read_csv(text, dtype=types, keep_default_na=False, na_values=blank)
+    except (OSError, ValueError, TypeError, OverflowError) as error:
+        raise BenchError(
+            f"{path}: expected rows of schema {SCHEMA}, found {error}; remove the file"
+        ) from error
+    if tuple(frame.columns) != COLUMNS:
+        missing = [c for c in COLUMNS if c not in frame.columns]
+        raise BenchError(
+            f"{path}: expected the columns of schema {SCHEMA}, missing {missing}; remove the file"
+        )
+    return frame
+
+
+def read_about(results: Path, run: str) -> dict[str, Any]:
+    """The JSON beside a run's rows. Raises BenchError where it is not what a run leaves."""
+    path = Path(results) / "raw" / f"{run}.json"
+    try:
+        about = json.loads(read_bytes(path, MAX_ABOUT_BYTES).decode())
+        for key, kinds in _ABOUT.items():
+            if not isinstance(about.setdefault(key, kinds[0]()), kinds):
+                raise ValueError(f"{key} = {about[key]!r}")
+        if not isinstance(about.setdefault("cell", run), str):
+            raise ValueError(f"cell = {about['cell']!r}")
+        return about
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise BenchError(
+            f"{path}: expected the JSON of run {run}, found {_found(error)}; run the cell again"
+        ) from error
+
+
+# What readers of a run's JSON rely on, by type; the first stands for what is not there.
+_ABOUT: dict[str, tuple[type, ...]] = {
+    "code": (str,),
+    "created": (str,),
+    "failure": (type(None), dict),
+    "arrays_sha256": (str,),
+    "config": (dict,),
+    "environment": (dict,),
+}
+_BROKEN_ARRAYS = (
+    OSError, EOFError, ValueError, KeyError, TypeError, SyntaxError, RuntimeError, MemoryError,
+    struct.error, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+def read_arrays(results: Path, run: str, part: str = "") -> dict[str, np.ndarray]:
+    """The arrays of a run whose names contain `part`: `<dataset>/<members>/<quantity>`, `filters/...`."""
+    path = Path(results) / "raw" / f"{run}.npz"
+    try:
+        data = io.BytesIO(read_bytes(path, MAX_ARRAYS_BYTES))
+        with zipfile.ZipFile(data) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+        if unpacked > MAX_ARRAYS_BYTES:
+            raise ValueError(f"{unpacked:,} bytes when unpacked, more than {MAX_ARRAYS_BYTES:,}")
+        with np.load(data, allow_pickle=False) as packed:
+            found = {name: packed[name] for name in packed.files if part in name}
+        if strange := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"something else under {strange[0]!r}")
+        return found
+    except _BROKEN_ARRAYS as error:
+        raise BenchError(
+            f"{path}: expected the arrays of run {run}, found {_found(error)}; run the cell again"
+        ) from error
+
+
+def _found(error: Exception) -> str:
+    """What an error says, with its type where that alone says it."""
+    return f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+
+
+def runs(results: Path) -> dict[str, dict[str, Any]]:
+    """Every finished run by name, with its JSON, oldest first."""
+    folder = Path(results) / "raw"
+    found = {path.stem: read_about(results, path.stem) for path in sorted(folder.glob("*.csv"))}
+    return dict(sorted(found.items(), key=lambda item: (item[1]["created"], item[0])))
+
+
+def read(results: Path) -> pd.DataFrame:
+    """All rows of the newest run of each cell, in one frame sorted by run name.
+
+    A failed run never hides an older one that succeeded.
+    """
+    newest: dict[str, str] = {}
+    for name, about in runs(results).items():
+        if about["failure"] and about["cell"] in newest:
+            continue
+        newest[about["cell"]] = name
+    frames = [read_csv(Path(results) / "raw" / f"{name}.csv") for name in sorted(newest.values())]
+    if not frames:
+        raise BenchError(
+            f"expected runs in {Path(results) / 'raw'}, found none; "
+            "make one: bench run --method standard_ensemble --task digits --preset smoke"
+        )
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,80 @@
+"""What runs have kept of each image: right or wrong, the entropies of two sets, and arrays for figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bench.records import store
+from bench.report.rows import Material, without_configuration
+
+PROPOSED = "hypergan"  # the method of the paper: of several, its arrays are shown
+KEPT = ("label", "prediction", "entropy_nats")  # of the arrays of a run, what is read here
+Arrays = Mapping[str, np.ndarray]
+
+
+class Entropies(NamedTuple):
+    """Predictive entropy [nats] of images in distribution [n] and of outlying ones [m]."""
+
+    inside: NDArray[np.float64]
+    outside: NDArray[np.float64]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The numbers of images (n, m)."""
+        return len(self.inside), len(self.outside)
+
+
+class Images:
+    """What the runs of one task keep of each image; every file is read once, when it is asked for."""
+
+    def __init__(self, results: Path) -> None:
+        self._results = results
+        self._runs: dict[str, dict[str, NDArray[Any]]] = {}
+
+    def array(self, run: str, name: str) -> NDArray[Any] | None:
+        """An array of a run; None where the run has not kept it."""
+        if run not in self._runs:
+            found = store.read_arrays(self._results, run)
+            self._runs[run] = {k: v for k, v in found.items() if k.rsplit("/", 1)[-1] in KEPT}
+        return self._runs[run].get(name)
+
+    def right(self, run: str, dataset: str, members: int) -> NDArray[np.bool_] | None:
+        """Whether the ensemble's prediction is right, [B]; None where labels or predictions were not kept."""
+        labels = self.array(run, f"{dataset}/label")
+        predictions = self.array(run, f"{dataset}/{members}/prediction")
+        if labels is None or predictions is None or not len(labels) or len(labels) != len(predictions):
+            return None
+        return np.asarray(labels == predictions)
+
+    def entropies(self, run: str, inside: str, outside: str, members: int) -> Entropies | None:
+        """Entropies of both sets; None where one was not kept, is empty, or holds what is no number."""
+        found = [self.array(run, f"{dataset}/{members}/entropy_nats") for dataset in (inside, outside)]
+        kept = [a.astype(np.float64) for a in found if a is not None and len(a) and not np.isnan(a).any()]
+        return Entropies(*kept) if len(kept) == 2 else None
+
+    def same(self, runs: tuple[str, str], dataset: str) -> bool:
+        """Whether two runs were tested on the same labels in the same order, as far as both kept them."""
+        first, second = (self.array(run, f"{dataset}/label") for run in runs)
+        return first is None or second is None or np.array_equal(first, second)
+
+
+def first_kept(
+    part: Material, own: pd.DataFrame, name: str
+) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
+    """The first run whose arrays have such names, with them: the proposed method's, then by name and seed.
+
+    name: a part of the names, with the columns of a line in braces.
+    """
+    order = own.assign(later=without_configuration(own["method"]) != PROPOSED)
+    for found in order.sort_values(["later", "method", "seed"], kind="stable").to_dict("records"):
+        line = {str(column): value for column, value in found.items()}
+        arrays = store.read_arrays(part.results, line["run"], name.format(**line))
+        if arrays:
+            return line, arrays
+    return None

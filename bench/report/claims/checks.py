@@ -1,0 +1,312 @@
+"""The checks behind the ledger's claims: each asks rows of one preset and device for its findings.
+
+Rows of evaluations are read by `bench.records.schema`; these are the names that attacks and
+regression have to write. Attacks: evaluation `attack`, on task `mnist-attack`; `entropy_nats` (variant
+`fresh`, success `fused`), `success_rate` (variant `same`, success `fused`), `fooled_share` (variant
+`one-to-many`, crafted_members 1, success `fused` or empty), each by attack, epsilon, crafted_members and
+members. Regression: evaluation `regression`, on task `toy`; `band_coverage` (share of the grid where the
+target lies within three sd of the mean) and `band_width` (mean width of that band), by members, on
+`toy:inside` (the grid's part in [-4, 4]) and `toy:outside` (the rest of [-6, 6]).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import pandas as pd
+
+from bench.report.claims.evidence import (
+    ANY,
+    GIGABYTES,
+    NATS,
+    PERCENT,
+    RATIO,
+    Finding,
+    Rows,
+    by_seed,
+    compare,
+    largest,
+)  # fmt: skip
+from bench.report.published import SIZES, TRAINS
+
+HYPERGAN, STANDARD, NORMAL = "hypergan", "standard_ensemble", "standard_ensemble-n01"
+OTHERS = ("apd", "mnf", "mc_dropout")
+ATTACKS = ("fgsm", "pgd")
+QUARTILES = (0.25, 0.5, 0.75)
+HUNDRED = 100
+SINGLE = 0.98  # accuracy that single networks on MNIST need
+SAME = 0.01  # accuracies closer than this are the same: the paper's curves show no finer
+COVERED = 0.95  # share of the target function that the band has to hold
+NEAR = 0.9  # share of the largest entropy that approaches it
+HARDLY = 0.05  # success rate that is hardly any
+SMALL = 0.01  # epsilon of small perturbations
+GPU_BYTES = {"mnist": 1.5e9, "cifar10": 4e9}
+
+
+def _gap(place: str, have: Mapping[str, bool]) -> tuple[tuple[str, str], ...]:
+    """The cells to run: those of methods without rows, or all, where seeds do not meet."""
+    lacking = tuple((method, place) for method, found in have.items() if not found)
+    return lacking or tuple((method, place) for method in have)
+
+
+def _accuracy(rows: Rows, method: str, train: str, members: int) -> pd.Series:
+    return rows.values(method, train, "accuracy", "accuracy", members=members)
+
+
+def rises(rows: Rows) -> list[Finding]:
+    """HyperGAN's accuracy from each ensemble size to the next."""
+    found = []
+    names = tuple("/".join(map(str, sizes)) + " networks" for sizes in (SIZES[1:], SIZES[:-1]))
+    for train in TRAINS:
+        steps = pairwise(_accuracy(rows, HYPERGAN, train, n) for n in SIZES)
+        pairs = [(larger, smaller) for smaller, larger in steps]
+        found.append(compare(train, (names[0], names[1]), pairs, PERCENT, missing=[(HYPERGAN, train)]))
+    return found
+
+
+def most_accurate(rows: Rows) -> list[Finding]:
+    """HyperGAN's accuracy with 100 networks against each other method's."""
+    found = []
+    for train in TRAINS:
+        values = {m: _accuracy(rows, m, train, HUNDRED) for m in (HYPERGAN, *OTHERS)}
+        for other in OTHERS:
+            gap = _gap(train, {m: bool(len(values[m])) for m in (HYPERGAN, other)})
+            pair = (values[HYPERGAN], values[other])
+            found.append(compare(train, (HYPERGAN, other), [pair], PERCENT, missing=gap))
+    return found
+
+
+def singles(rows: Rows) -> list[Finding]:
+    """Accuracy of single networks on MNIST."""
+    pairs = [(_accuracy(rows, HYPERGAN, "mnist", 1), SINGLE)]
+    gap = [(HYPERGAN, "mnist")]
+    return [compare("mnist", ("single networks", ""), pairs, PERCENT, "≥", missing=gap)]
+
+
+def order_stays(rows: Rows) -> list[Finding]:
+    """With 5,000 examples each method above the next, in the order of the whole training set."""
+    found = []
+    for train in ("mnist", "cifar10"):
+        few = f"{train}-5000"
+        values = {(m, t): _accuracy(rows, m, t, HUNDRED) for m in (HYPERGAN, *OTHERS) for t in (train, few)}
+        gap = tuple(cell for cell, series in values.items() if not len(series))
+        if gap:
+            found.append(Finding(few, None, missing=gap))
+            continue
+        order = sorted((HYPERGAN, *OTHERS), key=lambda m: -float(values[m, train].mean()))
+        pairs = [(values[upper, few], values[lower, few]) for upper, lower in pairwise(order)]
+        names = ("/".join(order[:-1]), "/".join(order[1:]))
+        cells = [(m, few) for m in order]
+        found.append(compare(f"{few} in the order of {train}", names, pairs, PERCENT, missing=cells))
+    return found
+
+
+def _norms(rows: Rows, place: str, left: str, right: str, sign: str) -> Finding:
+    """sd/mean of two methods' weight norms, layer by layer."""
+    a, b = rows.norms(left, place), rows.norms(right, place)
+    pairs = [(a[layer], b[layer]) for layer in a] if a.keys() == b.keys() else []
+    gap = _gap(place, {left: bool(a), right: bool(b)})
+    return compare(place, (f"sd/mean {left}", right), pairs, RATIO, sign, missing=gap)
+
+
+def norms_vary(rows: Rows) -> list[Finding]:
+    """HyperGAN's sd/mean against APD's and standard training's, from either start that has rows."""
+    starts = [m for m in (NORMAL, STANDARD) if rows.norms(m, "mnist")] or [STANDARD]
+    return [_norms(rows, "mnist", HYPERGAN, other, ">") for other in (*starts, "apd")]
+
+
+def norms_without_both(rows: Rows) -> list[Finding]:
+    """sd/mean without mixer and discriminator against that of the whole."""
+    return [_norms(rows, place, "hypergan-no-both", HYPERGAN, "<") for place in ("mnist", "cifar10")]
+
+
+def toy(rows: Rows) -> list[Finding]:
+    """The target in the band of 100 networks; that band against the band of 10, away from the data."""
+
+    def ask(metric: str, part: str, members: int) -> pd.Series:
+        return rows.values(HYPERGAN, "toy", "regression", metric, dataset=f"toy:{part}", members=members)
+
+    gap = [(HYPERGAN, "toy")]
+    covered = [(ask("band_coverage", part, HUNDRED), COVERED) for part in ("inside", "outside")]
+    width = [(ask("band_width", "outside", HUNDRED), ask("band_width", "outside", 10))]
+    return [
+        compare("toy", ("target in the band inside/outside", ""), covered, PERCENT, "≥", missing=gap),
+        compare("toy", ("width outside of 100 networks", "of 10"), width, RATIO, missing=gap),
+    ]
+
+
+def _outlying(rows: Rows, task: str, left: str, right: str, sign: str) -> Finding:
+    """Quartiles of two methods' entropy on outliers, at the largest size up to 100 that both have."""
+    where = {"dataset": rows.outlying_set(task)}
+
+    def ask(method: str, members: int, q: float) -> pd.Series:
+        return rows.values(method, task, "ood", "entropy_nats", members=members, quantile=q, **where)
+
+    sizes = {m: rows.sizes(m, task, "ood", "entropy_nats", quantile=0.5, **where) for m in (left, right)}
+    common = [n for n in sizes[left] & sizes[right] if n <= HUNDRED]
+    size = max(common, default=0)
+    pairs = [(ask(left, size, q), ask(right, size, q)) for q in QUARTILES] if size else []
+    gap = _gap(task, {m: bool(found) for m, found in sizes.items()})
+    return compare(task, (f"{size} of {left}", right), pairs, NATS, sign, missing=gap)
+
+
+def entropy_notmnist(rows: Rows) -> list[Finding]:
+    """HyperGAN's entropy on notMNIST against each baseline's."""
+    return [_outlying(rows, "notmnist", HYPERGAN, other, ">") for other in (*OTHERS, STANDARD)]
+
+
+def entropy_cifar(rows: Rows) -> list[Finding]:
+    """HyperGAN's entropy on CIFAR-10's unseen classes against each baseline's."""
+    return [_outlying(rows, "cifar5-open", HYPERGAN, other, ">") for other in (*OTHERS, STANDARD)]
+
+
+def standard_overconfident(rows: Rows) -> list[Finding]:
+    """A standard ensemble's entropy on outliers against every other method's."""
+    tasks, others = ("notmnist", "cifar5-open"), (HYPERGAN, *OTHERS)
+    return [_outlying(rows, task, STANDARD, other, "<") for task in tasks for other in others]
+
+
+def _over_epsilon(*frames: pd.DataFrame) -> list[pd.Series]:
+    """Values by seed, each the mean over the epsilons that all frames have."""
+    common = set.intersection(*(set(frame["epsilon"]) for frame in frames))
+    return [by_seed(frame[frame["epsilon"].isin(common)]) for frame in frames]
+
+
+def _fresh(rows: Rows, method: str, attack: str) -> dict[int, pd.DataFrame]:
+    """Entropy on images that fooled another ensemble of the same size, by size."""
+    found = rows.frame(
+        method, "mnist-attack", "attack", "entropy_nats", variant="fresh", attack=attack, success="fused",
+        epsilon=ANY, crafted_members=ANY,
+    )  # fmt: skip
+    found = found[found["crafted_members"] == found["members"]]
+    return _by_size(found)
+
+
+def _by_size(found: pd.DataFrame) -> dict[int, pd.DataFrame]:
+    """The rows of each number of networks."""
+    return {size: found[found["members"] == size] for size in sorted(map(int, found["members"].unique()))}
+
+
+def adversarial_entropy(rows: Rows) -> list[Finding]:
+    """HyperGAN's entropy on adversarial images: near its largest, above standard ensembles' of one size."""
+    place, found = "mnist-attack", []
+    for attack in ATTACKS:
+        ours, theirs = _fresh(rows, HYPERGAN, attack), _fresh(rows, STANDARD, attack)
+        gap = _gap(place, {HYPERGAN: bool(ours), STANDARD: bool(theirs)})
+        top: list[tuple[pd.Series, float]] = []
+        if ours:
+            means = ours[max(ours)].groupby(["seed", "epsilon"])["value"].mean()
+            top = [(means.groupby("seed").max(), NEAR * math.log(10))]
+        highest = (f"{attack}: highest mean of {max(ours, default=0)} of {HYPERGAN}", "90 % of ln 10:")
+        found.append(compare(place, highest, top, NATS, "≥", missing=[(HYPERGAN, place)]))
+        common = sorted(set(ours) & set(theirs))
+        for size in common:
+            a, b = _over_epsilon(ours[size], theirs[size])
+            found.append(compare(place, (f"{size} of {HYPERGAN}", STANDARD), [(a, b)], NATS, missing=gap))
+        if not common:
+            found.append(Finding(place, None, missing=gap))
+    return found
+
+
+def small_perturbations(rows: Rows) -> list[Finding]:
+    """Success of attacks at a small epsilon against 100 networks or more."""
+    place, found = "mnist-attack", []
+    for attack in ATTACKS:
+        frame = rows.frame(
+            HYPERGAN, place, "attack", "success_rate", variant="same", attack=attack, success="fused",
+            epsilon=SMALL, crafted_members=ANY,
+        )  # fmt: skip
+        frame = frame[(frame["members"] >= HUNDRED).fillna(False)]
+        parts = _by_size(frame)
+        label = f"{attack} on {'/'.join(map(str, parts))} networks"
+        pairs = [(by_seed(part), HARDLY) for part in parts.values()]
+        found.append(compare(place, (label, ""), pairs, PERCENT, "≤", missing=[(HYPERGAN, place)]))
+    return found
+
+
+def _transferred(rows: Rows, attack: str) -> pd.DataFrame:
+    """Share of other networks that images made against one of them fool, by epsilon."""
+    for success in ("fused", ""):
+        found = rows.frame(
+            HYPERGAN, "mnist-attack", "attack", "fooled_share", variant="one-to-many", attack=attack,
+            success=success, epsilon=ANY, crafted_members=1,
+        )  # fmt: skip
+        if len(found):
+            break
+    return largest(found)
+
+
+def one_to_many(rows: Rows) -> list[Finding]:
+    """The share of other networks fooled, mean over epsilon, within 50 and 70 %."""
+    place, found = "mnist-attack", []
+    for attack in ATTACKS:
+        (share,) = _over_epsilon(_transferred(rows, attack))
+        for bound, sign in ((0.5, "≥"), (0.7, "≤")):
+            names = (f"{attack} fools", "")
+            gap = [(HYPERGAN, place)]
+            found.append(compare(place, names, [(share, bound)], PERCENT, sign, missing=gap))
+    return found
+
+
+def fgsm_transfers(rows: Rows) -> list[Finding]:
+    """The share of other networks that FGSM fools against PGD's, mean over epsilon."""
+    place = "mnist-attack"
+    fgsm, pgd = _over_epsilon(*(_transferred(rows, attack) for attack in ATTACKS))
+    return [compare(place, ATTACKS, [(fgsm, pgd)], PERCENT, missing=[(HYPERGAN, place)])]
+
+
+def _ablated(rows: Rows, place: str, variant: str, much: bool) -> list[Finding]:
+    """Final accuracy and sd/mean of a variant beside HyperGAN's; `much`: less than half, and a slow start."""
+    gap = tuple((m, place) for m in (variant, HYPERGAN))
+    early, late = zip(*(rows.trace(m, place, "accuracy") for m in (variant, HYPERGAN)), strict=True)
+    spread, whole = (rows.trace(m, place, "weight_norm_ratio")[1] for m in (variant, HYPERGAN))
+    names = (variant, HYPERGAN)
+    final = (f"at the end {variant}", HYPERGAN)
+    found = [compare(place, final, [late], PERCENT, "≈", SAME, missing=gap)]
+    if much:
+        names = (f"sd/mean {variant}", f"half of {HYPERGAN}'s:")
+        found.insert(0, compare(place, (f"first {variant}", HYPERGAN), [early], PERCENT, "<", missing=gap))
+        found.append(compare(place, names, [(spread, whole / 2)], RATIO, "<", missing=gap))
+    else:
+        names = (f"sd/mean {variant}", HYPERGAN)
+        found.append(compare(place, names, [(spread, whole)], RATIO, "<", missing=gap))
+    return found
+
+
+def _measured(parts: Sequence[list[Finding]]) -> list[Finding]:
+    """The findings of every place with numbers; of the first, where none has."""
+    known = [part for part in parts if any(f.holds is not None for f in part)]
+    return [finding for part in known or parts[:1] for finding in part]
+
+
+def no_discriminator(rows: Rows) -> list[Finding]:
+    """Without discriminator on CIFAR-10: accuracy and sd/mean at the end of training."""
+    return _ablated(rows, "cifar10", "hypergan-no-discriminator", much=False)
+
+
+def no_mixer(rows: Rows) -> list[Finding]:
+    """Without mixer, wherever traced: accuracy at the start and the end, sd/mean at the end."""
+    places = ("cifar10", *(t for t in TRAINS if t != "cifar10"))
+    return _measured([_ablated(rows, place, "hypergan-no-mixer", much=True) for place in places])
+
+
+def diversity_falls(rows: Rows) -> list[Finding]:
+    """sd/mean of HyperGAN's norms at the last traced round against the first, wherever traced."""
+    parts = []
+    for place in ("cifar10", *(t for t in TRAINS if t != "cifar10")):
+        first, last = rows.trace(HYPERGAN, place, "weight_norm_ratio")
+        names, gap = ("sd/mean last", "first"), [(HYPERGAN, place)]
+        parts.append([compare(place, names, [(last, first)], RATIO, "<", missing=gap)])
+    return _measured(parts)
+
+
+def gpu_memory(rows: Rows) -> list[Finding]:
+    """Peak memory of HyperGAN's runs on a GPU."""
+    found = []
+    for place, limit in GPU_BYTES.items():
+        peak = by_seed(largest(rows.frame(HYPERGAN, place, "cost", "peak_memory_bytes")))
+        gap = [(HYPERGAN, place)]
+        found.append(compare(place, ("", ""), [(peak, limit)], GIGABYTES, "<", missing=gap))
+    return found

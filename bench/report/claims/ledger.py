@@ -1,0 +1,160 @@
+"""The ledger: the paper's claims tested on rows, with verdict and what is expected here.
+
+A claim *holds* where all its comparisons do, *does not hold* where one fails, and is *not measured* as
+long as rows that could still decide it are missing. A comparison holds when its 95 % interval excludes
+no difference; with one seed the point value decides, and the ledger says so. `expected` is what this
+project expects of its own data: *open* where in doubt, and always at preset smoke.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from bench.report import flags
+from bench.report.claims.evidence import Finding, Rows
+from bench.report.claims.paper import CLAIMS, FAILS, HOLDS, OPEN, UNKNOWN, Claim
+from bench.report.layout.tables import MARK, Cell, TextTable
+from bench.report.rows import BLOCK, Abouts, command, note_on_copies
+
+COLUMNS = (
+    "claim", "statement", "section", "test", *BLOCK, "verdict", "expected", "departs",
+    "paper_numbers", "seeds", "evidence", "command",
+)  # fmt: skip
+EXPLANATION = (
+    "What the paper claims, tested on these rows. A comparison holds when its 95 % interval over seeds "
+    "excludes no difference; with one seed the point value decides. A claim holds where all its comparisons "
+    "do, and fails where one does; until then, with rows missing, it is not measured. Expected is what this "
+    "project expects of its own data, in bold where the verdict departs from it; the paper's own numbers are "
+    "its tables, put to the same test. Of several configurations of a method the one with most seeds counts, "
+    "then the one found on most tasks."
+)
+HEADINGS = (
+    "claim", "section", "verdict", "expected", "paper's numbers", "evidence",
+)  # fmt: skip
+
+
+def ledger(
+    rows: pd.DataFrame, abouts: Abouts, published: pd.DataFrame, chosen: Sequence[Claim] = CLAIMS
+) -> pd.DataFrame:
+    """One line a claim, preset and device, presets in report order.
+
+    rows: prepared rows. Columns: verdict; `departs`, yes where it is not what is expected;
+    `paper_numbers`, the verdict of the same check on the paper's own tables, empty where they lack the
+    numbers; `evidence`, the numbers in a sentence; `command`, what would fill what is missing.
+    """
+    created = {run: str(about.get("created", "")) for run, about in abouts.items()}
+    # Their table names no task and no seed; sources differ between the mean and the sd of one norm.
+    theirs = Rows(published.assign(task=published["train"], seed=0, source=""), {})
+    own = {claim.name: verdict(claim.check(theirs)) for claim in chosen}
+    lines = []
+    for (preset, device), part in rows.groupby(list(BLOCK), sort=False):
+        asked, nothing = Rows(part, created), Rows(part.iloc[:0], {})
+        doubts = _doubts(part)
+        for claim in chosen:
+            found = claim.check(asked if claim.device in ("", device) else nothing)
+            line = _line(claim, found, str(preset), str(device), own[claim.name])
+            if claim.attacked and line["verdict"] != UNKNOWN:
+                tasks = sorted({f.place for f in found if f.holds is not None} & doubts.keys())
+                line["evidence"] += "".join(f" Flagged{MARK} on {task}: {doubts[task]}." for task in tasks)
+            lines.append(line)
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _doubts(rows: pd.DataFrame) -> dict[str, str]:
+    """By task, the attacks that look weaker than they should, with the method and size attacked."""
+    texts: dict[str, list[str]] = {}
+    found = flags.find(rows)
+    for key, part in found.groupby(["task", "method", "crafted_members", "attack"], sort=False):
+        task, method, size, attack = key
+        epsilons = "/".join(f"{e:g}" for e in sorted(set(part["epsilon"])))
+        names = ", ".join(dict.fromkeys(part["flag"]))
+        texts.setdefault(str(task), []).append(f"{attack} at {epsilons} on {size} of {method} ({names})")
+    return {task: "; ".join(parts) for task, parts in texts.items()}
+
+
+def verdict(findings: Sequence[Finding]) -> str:
+    """What the comparisons of a claim amount to."""
+    if any(finding.holds is False for finding in findings):
+        return FAILS
+    return UNKNOWN if not findings or any(f.holds is None for f in findings) else HOLDS
+
+
+def _line(claim: Claim, findings: Sequence[Finding], preset: str, device: str, theirs: str) -> dict[str, str]:
+    """A claim judged on the findings of one block; theirs: the verdict on the paper's own numbers."""
+    found = verdict(findings)
+    expected = OPEN if preset == "smoke" else claim.expected
+    departs = expected != OPEN and found not in (UNKNOWN, expected)
+    known = sorted({f.seeds for f in findings if f.holds is not None})
+    return {
+        "claim": claim.name,
+        "statement": claim.statement,
+        "section": claim.section,
+        "test": claim.test,
+        "preset": preset,
+        "device": device,
+        "verdict": found,
+        "expected": expected,
+        "departs": "yes" if departs else "no",
+        "paper_numbers": "" if theirs == UNKNOWN else theirs,
+        "seeds": "–".join(map(str, dict.fromkeys((known[0], known[-1])))) if known else "",
+        "evidence": _sentence(claim, findings, found, known),
+        "command": _command(claim, findings, preset, device) if found == UNKNOWN else "",
+    }
+
+
+def _sentence(claim: Claim, findings: Sequence[Finding], found: str, seeds: Sequence[int]) -> str:
+    """The numbers behind a verdict, what they rest on, and what is missing."""
+    places: dict[str, list[str]] = {}
+    for finding in findings:
+        if finding.holds is not None:
+            places.setdefault(finding.place, []).append(finding.text)
+    if not places:
+        return f"Needs {claim.test}."
+    numbers = "; ".join(f"{place}: {', '.join(texts)}" for place, texts in places.items())
+    parts = [f"{'So far ' if found == UNKNOWN else ''}{numbers}."]
+    if seeds[-1] == 1:
+        parts.append("One seed: the point value decides.")
+    elif seeds[0] == 1:
+        parts.append(f"1 to {seeds[-1]} seeds: with one the point value decides.")
+    else:
+        count = str(seeds[0]) if seeds[0] == seeds[-1] else f"{seeds[0]} to {seeds[-1]}"
+        parts.append(f"95 % intervals over {count} seeds.")
+    missing: dict[str, dict[str, None]] = {}
+    for method, task in (cell for finding in findings for cell in finding.missing):
+        missing.setdefault(task, {})[method] = None
+    if missing:
+        lacking = "; ".join(f"{task} ({', '.join(methods)})" for task, methods in missing.items())
+        parts.append(f"Not measured: {lacking}.")
+    return " ".join(parts)
+
+
+def _command(claim: Claim, findings: Sequence[Finding], preset: str, device: str) -> str:
+    """The command that fills what is missing."""
+    cells = [cell for finding in findings for cell in finding.missing]
+    methods = list(dict.fromkeys(method for method, _ in cells))
+    tasks = list(dict.fromkeys(task for _, task in cells))
+    return command(methods, tasks, preset, claim.device or device)
+
+
+def text_tables(ledger: pd.DataFrame, copies: Sequence[Mapping[str, str]]) -> list[TextTable]:
+    """The ledger as text, a table a preset and device. copies: what `rows.copies` finds."""
+    found = []
+    for key, part in ledger.groupby(list(BLOCK), sort=False):
+        block = dict(zip(BLOCK, map(str, key), strict=True))
+        note = note_on_copies(copies, block)
+        found.append(TextTable(block, list(HEADINGS), _cells(part), len(HEADINGS), remark=note))
+    return found
+
+
+def _cells(part: pd.DataFrame) -> list[list[Cell]]:
+    """A block of the ledger, the verdicts that depart from what is expected marked."""
+    return [
+        [
+            Cell(line["statement"]), Cell(line["section"]),
+            Cell(line["verdict"], best=line["departs"] == "yes"), Cell(line["expected"]),
+            Cell(line["paper_numbers"]), Cell(line["evidence"], command=line["command"]),
+        ]
+        for line in part.to_dict("records")
+    ]  # fmt: skip

@@ -1,0 +1,98 @@
+"""What ensembles reach and what that costs: accuracy, AUROC or likelihood beside time and memory.
+
+A method's costs are of its run: one fit, one prediction of the largest ensemble, one peak of memory. They
+compare within a place only: one preset, device, task and data set.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bench.report.rows import PLACE, Abouts, ordered, plain
+
+MEASURED = ("fit_seconds", "sample_seconds", "predict_seconds", "peak_memory_bytes")
+FIRST = {"accuracy": "accuracy", "log_likelihood_nats": "regression"}  # what a task asks first, and where
+QUALITIES = {"accuracy": "accuracy", "auroc": "ood", "log_likelihood_nats": "regression"}
+COSTS = ("fit_seconds", "predict_seconds_1000", "peak_memory_bytes")
+IMAGES = 1000  # of a prediction's time: a round number near the size of the test sets
+POINTS = (*PLACE, "method", "members", *QUALITIES, *COSTS, "seeds", "examples")
+
+
+def placed(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of runs with a first question, `dataset` that of its answer and `subject` the row's own.
+
+    Costs name no data set, but methods that read different copies of the images do not compare.
+    """
+    asked = [plain(rows, (metric,), evaluation) for metric, evaluation in FIRST.items()]
+    read = pd.concat(asked).groupby("run")["dataset"].min()
+    rows = rows[rows["run"].isin(read.index)]
+    return rows.assign(subject=rows["dataset"], dataset=rows["run"].map(read))
+
+
+def machines(runs: pd.DataFrame, abouts: Abouts) -> str:
+    """A sentence on where the costs were measured; where on several machines, which methods on which."""
+    methods: dict[str, set[str]] = {}
+    for run, method in runs.itertuples(index=False):
+        about = abouts.get(run, {}).get("environment") or {}
+        name, threads = about.get("device_name") or "a machine not named", about.get("threads")
+        count = "threads not counted" if not threads else f"{threads} thread{'s' if threads != 1 else ''}"
+        methods.setdefault(f"{name}, {count}", set()).add(method)
+    if len(methods) < 2:
+        return f"All runs: {next(iter(methods), 'none')}."
+    told = ". ".join(f"{place}: {'; '.join(sorted(names))}" for place, names in sorted(methods.items()))
+    return f"Costs come from different machines or numbers of threads and do not compare. {told}."
+
+
+def points(rows: pd.DataFrame) -> pd.DataFrame:
+    """What each method reaches with each number of networks and what that costs, means over seeds.
+
+    Returns the columns `POINTS`: accuracy (fraction, of 1 network the mean of single ones), AUROC of the
+    first outlying set by name, log-likelihood (nats); fit_seconds and peak_memory_bytes of the method's
+    run, the same for all its sizes; predict_seconds_1000, the seconds in which that many networks predict
+    1,000 images, in proportion to those of the largest ensemble, which alone was measured.
+    """
+    whole = placed(rows)
+    found = pd.concat([plain(whole, (m,), evaluation) for m, evaluation in QUALITIES.items()])
+    first = found.groupby([*PLACE, "metric"])["subject"].transform("min")
+    found = found[found["subject"] == first]
+    keys = [*PLACE, "method", "members"]
+    wide = found.pivot_table(index=keys, columns="metric", values="value").reindex(columns=list(QUALITIES))
+    asked = found[found["metric"].isin(tuple(FIRST))].groupby(keys)
+    counts = asked.agg(seeds=("seed", "nunique"), examples=("examples", "max"))
+    wide = wide.join(counts, how="inner").reset_index()
+    wide = wide.merge(_costs(whole), on=[*PLACE, "method"], how="left")
+    wide["predict_seconds_1000"] *= wide["members"].astype(float)
+    return ordered(wide[list(POINTS)], [*PLACE[1:], "method", "members"])
+
+
+def _costs(placed: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds of each method's costs at its largest size; prediction by 1,000 images and network."""
+    cost = plain(placed, MEASURED, "cost")
+    largest = cost.groupby([*PLACE, "method", "metric"])["members"].transform("max")
+    cost = cost[cost["members"].isna() | (cost["members"] == largest)]
+    per = IMAGES / (cost["examples"].astype(float) * cost["members"].astype(float))
+    predicting = cost["metric"] == "predict_seconds"
+    cost = cost.assign(
+        value=cost["value"].where(~predicting, cost["value"] * per),
+        metric=cost["metric"].mask(predicting, "predict_seconds_1000"),
+    )
+    wide = cost.pivot_table(index=[*PLACE, "method"], columns="metric", values="value")
+    return wide.reindex(columns=list(COSTS)).reset_index()
+
+
+def dominators(quality: NDArray[np.float64], costs: NDArray[np.float64]) -> list[list[int] | None]:
+    """Of each line, the others that are at least as good at no higher cost, and better in something.
+
+    quality: [N], higher is better; costs: [N, C], lower is better. A line with a gap dominates none and
+    is not judged: None. An empty list: the line is on the Pareto front.
+    """
+    merits = np.column_stack([quality, -costs])
+    known = [bool(np.isfinite(line).all()) for line in merits]
+    return [
+        [i for i, other in enumerate(merits) if known[i] and (other >= own).all() and (other > own).any()]
+        if judged
+        else None
+        for own, judged in zip(merits, known, strict=True)
+    ]

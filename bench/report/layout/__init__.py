@@ -1,0 +1,1 @@
+"""How tables, figures and captions look, whatever their numbers."""

@@ -1,0 +1,271 @@
+"""Tables for reading: a tidy frame and how it is laid out, turned into lines of text.
+
+A `Table` says which columns of a tidy frame become blocks, lines and columns; `text_tables` rounds, marks
+the best value of each column and fills what is missing: `—` was not measured, `N/A` cannot be reached.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from bench.records.schema import METRICS, Metric
+from bench.report.rows import command, note_on_copies
+
+GENERAL = (
+    "A number is the mean over training seeds, ± its standard deviation (ddof = 1) where there are several. "
+    "The best of a column is bold, ties included, where one direction is better (↑ ↓); bold is no test of "
+    "significance. — was not measured; N/A is a size the method cannot reach."
+)
+GAPS = "Published but not measured here; these fill the gaps:"
+MISSING = "—"
+MARK = " †"  # behind every number of a flagged attack
+UNREACHABLE = "N/A"
+COUNTS = ("members", "crafted_members")  # of networks: written as 1,000
+_UNKNOWN = Metric("")  # a metric that no table of this suite knows: its own name, no direction
+# Headings of the columns that name a line.
+_LINES = {"members": "networks", "crafted_members": "attacked", "other": "against"}
+
+
+class Cell(NamedTuple):
+    """A text, whether it is the best of its column, and a command to type that follows it."""
+
+    text: str
+    best: bool = False
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """How a tidy frame is laid out: which of its columns do what.
+
+    `frame`: of `rows.summarise`, or with its columns. `blocks` split it, `lines` name a line, `columns` a
+    column, whose values in `first` come first; values compete for best within a column among lines that
+    agree in `within`. A frame with the columns `published` and `command` gets a published value beside
+    every measured one, and the commands that fill its gaps. `part`: where the table stands on the page,
+    empty with its task. `copies`: what `rows.copies` finds in the rows. `show`: instead of `columns`,
+    headings and how each is written of a line of the frame; nothing of it competes. `remarks`: the values
+    of a block's fields, and a sentence on it.
+    """
+
+    name: str
+    title: str
+    note: str
+    frame: pd.DataFrame
+    blocks: tuple[str, ...]
+    lines: tuple[str, ...]
+    columns: tuple[str, ...]
+    within: tuple[str, ...] = ()
+    first: tuple[str, ...] = ()
+    part: str = ""
+    copies: tuple[Mapping[str, str], ...] = ()
+    show: tuple[tuple[str, Callable[[Any], str]], ...] = ()
+    remarks: tuple[tuple[tuple[str, ...], str], ...] = ()
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A block of a table as text: `block` maps its fields to values; the first `lead` columns name the line.
+
+    commands: what to run for the values that were published and not measured. remark: on the images that
+    were read.
+    """
+
+    block: dict[str, str]
+    headings: list[str]
+    lines: list[list[Cell]]
+    lead: int
+    commands: tuple[str, ...] = ()
+    remark: str = ""
+
+
+def digits(metric: str, value: float) -> str:
+    """The number as the metric is shown, without its unit."""
+    _, _, _, _, factor, decimals = METRICS.get(metric, _UNKNOWN)
+    value *= factor
+    if decimals is None:
+        power = math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
+        decimals = max(0, 2 - power) if abs(value) < 10_000 else 0
+        decimals = min(decimals, 6)
+    return f"{value:.{decimals}f}"
+
+
+def heading(metric: str, unit: bool = True) -> str:
+    """The metric's heading with its unit, and an arrow where it has a better direction."""
+    found = METRICS.get(metric, _UNKNOWN)
+    arrow = {"higher": "\u00a0↑", "lower": "\u00a0↓"}.get(found.direction, "")
+    return (found.heading or metric) + (f"\u00a0[{found.shown}]" if found.shown and unit else "") + arrow
+
+
+def networks(members: Any) -> str:
+    """A number of networks in words."""
+    return "1 network" if int(members) == 1 else f"{int(members):,} networks"
+
+
+def _show(item: Any) -> str:
+    """A mean with its spread over seeds, as text."""
+    if pd.isna(item.mean):
+        return MISSING if getattr(item, "command", "") else UNREACHABLE
+    text = digits(item.metric, item.mean)
+    text = text if pd.isna(item.sd) else f"{text} ± {digits(item.metric, item.sd)}"
+    return text + (MARK if getattr(item, "flags", "") else "")
+
+
+def _best(items: list[Any]) -> set[int]:
+    """Places of the best means, ties as shown included; none where nothing competes."""
+    means = {i: float(digits(item.metric, item.mean)) for i, item in enumerate(items) if pd.notna(item.mean)}
+    way = METRICS.get(items[0].metric, _UNKNOWN).direction
+    if len(means) < 2 or not way:
+        return set()
+    top = max(means.values()) if way == "higher" else min(means.values())
+    return {i for i, value in means.items() if value == top}
+
+
+def _column_heading(columns: Sequence[str], values: tuple[Any, ...]) -> str:
+    """What a column holds: its layer, metric, size and data set, as far as they apply."""
+    parts: list[str] = []
+    for field, value in zip(columns, values, strict=True):
+        if pd.isna(value) or value == "" or (field == "dataset" and _own(value, parts)):
+            continue
+        parts.append(
+            heading(value) if field == "metric" else networks(value) if field == "members" else str(value)
+        )
+    return ", ".join(parts)
+
+
+def _own(dataset: str, parts: Sequence[str]) -> bool:
+    """Whether a training set of this heading is the data set itself, or a subset of it."""
+    return any(part == dataset or part.startswith(f"{dataset}-") for part in parts)
+
+
+def _column_order(table: Table, block: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """The block's distinct columns in the order of `table.columns`, values in `table.first` first."""
+    rank = {name: i for i, name in enumerate(table.first)}
+
+    def place(values: tuple[Any, ...]) -> list[Any]:
+        order: list[Any] = []
+        for field, value in zip(table.columns, values, strict=True):
+            if field == "members":
+                order.append(-1 if pd.isna(value) else int(value))
+            else:
+                order += [rank.get(value, len(rank)), "" if value in rank else str(value)]
+        return order
+
+    found = {_values(item, table.columns) for item in block.itertuples(index=False)}
+    return sorted(found, key=place)
+
+
+def _values(item: Any, fields: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(getattr(item, field) for field in fields)
+
+
+def _line_cells(table: Table, line: tuple[Any, ...]) -> list[Cell]:
+    """The cells that name a line."""
+    found = []
+    for field, value in zip(table.lines, line, strict=True):
+        text = "" if pd.isna(value) else f"{int(value):,}" if field in COUNTS else str(value)
+        found.append(Cell(text))
+    return found
+
+
+def _seeds(items: list[Any]) -> str:
+    """How many seeds a line rests on: one number, or the least and the most."""
+    counts = sorted({int(item.seeds) for item in items if item.seeds})
+    if not counts:
+        return MISSING
+    return str(counts[0]) if len(counts) == 1 else f"{counts[0]}–{counts[-1]}"
+
+
+def _compared(table: Table, names: dict[str, str], block: pd.DataFrame) -> TextTable:
+    """One block laid out: lines by columns, the best of each column marked among its rivals."""
+    columns = _column_order(table, block)
+    cells: dict[tuple[Any, ...], dict[tuple[Any, ...], Any]] = {}
+    rivals: dict[tuple[Any, ...], list[Any]] = {}
+    for item in block.itertuples(index=False):
+        line, column = _values(item, table.lines), _values(item, table.columns)
+        cells.setdefault(line, {})[column] = item
+        rivals.setdefault((column, _values(item, table.within)), []).append(item)
+    best = {
+        (_values(items[i], table.lines), column)
+        for (column, _), items in rivals.items()
+        for i in _best(items)
+    }
+    beside = {c for items in cells.values() for c, item in items.items() if _published(item)}
+    lines = []
+    for line, found in cells.items():
+        body = []
+        for c in columns:
+            body.append(Cell(_show(found[c]), (line, c) in best) if c in found else Cell(MISSING))
+            body += [Cell(_published(found.get(c)))] if c in beside else []
+        lines.append([*_line_cells(table, line), *body, Cell(_seeds(list(found.values())))])
+    headings = [_LINES.get(c, c) for c in table.lines]
+    for c in columns:
+        name = _column_heading(table.columns, c)
+        headings += [name, f"{name}, published"] if c in beside else [name]
+    remark = note_on_copies(table.copies, names)
+    return TextTable(names, [*headings, "seeds"], lines, len(table.lines), _commands(block), remark)
+
+
+def _written(table: Table, names: dict[str, str], block: pd.DataFrame) -> TextTable:
+    """One block as text, a line of the frame a line, each cell as `table.show` writes it."""
+    lines = [
+        [*_line_cells(table, _values(item, table.lines)), *(Cell(write(item)) for _, write in table.show)]
+        for item in block.itertuples(index=False)
+    ]
+    headings = [*(_LINES.get(c, c) for c in table.lines), *(name for name, _ in table.show)]
+    return TextTable(names, headings, lines, len(table.lines), remark=note_on_copies(table.copies, names))
+
+
+def _published(item: Any) -> str:
+    """The published value beside an item as text, with the digits it has; empty where there is none."""
+    value = getattr(item, "published", math.nan)
+    if pd.isna(value):
+        return ""
+    rounded = METRICS[item.metric].decimals is not None
+    return digits(item.metric, value) if rounded else f"{value:g}"
+
+
+def _commands(block: pd.DataFrame) -> tuple[str, ...]:
+    """What fills the gaps of a block: one command for all methods that lack the same tasks."""
+    if "command" not in block:
+        return ()
+    tasks: dict[str, dict[str, None]] = {}
+    gaps = block[block["command"] != ""].sort_index()
+    for method, task in zip(gaps["method"], gaps["task"], strict=True):
+        tasks.setdefault(method, {})[task] = None
+    methods: dict[tuple[str, ...], list[str]] = {}
+    for method, lacking in tasks.items():
+        methods.setdefault(tuple(lacking), []).append(method)
+    preset, device = block["preset"].iloc[0], block["device"].iloc[0]
+    return tuple(command(names, lacking, preset, device) for lacking, names in methods.items())
+
+
+def text_tables(table: Table) -> list[TextTable]:
+    """The table's blocks as text, in the order of its frame."""
+    found = []
+    for key, block in table.frame.groupby(list(table.blocks), sort=False, dropna=False):
+        names = dict(zip(table.blocks, (str(v) for v in key), strict=True))
+        examples = block["examples"].dropna().unique()
+        if len(examples) == 1 and int(examples[0]):
+            names["examples"] = f"{int(examples[0]):,} images"
+        block = block.sort_values(list(table.lines), kind="stable", na_position="first")
+        if "metric" in names:
+            names["metric"] = heading(names["metric"])
+        text = _written(table, names, block) if table.show else _compared(table, names, block)
+        own = dict(table.remarks).get(tuple(str(v) for v in key), "")
+        found.append(replace(text, remark=" ".join(filter(None, (own, text.remark)))))
+    return found
+
+
+_FAILURE_HEADINGS = ("preset", "device", "task", "method", "seed", "error", "message")
+
+
+def failure_table(failed: pd.DataFrame) -> TextTable:
+    """The failed runs as text. failed: the frame of `rows.failures`."""
+    shown = failed[list(_FAILURE_HEADINGS)].astype(object)
+    lines = [[Cell("" if pd.isna(v) else str(v)) for v in line] for line in shown.itertuples(index=False)]
+    return TextTable({}, list(_FAILURE_HEADINGS), lines, len(_FAILURE_HEADINGS))

@@ -1,0 +1,75 @@
+"""Figures as bytes: SVG and PNG, the same each time, drawn on every core."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+from collections.abc import Iterable
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from bench.system import machine
+
+DPI = 150
+KINDS = ("svg", "png")
+
+
+def images(figures: Iterable[Figure]) -> list[dict[str, bytes]]:
+    """Each figure's bytes by kind, `svg` and `png` (150 dpi), in order.
+
+    Drawing takes most of a report's time and figures know nothing of each other: every one is drawn in a
+    process of its own, forked as soon as the figure is there, as many at a time as there are cores, while
+    the next ones are being made. Where the system cannot fork, they are drawn here.
+    """
+    count = machine.cores()
+    if count < 2 or "fork" not in multiprocessing.get_all_start_methods():
+        return [_image(figure) for figure in figures]
+    found: dict[int, dict[str, bytes]] = {}
+    drawing: dict[Connection, int] = {}
+
+    def collect(most: int) -> None:
+        while len(drawing) > most:
+            for end in connection.wait(list(drawing)):
+                assert isinstance(end, Connection)
+                drawn = end.recv()
+                if isinstance(drawn, Exception):
+                    raise drawn
+                found[drawing.pop(end)] = drawn
+
+    for place, figure in enumerate(figures):
+        collect(count - 1)
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        # Not sent but inherited: a figure cannot be pickled.
+        multiprocessing.get_context("fork").Process(target=_send, args=(figure, theirs), daemon=True).start()
+        theirs.close()
+        drawing[ours] = place
+    collect(0)
+    return [found[place] for place in range(len(found))]
+
+
+def _send(figure: Figure, end: Connection) -> None:
+    try:
+        end.send(_image(figure))
+    except Exception as error:  # for the report to raise, which would otherwise wait for the figure
+        end.send(error)
+
+
+def _image(figure: Figure) -> dict[str, bytes]:
+    """A figure's bytes, without date or program in them.
+
+    It is laid out once, for all kinds: that takes longer than drawing it.
+    """
+    if figure.get_layout_engine() is not None:
+        figure.draw_without_rendering()
+        with matplotlib.rc_context({"figure.constrained_layout.use": False}):
+            figure.set_layout_engine(None)
+    found = {}
+    for kind in KINDS:
+        out = io.BytesIO()
+        clean = {"Date": None, "Creator": None} if kind == "svg" else {"Software": None}
+        figure.savefig(out, format=kind, dpi=DPI, metadata=clean, facecolor="white")
+        found[kind] = out.getvalue()
+    return found

@@ -1,0 +1,76 @@
+"""Tables as files: Markdown for readers, CSV for programs."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from bench.report.claims import ledger as claims
+from bench.report.layout.tables import (
+    GAPS,
+    GENERAL,
+    UNREACHABLE,
+    Cell,
+    Table,
+    failure_table,
+    text_tables,
+)
+
+
+def lines_to_markdown(headings: Sequence[str], lines: Sequence[Sequence[Cell]], lead: int) -> str:
+    """A Markdown table: the lead columns to the left, numbers to the right, the best in bold."""
+    rule = ["---"] * lead + ["---:"] * (len(headings) - lead)
+    bar = "\\|"
+
+    def text(cell: Cell) -> str:
+        safe = html.escape(cell.text, quote=False).replace("|", bar).replace("\n", " ")
+        safe = f"**{safe}**" if cell.best else safe
+        return f"{safe} `{cell.command.replace('|', bar)}`" if cell.command else safe
+
+    rows = [[text(Cell(h)) for h in headings], rule, *([text(c) for c in line] for line in lines)]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def to_markdown(table: Table) -> str:
+    """The whole table as Markdown: a heading a block, how to read it once."""
+    note = table.note if table.show else f"{GENERAL} {table.note}"
+    parts = [f"# {table.title}\n\n{note}\n"]
+    for text in text_tables(table):
+        title = " · ".join(dict.fromkeys(v for v in text.block.values() if v))
+        parts.append(f"\n## {title}\n\n{lines_to_markdown(text.headings, text.lines, text.lead)}")
+        if text.remark:
+            parts.append(f"\n{text.remark}\n")
+        if text.commands:
+            parts.append(f"\n{GAPS}\n\n" + "".join(f"- `{text}`\n" for text in text.commands))
+    return "".join(parts)
+
+
+def to_csv(frame: pd.DataFrame) -> str:
+    """The tidy frame as CSV: numbers by shortest round trip, empty where nothing was measured.
+
+    The mean of a size that a method cannot reach reads N/A.
+    """
+    frame = frame.copy()
+    if "mean" in frame:
+        text = frame["mean"].map(lambda v: "" if pd.isna(v) else repr(float(v)))
+        gap = frame.get("command", "") != ""
+        frame["mean"] = text.where((frame["seeds"] > 0) | gap, UNREACHABLE)
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def failures_markdown(failed: pd.DataFrame) -> str:
+    """The failed runs as a Markdown table."""
+    text = failure_table(failed)
+    return "# Failures\n\n" + lines_to_markdown(text.headings, text.lines, text.lead)
+
+
+def claims_markdown(ledger: pd.DataFrame, copies: Sequence[Mapping[str, str]]) -> str:
+    """The ledger as Markdown, a heading a preset and device. copies: what `rows.copies` finds."""
+    parts = [f"# Claims of the paper\n\n{claims.EXPLANATION}\n"]
+    for text in claims.text_tables(ledger, copies):
+        table = lines_to_markdown(text.headings, text.lines, text.lead)
+        title = f"{text.block['preset']} · {text.block['device']}"
+        parts.append(f"\n## {title}\n\n{table}" + (f"\n{text.remark}\n" if text.remark else ""))
+    return "".join(parts)

@@ -1,0 +1,241 @@
+"""Rows made comparable, and the sums that every section makes of them: one line a mean over seeds.
+
+`prepare` makes the rows of runs comparable; a section then selects, derives and summarises. A line never
+mixes presets, devices, tasks, data sets or configurations: only seeds are averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.records.schema import KEY
+from bench.report.uncertainty import t_interval
+
+PRESETS = ("paper", "quick", "smoke")  # the order of blocks: the published scale first
+STAND_INS = ("digits", "digits-open")  # embedded tasks, shown after those of the paper
+# Columns that name where a number belongs, each with those before it. Numbers compare within a place.
+BLOCK = ("preset", "device")
+TASK = (*BLOCK, "task")
+PLACE = (*TASK, "dataset")
+GROUP = (*PLACE, "method", "members", "layer", "metric")
+ATTACK = (*GROUP, "variant", "attack", "epsilon", "success", "crafted_members")
+NAMED = 3  # most settings that a name like `hypergan [epochs=140]` may show
+COLUMNS = (*GROUP, "unit", "mean", "sd", "low", "high", "seeds", "examples")
+Abouts = Mapping[str, Mapping[str, Any]]  # by run, its JSON
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a report is made of: its folder, prepared rows, each of their runs' JSON, published rows."""
+
+    results: Path
+    rows: pd.DataFrame
+    abouts: Abouts
+    published: pd.DataFrame
+
+
+def prepare(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
+    """Rows in report order: presets ranked, repeats dropped, configurations told apart by name.
+
+    rows: the frame of `store.read`; abouts: each run's JSON by name. Where runs of other sizes repeat
+    a number, the newest run's is kept. A method with several configurations in one preset, device and
+    task becomes one method each, `name [epochs=140]`: their numbers must not meet in one mean.
+    """
+    created = rows["run"].map(lambda run: str(abouts.get(run, {}).get("created", "")))
+    rows = rows.assign(created=created).sort_values(["created", "run"], kind="stable")
+    rows = rows.drop_duplicates([*KEY, "config", "device"], keep="last").drop(columns="created")
+    # A failed run may not know its configuration: that is no other one.
+    known = rows["config"].where(rows["config"] != "")
+    place = [*TASK, "method"]
+    several = known.groupby([rows[c] for c in place]).transform("nunique") > 1
+    told = _differences(rows[several], abouts)
+    apart = [f"{method} [{told.get(run)}]" for method, run in zip(rows["method"], rows["run"], strict=True)]
+    rows = rows.assign(method=rows["method"].where(~several, apart))
+    keys = [*TASK, "method", "seed", "evaluation", "dataset", "members", "metric", "layer", "epoch"]
+    return ordered(rows, keys)
+
+
+def _differences(rows: pd.DataFrame, abouts: Abouts) -> dict[str, str]:
+    """By run, the settings that tell its configuration from others of the method in the same place.
+
+    Where the JSON of a run knows no settings, or too many differ to be named: the configuration's digest.
+    """
+    found: dict[str, str] = {}
+    for _, group in rows.groupby([*TASK, "method"], sort=False):
+        runs = group[["run", "config"]].drop_duplicates()
+        documents = {run: abouts.get(run, {}).get("config") or {} for run in runs["run"]}
+        names = sorted(set().union(*documents.values()) - {"trace_every"})
+        names = [n for n in names if len({repr(d.get(n)) for d in documents.values()}) > 1]
+        told = 0 < len(names) <= NAMED and all(documents.values())
+        for run, config in runs.itertuples(index=False):
+            settings = ", ".join(f"{name}={documents[run].get(name)}" for name in names)
+            found[run] = settings if told else config[:8]
+    return found
+
+
+def ordered(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Sorted by the keys, presets by rank and unknown ones last, empty numbers first."""
+    rank = {name: i for i, name in enumerate(PRESETS)}
+    place = frame["preset"].map(lambda name: rank.get(name, len(rank)))
+    frame = frame.assign(rank=place).sort_values(["rank", *keys], kind="stable", na_position="first")
+    return frame.drop(columns="rank").reset_index(drop=True)
+
+
+def paper_first(tasks: Iterable[str]) -> list[str]:
+    """Tasks by name, each once, those that stand in for the paper's data behind all others."""
+    return sorted(set(tasks), key=lambda task: (task in STAND_INS, task))
+
+
+def without_configuration(methods: pd.Series) -> pd.Series:
+    """Names of methods without the configuration that `prepare` may have added."""
+    return methods.str.replace(r" \[.*\]$", "", regex=True)
+
+
+def plain(rows: pd.DataFrame, metrics: Sequence[str], evaluation: str | None = None) -> pd.DataFrame:
+    """The rows of these metrics on untouched images at the end of training: no attack, trace or quantile."""
+    keep = rows["metric"].isin(metrics) & rows["epoch"].isna() & rows["quantile"].isna()
+    keep &= (rows["variant"] == "") & (rows["attack"] == "")
+    if evaluation:
+        keep &= rows["evaluation"] == evaluation
+    return rows[keep & rows["value"].notna()]
+
+
+def summarise(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
+    """Mean, sd (ddof=1) and 95 % t-interval over seeds of each group of rows.
+
+    rows: at least the columns `by`, value, unit and examples; one row a seed and group. Returns the
+    columns `by`, unit, mean, sd, low, high, seeds (their number) and examples.
+    """
+    # By positions: a frame for every group would cost more than all else.
+    groups = rows.groupby(list(by), dropna=False, sort=False).ngroup().to_numpy()
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    parts = np.split(rows["value"].to_numpy()[order], starts[1:]) if len(starts) else []
+    frame = rows.iloc[order[starts]][[*by, "unit"]].reset_index(drop=True)
+    over = pd.DataFrame([t_interval(part) for part in parts], columns=["mean", "sd", "low", "high", "seeds"])
+    frame = pd.concat([frame, over], axis=1)
+    frame["examples"] = rows["examples"].groupby(groups).max().array
+    columns = [*by, "unit", "mean", "sd", "low", "high", "seeds", "examples"]
+    whole = [c for c in ("members", "epoch", "seeds", "examples") if c in columns]
+    frame = frame.astype(dict.fromkeys(whole, "Int64"))
+    frame = frame.astype(dict.fromkeys(("mean", "sd", "low", "high"), "float64"))
+    return ordered(frame, [c for c in by if c != "preset"])
+
+
+def with_unreachable(
+    table: pd.DataFrame, rows: pd.DataFrame, abouts: Abouts, more: Sequence[str] = ()
+) -> pd.DataFrame:
+    """The table with a line of zero seeds and no mean for every size asked for that a method cannot reach.
+
+    A size counts as out of reach where a run that did not fail asked for it (`sizes` of its JSON) and
+    the method's largest measured size is smaller. A size nobody asked for gets no line: it is a gap.
+    more: columns beyond those of every table that tell its lines apart.
+    """
+    asked: dict[tuple[Any, ...], set[int]] = {}
+    place = [*TASK, "method"]
+    for *key, run in rows[[*place, "run"]].drop_duplicates().itertuples(index=False):
+        about = abouts.get(str(run), {})
+        if not about.get("failure"):
+            asked.setdefault(tuple(key), set()).update(int(n) for n in about.get("sizes") or ())
+    blank = {"mean": np.nan, "sd": np.nan, "low": np.nan, "high": np.nan, "seeds": 0, "examples": pd.NA}
+    extra = []
+    for names, group in table.groupby([*place, "dataset", "layer", "metric", *more], sort=False):
+        sizes = asked.get(tuple(names[:4]), set())
+        for size in sorted(n for n in sizes if n > group["members"].max()):
+            extra.append(dict(group.iloc[0]) | blank | {"members": size})
+    if not extra:
+        return table
+    lines = pd.DataFrame(extra, columns=table.columns).astype(table.dtypes.to_dict())
+    return ordered(pd.concat([table, lines], ignore_index=True), [*GROUP[1:], *more])
+
+
+def outlying_sets(rows: pd.DataFrame) -> dict[str, tuple[str, list[str]]]:
+    """Each task's in-distribution set and its outlying sets, from its `ood` rows.
+
+    The rows that compare two sets carry the outlying one; the set with entropies that no such row names
+    is the in-distribution one. Tasks without both are left out.
+    """
+    ood = plain(rows, ("auroc", "entropy_nats"), "ood")
+    found = {}
+    for task, group in ood.groupby("task"):
+        outside = sorted(set(group.loc[group["metric"] == "auroc", "dataset"]))
+        inside = sorted(set(group["dataset"]) - set(outside))
+        if outside and inside:
+            found[str(task)] = (inside[0], outside)
+    return found
+
+
+def norm_ratio(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of sd/mean of the weight norm over networks, made seed by seed from the two metrics."""
+    keys = [c for c in rows.columns if c not in ("metric", "value", "unit", "examples")]
+    mean = rows[rows["metric"] == "weight_norm_mean"]
+    sd = rows[rows["metric"] == "weight_norm_sd"]
+    both = mean.merge(sd[[*keys, "value"]], on=keys, suffixes=("", "_sd"))
+    both = both[both["value"] > 0]
+    ratio = both["value_sd"] / both["value"]
+    return both.assign(metric="weight_norm_ratio", unit="1", value=ratio)[rows.columns]
+
+
+def accuracy_by_size(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
+    """Accuracy (fraction) by method and number of networks; members=1 is the mean of single networks."""
+    return with_unreachable(summarise(plain(rows, ("accuracy",), "accuracy")), rows, abouts)
+
+
+def trained(frame: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Each train key with the lines of one of its tasks: tasks of one key share networks and would repeat.
+
+    The task with most methods stands for its key, then the one named like it.
+    """
+    keys = rows[["task", "train"]].drop_duplicates().set_index("task")["train"].to_dict()
+    counts = frame.groupby("task")["method"].nunique()
+    chosen: dict[str, str] = {}
+    for task in sorted(counts.index, key=lambda t: (-counts[t], t != keys[t], t)):
+        chosen.setdefault(keys[task], task)
+    for train, task in sorted(chosen.items()):
+        yield train, task, frame[frame["task"] == task]
+
+
+def command(methods: Sequence[str], tasks: Sequence[str], preset: str, device: str) -> str:
+    """The command that runs these cells; those that are done are skipped."""
+    where = f"bench run --method {','.join(methods)} --task {','.join(tasks)} --preset {preset}"
+    return where if device in ("", "cpu") else f"{where} --device {device}"
+
+
+def copies(rows: pd.DataFrame) -> tuple[dict[str, str], ...]:
+    """The lossy copies of images that were read: preset, device, task and train key, and the data sets.
+
+    A data set names what was really read: one whose files were JPEG says so, in weights trained on it too.
+    """
+    lossy = rows[rows["dataset"].str.contains("-jpeg", regex=False)]
+    return tuple(
+        {**dict(zip((*TASK, "train"), map(str, key), strict=True)), "read": ", ".join(sorted(names))}
+        for key, part in lossy.groupby([*TASK, "train"], sort=False)
+        if (names := {name.split(":")[0].removesuffix("-val") for name in part["dataset"]})
+    )
+
+
+def note_on_copies(found: Sequence[Mapping[str, str]], block: Mapping[str, str]) -> str:
+    """A sentence on the lossy copies behind a block of a table or a figure; empty where there is none."""
+    own = [c for c in found if all(block.get(k, c[k]) == c[k] for k in (*TASK, "train"))]
+    if not own or "-jpeg" not in (block.get("dataset") or "-jpeg"):
+        return ""
+    read = ", ".join(sorted({c["read"] for c in own}))
+    tasks = ", ".join(sorted({c["task"] for c in own}))
+    return f"{tasks}: trained and tested on a JPEG copy ({read}), not on the original images."
+
+
+def failures(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
+    """One line a failed run: where it stands, its error's type and message."""
+    failed = rows[rows["metric"] == "failed"]
+
+    def message(run: str) -> str:
+        return str((abouts.get(run, {}).get("failure") or {}).get("message", ""))
+
+    frame = failed[[*TASK, "method", "seed", "unit", "run"]].rename(columns={"unit": "error"})
+    return frame.assign(message=failed["run"].map(message)).reset_index(drop=True)

@@ -1,0 +1,254 @@
+"""Section `attacks`: tables of attacks, and Figures 5 and 10 of the paper, from rows alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from bench.report import flags
+from bench.report.layout.captions import Drawing, paper_entry, where
+from bench.report.layout.figures import DASHED, EDGE, WIDTH, Styles, blank, handle, in_seeds, legend
+from bench.report.layout.tables import Table, networks
+from bench.report.rows import ATTACK, PLACE, Abouts, Material, ordered, summarise, with_unreachable
+
+NAME = "attacks"
+FIGURES = dict.fromkeys(("figure5", "figure10"), "attacks")
+SEARCH = (*ATTACK, "quantile")
+SHOWN = (
+    ("success_rate", "fused"), ("success_rate", "every"), ("entropy_nats", "all"), ("entropy_nats", "fused"),
+    ("auroc", "all"), ("auroc", "fused"), ("fooled_share", "fused"),
+)  # fmt: skip
+NAMES = {"fgsm": "FGSM", "pgd": "PGD"}
+# What Figure 5 shows of each attack: metric, images that count, label of the axis, factor.
+PANELS = (
+    ("success_rate", "fused", "success [%]", 100.0),
+    ("entropy_nats", "all", "entropy [nats]", 1.0),
+    ("auroc", "all", "AUROC", 1.0),
+)
+PAIRS = {panel[:2] for panel in PANELS}
+PAPER_SHARE = (50, 70)  # per cent of the other networks: paper, appendix A.5
+TICKS = (0.01, 0.1, 0.3, 1.0)
+SHIFT = 0.008  # between neighbouring methods, in the square root of epsilon
+APART = 0.25  # of the axis: the least distance of a mark from 0
+FLAGGED: dict[str, Any] = {"marker": "x", "color": "black", "linestyle": "", "markersize": 3.5, "zorder": 4}
+MARKERS = 800  # of one figure, or so: an SVG spends 150 bytes on each
+_ATTACKS = (
+    "Attacks climb the loss of the mean logits of the networks attacked; tested are these (same), as many "
+    "fresh ones (fresh), or, where one network was attacked, others (one-to-many). Success: images the "
+    "tested ensemble had right and has wrong now, by its mean logits (fused) or in every network (every). "
+    "Entropy (of the mean probability) and AUROC (attacked against clean images, by entropy) are of all "
+    "images, or of those that fool the attacked ensemble (fused). Clean: images as they are, success is "
+    "error. † is flagged: the attack looks weaker than it should (table of flagged attacks)."
+)
+_SEARCH = (
+    "The smallest epsilon found that fools the ensemble attacked, quantiles over images: 0 for an image that "
+    "is wrong as it is; where a quantile is missing, no epsilon up to 1 fools so many images."
+)
+
+
+def tables(material: Material) -> list[Table]:
+    """The tables `attacks` and `fooling-epsilon`."""
+    frame = attack_means(material.rows, material.abouts)
+    lines = ("attack", "epsilon", "variant", "crafted_members", "members", "method")
+    return [
+        Table(
+            "attacks", "Attacks", _ATTACKS, frame[_pairs(frame, SHOWN)], PLACE, lines, ("metric", "success"),
+            lines[:-1], tuple(dict.fromkeys(metric for metric, _ in SHOWN)),
+        ),
+        Table(
+            "fooling-epsilon", "Smallest fooling epsilon ↑", _SEARCH, smallest_epsilons(material.rows), PLACE,
+            ("attack", "success", "members", "method"), ("quantile",), ("attack", "success", "members"),
+        ),
+    ]  # fmt: skip
+
+
+def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
+    """Figures 5 and 10 of every task with attacks in a block."""
+    measured = part.rows[part.rows["evaluation"] == "attack"]
+    for name, rows in measured.groupby("task", sort=True):
+        task, frame = str(name), attack_means(rows, {})
+        classes = max(int(part.abouts[run].get("classes") or 0) for run in set(rows["run"]))
+        caption = (
+            "Figure 5: success of attacks, predictive entropy and AUROC of entropy (attacked against clean "
+            "images) by epsilon, a column a size of the attacked ensemble. Solid: a fresh ensemble of equal "
+            "size; dashed, hollow: the attacked one, with its entropy on clean images at 0; 1 attacked: one "
+            "network, tested with others (one-to-many). Entropy and AUROC are of all images, those that fool "
+            "nobody too; success by mean logits, of images that were right. Dotted: ln K, the most that K "
+            "classes allow, and guessing. Crosses: the attack looks weaker than it should (flags)."
+        )
+        title = f"Figure 5: attacks — {where(rows, task)}"
+        yield paper_entry(5, rows, caption, task), figure5(frame, styles, title, classes)
+        shares = frame[frame["metric"] == "fooled_share"]
+        if not len(shares):
+            continue
+        caption = (
+            "Figure 10: share of other networks that are wrong on examples made against one network, mean "
+            "over images and networks. Solid: of the examples that fool the network attacked; dashed and "
+            "hollow: of all. Shaded: the paper's 50 to 70 %."
+        )
+        title = f"Figure 10: one network attacked — {where(rows, task)}"
+        yield paper_entry(10, rows, caption, task), figure10(shares, styles, title)
+
+
+def attack_means(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
+    """Means over seeds of what the report shows of attacks, by attack, epsilon, variant and size.
+
+    Clean images count as epsilon 0, with 0 networks attacked. Sizes asked for that a method cannot attack,
+    as it holds too few networks, have a line without a mean.
+    """
+    found = rows[(rows["evaluation"] == "attack") & rows["value"].notna()]
+    found = found[_pairs(found, {*SHOWN, ("fooled_share", "all")})]
+    # What single fresh networks and ensembles of another size make of them is the resampling matrix.
+    same = (found["members"] == found["crafted_members"]) & (found["members"] > 1)
+    found = found[(found["variant"] != "fresh") | same]
+    found = found.assign(
+        epsilon=found["epsilon"].fillna(0.0), crafted_members=found["crafted_members"].fillna(0)
+    )
+    frame = flags.marked(_whole(summarise(found, ATTACK)), flags.find(rows))
+    pairs = frame[frame["variant"].isin(("same", "fresh")) & frame["success"].ne("")]
+    pairs = with_unreachable(pairs, rows, abouts, ("variant", "attack", "epsilon", "success"))
+    missing = pairs[pairs["seeds"] == 0].assign(crafted_members=pairs["members"], flags="")
+    if not len(missing):
+        return frame
+    return ordered(pd.concat([frame, missing], ignore_index=True), ATTACK[1:])
+
+
+def smallest_epsilons(rows: pd.DataFrame) -> pd.DataFrame:
+    """Quantiles over images of the smallest fooling epsilon, means over seeds."""
+    found = rows[(rows["metric"] == "fooling_epsilon") & rows["value"].notna()]
+    return _whole(summarise(found, SEARCH))
+
+
+def _pairs(frame: pd.DataFrame, wanted: Collection[tuple[str, str]]) -> np.ndarray:
+    """Which lines are of one of these metrics and of the images that count beside it."""
+    return np.array([p in wanted for p in zip(frame["metric"], frame["success"], strict=True)], dtype=bool)
+
+
+def _whole(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.astype({"crafted_members": "Int64", "epsilon": "float64"})
+
+
+def figure5(frame: pd.DataFrame, styles: Styles, title: str, classes: int) -> Figure:
+    """Success, entropy and AUROC over epsilon: three rows an attack, a column a size attacked.
+
+    frame: the attack table of one preset, device and task; classes: K.
+    """
+    frame = frame[frame["mean"].notna()]
+    clean = frame[frame["variant"] == "clean"]
+    frame = frame[frame["variant"] != "clean"]
+    crafted = sorted({int(n) for n in frame["crafted_members"]}, key=lambda n: (n == 1, n))
+    kinds = sorted(set(frame["attack"]))
+    rows = [(attack, *panel) for attack in kinds for panel in PANELS]
+    every = math.ceil(_pairs(frame, PAIRS).sum() / MARKERS)
+    figure = blank(WIDTH, 1.7 + 1.15 * len(rows), title, _counts(frame, crafted))
+    grid = figure.subplots(len(rows), len(crafted), sharex=True, sharey="row", squeeze=False)
+    for line, (attack, metric, success, label, factor) in zip(grid, rows, strict=True):
+        held = frame[(frame["attack"] == attack) & _pairs(frame, {(metric, success)})]
+        # The curve of the attacked ensemble starts at what it makes of clean images.
+        start = clean[(clean["metric"] == metric) & (metric == "entropy_nats")].assign(variant="same")
+        for axes, size in zip(line, crafted, strict=True):
+            own = held[held["crafted_members"] == size]
+            start_here = start[(start["members"] == size) & start["method"].isin(own["method"])]
+            _curves(axes, pd.concat([start_here, own]) if len(start_here) else own, styles, factor, every)
+            if metric == "entropy_nats" and classes:
+                axes.axhline(math.log(classes), color="0.3", linewidth=1, linestyle=":")
+            if metric == "auroc":
+                axes.axhline(0.5, color="0.3", linewidth=1, linestyle=":")
+            sns.despine(ax=axes)
+        line[0].set_ylabel(f"{NAMES.get(attack, attack)}\n{label}")
+        top = {"success_rate": 100.0, "entropy_nats": math.log(max(classes, 2)), "auroc": 1.0}[metric]
+        line[0].set_ylim(-0.06 * top, 1.08 * top)
+    for axes, size in zip(grid[0], crafted, strict=True):
+        axes.set_title(f"{size:,} attacked", size=9)
+    names = sorted(set(frame["method"]))
+    _epsilons(grid[-1], sorted(set(frame["epsilon"])), len(names))
+    handles = [handle(n, styles[n]) for n in names]
+    legend(figure, [*handles, *_keys("fresh", "attacked itself", frame)])
+    return figure
+
+
+def figure10(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
+    """Share of single other networks fooled over epsilon, a panel an attack; frame: its lines alone."""
+    kinds = sorted(set(frame["attack"]))
+    figure = blank(WIDTH, 3.7, title, _counts(frame[frame["success"] == "all"], [1]))
+    row = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
+    for axes, attack in zip(row, kinds, strict=True):
+        own = frame[frame["attack"] == attack]
+        axes.axhspan(*PAPER_SHARE, color="0.93", zorder=0)
+        solid = own[own["success"] == "fused"].assign(variant="fresh")
+        _curves(axes, pd.concat([solid, own[own["success"] == "all"].assign(variant="same")]), styles, 100)
+        axes.set_title(NAMES.get(attack, attack))
+        axes.set_ylim(-4, 104)
+        sns.despine(ax=axes)
+    row[0].set_ylabel("other networks fooled [%]")
+    _epsilons(row, sorted(set(frame["epsilon"])), frame["method"].nunique())
+    most = {str(m): int(n) for m, n in frame.groupby("method")["members"].max().items()}
+    handles = [handle(m, styles[m], f"{m} · {n:,}") for m, n in sorted(most.items())]
+    keys = _keys("examples that fool the one attacked", "all examples", frame)
+    legend(figure, [*handles, *keys], "method · other networks")
+    return figure
+
+
+def _counts(frame: pd.DataFrame, crafted: Sequence[int]) -> str:
+    """Images and seeds behind a figure; where ensembles saw fewer images, how many."""
+    seen = frame[frame["success"] == "all"].groupby("crafted_members")["examples"].max()
+    most = int(seen.max())
+    fewer = [f"{int(seen[n]):,} for {networks(n)}" for n in crafted if n in seen and seen[n] < most]
+    return f"{most:,} images{' (' + ', '.join(fewer) + ')' if fewer else ''} · {in_seeds(frame)}"
+
+
+def _curves(axes: Axes, frame: pd.DataFrame, styles: Styles, factor: float, every: int = 1) -> None:
+    """One line a method and variant, methods a little apart, so that single points do not coincide.
+
+    every: of so many points one has a marker, each method beginning at another.
+    """
+    names = sorted(set(frame["method"]))
+    for i, name in enumerate(names):
+        for variant, own in frame[frame["method"] == name].groupby("variant"):
+            own = own.sort_values("epsilon")
+            x = np.sqrt(own["epsilon"].to_numpy(float)) + SHIFT * (i - (len(names) - 1) / 2)
+            axes.plot(
+                x, own["mean"] * factor, color=styles[name].color, marker=styles[name].marker, markersize=4,
+                markevery=(i % every, every), **_variant(variant, styles[name].color),
+            )  # fmt: skip
+            flagged = own["flags"].fillna("").ne("").to_numpy()
+            axes.plot(x[flagged], own["mean"][flagged] * factor, **FLAGGED)
+
+
+def _variant(variant: Any, color: str) -> dict[str, Any]:
+    """The attacked ensemble itself is dashed and hollow, others are solid."""
+    if variant == "same":
+        return {"linestyle": DASHED, "markerfacecolor": "white", "markeredgecolor": color}
+    return EDGE
+
+
+def _keys(solid: str, dashed: str, frame: pd.DataFrame) -> list[Line2D]:
+    flagged = frame["flags"].fillna("").ne("").any()
+    grey = "0.3"
+    keys = [
+        Line2D([], [], color=grey, marker="o", label=solid, **EDGE),
+        Line2D([], [], color=grey, marker="o", label=dashed, **_variant("same", grey)),
+    ]
+    return [*keys, Line2D([], [], label="flagged", **FLAGGED)] if flagged else keys
+
+
+def _epsilons(row: Sequence[Axes], held: Sequence[float], methods: int) -> None:
+    """The axis of epsilon: equal steps of its square root, from 0; marks stand apart enough to be read."""
+    marks = held if len(held) <= 3 else [t for t in TICKS if held[0] <= t <= held[-1]]
+    marks = [t for t in marks if math.sqrt(t / held[-1]) >= APART]
+    for axes in row:
+        axes.xaxis.set_major_locator(FixedLocator([0.0, *np.sqrt(marks)]))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticklabels(["0", *(f"{t:g}" for t in marks)])
+        margin = 0.05 * math.sqrt(held[-1]) + SHIFT * methods / 2
+        axes.set_xlim(-margin, math.sqrt(held[-1]) + margin)
+    row[(len(row) - 1) // 2].set_xlabel("epsilon, square-root scale")

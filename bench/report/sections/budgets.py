@@ -1,0 +1,213 @@
+"""Section `budgets`: costs, and what methods reach in the same time of training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.report.costs import (
+    COSTS,
+    FIRST,
+    IMAGES,
+    MEASURED,
+    QUALITIES,
+    dominators,
+    machines,
+    placed,
+    points,
+)
+from bench.report.layout.captions import Drawing
+from bench.report.layout.figures import Styles
+from bench.report.layout.tables import MISSING, Table, digits, heading
+from bench.report.rows import PLACE, TASK, Material, plain, summarise
+
+NAME = "budgets"
+FIGURES: dict[str, str] = {}
+NAMED = 3  # dominating methods that a cell of the table names, the most accurate first
+COLUMNS = (
+    *PLACE, "method", "members", "budget_seconds", "epoch", "epochs", "reached_seconds", "traced_members",
+    "trace_accuracy", "trace_accuracy_single", "trace_examples", "gap", *COSTS, *QUALITIES, "front",
+    "dominated_by", "seeds", "examples",
+)  # fmt: skip
+_NOTE = (
+    "Means over seeds; equal numbers of networks are compared in the tables of accuracy and "
+    "out-of-distribution detection. Equal wall time: T is the shortest fit of the task's methods. Shown is "
+    "the last trace that a method had reached within T: validation accuracy of the ensemble drawn there and "
+    "the mean of its single networks; one that was first traced later is a gap. A trace after e of E rounds "
+    "counts as e/E of the fit: rounds of one fit take about equally long. Those of APD do not, a chain comes "
+    "before the generator, so its place in T is rough. The whole fit: the largest ensemble, its test "
+    "accuracy, and the time in which all of it predicts 1,000 images. A reused fit counts with its original "
+    "time, also where another machine than the run's has made it. Peak memory is the whole run's: attacks "
+    "count, and training does not where the fit was reused. "
+    "Dominated by: methods whose largest ensemble is at least as accurate, with no more seconds to fit, no "
+    "more to predict and no more memory, and better in one of the four; none: on the front. Any difference "
+    "decides, also one that another run would turn. Equal training FLOPs are not compared: runs do not "
+    "count them. Wall time on one machine stands for them only roughly, as methods keep a machine busy to "
+    "different degrees and other work on it takes its share."
+)
+
+
+def tables(material: Material) -> list[Table]:
+    """The tables `cost` and `budgets`."""
+    return [
+        Table(
+            "cost", "Cost", "A fit that was reused counts with its original time.",
+            cost(material.rows), TASK, ("method", "members"), ("metric",), ("members",), MEASURED,
+        ),
+        budget_table(material),
+    ]  # fmt: skip
+
+
+def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
+    """No figure."""
+    return iter(())
+
+
+def cost(rows: pd.DataFrame) -> pd.DataFrame:
+    """Seconds to fit, sample and predict, and peak memory in bytes, by number of networks.
+
+    A fit has no number of networks: it stands with the method's largest. Where attacks need fresh
+    networks more are sampled than predict.
+    """
+    found = plain(rows, MEASURED)
+    evaluated = found["members"].mask(found["metric"] == "sample_seconds")
+    largest = evaluated.groupby([found[c] for c in (*TASK, "method")]).transform("max")
+    return summarise(found.assign(members=found["members"].fillna(largest), dataset=""))
+
+
+def _traced(placed: pd.DataFrame) -> pd.DataFrame:
+    """Validation accuracy by round: of the ensemble drawn, of single networks, means over seeds.
+
+    Returns by place and method: epoch, epochs (the last one), traced_members, trace_examples, trace_accuracy
+    (missing where single networks alone were drawn) and trace_accuracy_single. Rounds that some seed lacks
+    are left out.
+    """
+    trace = placed[(placed["evaluation"] == "trace") & (placed["metric"] == "accuracy")]
+    trace = trace[trace["epoch"].notna() & trace["value"].notna()]
+    own = [*PLACE, "method"]
+    single = trace["members"] == 1
+    largest = trace[~single].groupby(own)["members"].transform("max").reindex(trace.index)
+    trace = trace[single | (trace["members"] == largest)]
+    name = np.where(trace["members"] == 1, "trace_accuracy_single", "trace_accuracy")
+    trace = trace.assign(name=name)
+    seeds = trace.groupby([*own, "name", "epoch"])["seed"].transform("nunique")
+    trace = trace[seeds == trace.groupby([*own, "name"])["seed"].transform("nunique")]
+    wide = trace.pivot_table(index=[*own, "epoch"], columns="name", values="value")
+    wide = wide.reindex(columns=["trace_accuracy", "trace_accuracy_single"]).reset_index()
+    most = trace.groupby(own)[["epoch", "members", "examples"]].max()
+    names = {"epoch": "epochs", "members": "traced_members", "examples": "trace_examples"}
+    return wide.merge(most.rename(columns=names).reset_index(), on=own)
+
+
+def _reached(trace: pd.DataFrame, fit: float, budget: float) -> dict[str, Any]:
+    """The last line of a method's trace within the budget, or `gap`: why there is none. Seconds."""
+    if not np.isfinite(fit):
+        return {"gap": "no fit time"}
+    if not len(trace):
+        return {"gap": "no accuracy traced"}
+    # In this order: the last round of the shortest fit takes exactly the budget.
+    seconds = trace["epoch"].to_numpy(float) / trace["epochs"].to_numpy(float) * fit
+    within = np.flatnonzero(seconds <= budget)
+    if not len(within):
+        return {"gap": f"first traced after {digits('fit_seconds', float(seconds.min()))} s"}
+    last = within[np.argmax(seconds[within])]
+    line = trace.iloc[last].drop([*PLACE, "method"]).to_dict()
+    return {str(k): v for k, v in line.items()} | {"reached_seconds": float(seconds[last]), "gap": ""}
+
+
+def budgets(rows: pd.DataFrame) -> pd.DataFrame:
+    """A line a method and place: what it reaches within the shortest fit, and its largest ensemble.
+
+    Returns the columns `COLUMNS`; `front` is yes, no or, where a number is missing, empty.
+    """
+    every, traces = points(rows), _traced(placed(rows))
+    largest = every[every["members"] == every.groupby([*PLACE, "method"])["members"].transform("max")]
+    lines: list[dict[str, Any]] = []
+    for key, own in largest.groupby(list(PLACE), sort=False):
+        at = (traces[list(PLACE)] == list(key)).all(axis=1)
+        budget = float(own["fit_seconds"].min())
+        ask = next(metric for metric in FIRST if own[metric].notna().any())
+        quality = own[ask].to_numpy(float)
+        over = dominators(quality, own[list(COSTS)].to_numpy(float))
+        names = own["method"].tolist()
+        for item, found in zip(own.to_dict("records"), over, strict=True):
+            trace = traces[at & (traces["method"] == item["method"])]
+            by = sorted(found or (), key=lambda i: (-quality[i], names[i]))
+            lines.append(
+                {str(k): v for k, v in item.items()}
+                | {"budget_seconds": budget}
+                | _reached(trace, item["fit_seconds"], budget)
+                | {"front": "" if found is None else "no" if found else "yes"}
+                | {"dominated_by": "; ".join(names[i] for i in by)}
+            )
+    words = (*PLACE, "method", "gap", "front", "dominated_by")
+    whole = ("members", "epoch", "epochs", "traced_members", "trace_examples", "seeds", "examples")
+    real = [c for c in COLUMNS if c not in words + whole]
+    frame = pd.DataFrame(lines, columns=list(COLUMNS))
+    return frame.astype(dict.fromkeys(whole, "Int64") | dict.fromkeys(real, "float64"))
+
+
+def budget_table(material: Material) -> Table:
+    """The table `budgets`; without a line where no run has a first question's answer."""
+    frame = budgets(material.rows)
+    return Table(
+        "budgets", "Equal budgets", _NOTE, frame, PLACE, ("method", "members"), (), show=(
+            ("within T: round", _round),
+            ("within T: networks", lambda item: _text("", item.traced_members)),
+            ("within T: validation accuracy [%]\u00a0↑", lambda item: _text("accuracy", item.trace_accuracy)),
+            ("within T: one network [%]\u00a0↑", lambda item: _text("accuracy", item.trace_accuracy_single)),
+            (heading("fit_seconds"), lambda item: _text("fit_seconds", item.fit_seconds)),
+            (f"predict {IMAGES:,} images [s]\u00a0↓",
+             lambda item: _text("predict_seconds", item.predict_seconds_1000)),
+            (heading("peak_memory_bytes"), lambda item: _text("peak_memory_bytes", item.peak_memory_bytes)),
+            (f"{heading('accuracy')}, of a regression {heading('log_likelihood_nats')}", _first),
+            (heading("auroc"), lambda item: _text("auroc", item.auroc)),
+            ("dominated by", _dominated),
+            ("seeds", lambda item: str(item.seeds)),
+        ), remarks=_remarks(frame, material),
+    )  # fmt: skip
+
+
+def _text(metric: str, value: Any) -> str:
+    if pd.isna(value):
+        return MISSING
+    return digits(metric, float(value)) if metric else f"{int(value):,}"
+
+
+def _round(item: Any) -> str:
+    return item.gap or f"{int(item.epoch):,} of {int(item.epochs):,}"
+
+
+def _first(item: Any) -> str:
+    asked = [metric for metric in FIRST if pd.notna(getattr(item, metric))]
+    return _text(asked[0], getattr(item, asked[0])) if asked else MISSING
+
+
+def _dominated(item: Any) -> str:
+    """The first dominating methods, and how many more there are; the CSV file names them all."""
+    if not item.dominated_by:
+        return "none" if item.front else MISSING
+    names = item.dominated_by.split("; ")
+    more = len(names) - NAMED
+    return "; ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _remarks(frame: pd.DataFrame, material: Material) -> tuple[tuple[tuple[str, ...], str], ...]:
+    """By place: T, whose fit it is, the validation images, and the machines that the costs come from."""
+    found = []
+    whole = placed(material.rows)
+    for key, own in frame.groupby(list(PLACE), sort=False):
+        at = whole[(whole[list(PLACE)] == list(key)).all(axis=1)]
+        where = machines(at[["run", "method"]].drop_duplicates(), material.abouts)
+        names = own.loc[own["fit_seconds"] == own["budget_seconds"], "method"]
+        told = []
+        if len(names):
+            budget = digits("fit_seconds", own["budget_seconds"].iloc[0])
+            told.append(f"T = {budget} s, the fit of {'; '.join(names)}.")
+        if own["trace_examples"].notna().any():
+            told.append(f"Validation accuracy is of {int(own['trace_examples'].max()):,} images.")
+        found.append((tuple(map(str, key)), " ".join([*told, where])))
+    return tuple(found)

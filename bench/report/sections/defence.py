@@ -1,0 +1,165 @@
+"""Section `defence`: attacks that know the defence, the resampling matrix, flags and canaries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import binomtest
+
+from bench.report import flags
+from bench.report.layout.captions import Drawing
+from bench.report.layout.figures import Styles
+from bench.report.layout.tables import MARK, MISSING, Table, digits
+from bench.report.rows import ATTACK, PLACE, TASK, Material, ordered, summarise
+
+NAME = "defence"
+FIGURES: dict[str, str] = {}
+OBLIVIOUS = ("fgsm", "pgd")
+ORDER = (*OBLIVIOUS, "eot", "margin", "low-entropy", "low-entropy-targeted", "square", "noise")
+# Metric and images that count, by what the table shows.
+_METRICS = {
+    "success_rate": "fused", "evasion_rate": "fused", "entropy_nats": "all", "auroc": "all",
+    "detected_share": "all",
+}  # fmt: skip
+_ADAPTIVE = (
+    "Every attack on the same number of networks and the same images: fgsm and pgd know of no defence, eot "
+    "takes fresh networks at every step, margin does not saturate, low-entropy and low-entropy-targeted want "
+    "to be wrong and sure, square asks for no gradient, noise is no attack. Success on the networks attacked "
+    "(own) and on as many fresh ones, by mean logits, of images that were right. Detected: entropy above a "
+    "threshold that rejects 5 % of clean validation images. Evasion: wrong on the fresh networks and not "
+    "detected. AUROC: attacked against clean images by entropy. † is flagged."
+)
+_MATRIX = (
+    "Made against n networks (lines), shown to m fresh ones that are not among them (columns; 1 is the mean "
+    "of single networks). In brackets the 95 % interval: over seeds or, with one, of success over images "
+    "(Wilson). † is flagged."
+)
+_FLAGS = (
+    "Attacks that look weaker than they should: what they say of a defence is in doubt. "
+    + "; ".join(f"{name}: {text}" for name, text in flags.MEANING.items())
+    + ". Evidence is of the first seed that fired."
+)
+_CANARIES = (
+    "Questions with known answers, asked with every cell of out-of-distribution detection; a wrong answer "
+    "fails the cell. The test set against itself, predicted twice, has AUROC 0.5; no outlier is an image of "
+    "the in-distribution set; shuffled labels give chance; equal probabilities have entropy ln K."
+)
+
+
+def tables(material: Material) -> list[Table]:
+    """The tables `adaptive-attacks`, `resampling`, `flags` and `canaries`; those without lines are empty."""
+    rows = material.rows
+    whole = attack_means(rows)
+    return [_adaptive(rows, whole), _matrix(whole), _flagged(rows), _canaries(rows)]
+
+
+def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
+    """No figure."""
+    return iter(())
+
+
+def attack_means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds of what attacks of both evaluations did, with flags; variant `adaptive` is `fresh`."""
+    found = rows[rows["evaluation"].isin(("attack", "adaptive")) & rows["value"].notna()]
+    found = found[
+        found["metric"].isin(tuple(_METRICS)) & found["variant"].isin(("same", "fresh", "adaptive"))
+    ]
+    found = found[found["success"] == found["metric"].map(_METRICS)]
+    found = found.assign(variant=found["variant"].replace("adaptive", "fresh"))
+    means = summarise(found, ATTACK)
+    means = means.astype({"crafted_members": "Int64", "epsilon": "float64"})
+    return flags.marked(means, flags.find(rows))
+
+
+def _adaptive(rows: pd.DataFrame, whole: pd.DataFrame) -> Table:
+    """Each attack at the sizes that adaptive attacks were run with, the oblivious ones first."""
+    sizes = rows.loc[
+        rows["evaluation"] == "adaptive", [*PLACE, "method", "crafted_members"]
+    ].drop_duplicates()
+    own = whole.merge(sizes.astype({"crafted_members": "Int64"}), on=[*PLACE, "method", "crafted_members"])
+    own = own[own["members"] == own["crafted_members"]]
+    own = own[(own["variant"] == "fresh") | (own["metric"] == "success_rate")]
+    kept = {"same": "own", "fresh": ""}
+    # Lines are sorted by their columns: the oblivious attacks go first.
+    others = sorted(set(own["attack"]) - set(ORDER))
+    own = own.assign(
+        variant=own["variant"].map(kept),
+        attack=pd.Categorical(own["attack"], [*ORDER, *others], ordered=True),
+    )
+    own = ordered(own, [*PLACE[1:], "epsilon", "attack"])
+    lines = ("epsilon", "crafted_members", "attack", "method")
+    return Table(
+        "adaptive-attacks", "Attacks that know the defence", _ADAPTIVE, own, PLACE, lines,
+        ("metric", "variant"), lines[:-1], tuple(_METRICS),
+    )  # fmt: skip
+
+
+def _matrix(whole: pd.DataFrame) -> Table:
+    """Success and AUROC for every size attacked and every size that tests."""
+    found = whole[(whole["variant"] == "fresh") & whole["attack"].isin(OBLIVIOUS)]
+    found = found[found["metric"].isin(("success_rate", "auroc"))]
+    keys = [*PLACE, "metric", "attack", "epsilon", "method", "crafted_members"]
+    lines: list[dict[str, Any]] = []
+    for key, group in found.groupby(keys, sort=False):
+        cells = zip(group["members"], group.itertuples(index=False), strict=True)
+        texts = {int(members): _with_interval(item) for members, item in cells}
+        line = dict(zip(keys, key, strict=True))
+        lines.append(
+            line | {"cells": texts, "examples": group["examples"].max(), "seeds": group["seeds"].max()}
+        )
+    matrix = pd.DataFrame(lines, columns=[*keys, "cells", "examples", "seeds"])
+    sizes = sorted({int(n) for n in found["members"]})
+    for size in sizes:
+        matrix[f"on_{size}"] = [cells.get(size, MISSING) for cells in matrix["cells"]]
+    show = tuple(
+        (f"on {size:,} fresh", lambda item, size=size: getattr(item, f"on_{size}")) for size in sizes
+    )
+    return Table(
+        "resampling", "Made against n networks, shown to m fresh ones", _MATRIX,
+        matrix.drop(columns="cells"), (*PLACE, "metric"), ("attack", "epsilon", "method", "crafted_members"),
+        (), show=(*show, ("seeds", lambda item: str(item.seeds))),
+    )  # fmt: skip
+
+
+def _with_interval(item: Any) -> str:
+    """A mean with its interval, as text; marked where the attack is flagged."""
+    low, high = item.low, item.high
+    if item.seeds == 1 and item.metric == "success_rate" and item.members > 1:
+        # Wilson's, not a bootstrap's: that of 32 of 32 is no point.
+        low, high = binomtest(round(item.mean * item.examples), int(item.examples)).proportion_ci(
+            method="wilson"
+        )
+    text = digits(item.metric, item.mean)
+    if np.isfinite(low) and np.isfinite(high):
+        # A share or an AUROC lies between 0 and 1, whatever a t-interval says.
+        low, high = (digits(item.metric, min(1.0, max(0.0, value))) for value in (low, high))
+        text += f" [{low}, {high}]"
+    return text + (MARK if item.flags else "")
+
+
+def _flagged(rows: pd.DataFrame) -> Table:
+    found = flags.find(rows).assign(examples=np.nan)
+    lines = ("method", "crafted_members", "attack", "epsilon")
+    return Table(
+        "flags", "Flagged attacks", _FLAGS, found, PLACE, lines, (), show=(
+            ("flag", lambda item: item.flag),
+            ("evidence", lambda item: item.evidence),
+            ("seeds", lambda item: f"{item.fired} of {item.seeds}"),
+        ),
+    )  # fmt: skip
+
+
+def _canaries(rows: pd.DataFrame) -> Table:
+    found = rows[(rows["variant"] == "canary") & rows["value"].notna()]
+    names = {
+        "auroc": "itself_auroc", "shared_images": "shared_images", "accuracy": "shuffled_accuracy",
+        "entropy_nats": "uniform_entropy_nats",
+    }  # fmt: skip
+    found = found.assign(metric=found["metric"].map(names), dataset="")
+    return Table(
+        "canaries", "Canaries", _CANARIES, summarise(found), TASK,
+        ("method", "members"), ("metric",), first=tuple(names.values()),
+    )  # fmt: skip

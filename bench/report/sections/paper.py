@@ -1,0 +1,161 @@
+"""Section `paper`: the paper's tables 1, 2, 5 and 6, with measured values beside the published ones.
+
+A cell that was published but not measured stays as a line without a mean, with the command that fills it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pandas as pd
+
+from bench.report.layout.captions import Drawing
+from bench.report.layout.figures import Styles
+from bench.report.layout.tables import Table
+from bench.report.published import SIZES, TRAINS
+from bench.report.rows import (
+    BLOCK,
+    Material,
+    accuracy_by_size,
+    command,
+    norm_ratio,
+    ordered,
+    without_configuration,
+)
+from bench.report.sections.diversity import NORMS, weight_norms
+
+NAME = "paper"
+FIGURES: dict[str, str] = {}
+MNIST_LAYERS = ("conv1", "conv2", "linear")
+CIFAR_LAYERS = ("conv1", "conv2", "conv3", "linear1", "linear2")
+COLUMNS = (
+    *BLOCK, "train", "task", "dataset", "method", "members", "layer", "metric", "unit", "mean", "sd",
+    "low", "high", "seeds", "examples", "published", "source", "command",
+)  # fmt: skip
+
+
+def tables(material: Material) -> list[Table]:
+    """Tables 1, 2, 5 and 6 of the paper, one block a preset and device, published values beside."""
+    rows, published = material.rows, material.published
+    blocks = list(dict.fromkeys(zip(rows["preset"], rows["device"], strict=True)))
+    norms = _by_train(weight_norms(rows), rows)
+    largest = norms.groupby([*BLOCK, "train", "method"])["members"].transform("max")
+    norms = norms[norms["members"] == largest]
+    accuracy = _by_train(accuracy_by_size(rows, material.abouts), rows)
+    accuracy = accuracy[accuracy["members"].isin(SIZES)]
+    ablated = norms[
+        without_configuration(norms["method"]).isin(_methods(published, "Table 6") | {"standard_ensemble"})
+    ]
+    percent = (
+        "Accuracy on test images [%] by training set and number of networks; 1 network is the mean of "
+        "single networks. Where the test images are not the paper's own, the heading names them."
+    )
+    spread = "Mean, sd and sd/mean of each layer's weight 2-norm over the networks of the largest ensemble."
+    scale = (
+        " The paper's HyperGAN starts at another scale than ours, so sd/mean compares, the mean only with "
+        "hypergan-unscaled; the statistic is radial: independent networks of one norm have none."
+    )
+    return [
+        _norms(
+            "table1", "Table 1: weight norms, MNIST", spread + scale,
+            _beside(_on(norms, "mnist", MNIST_LAYERS), _norm_cells(published, "Table 1"), blocks),
+        ),
+        Table(
+            "table2", "Table 2: accuracy by training set and ensemble size [%] ↑", percent,
+            _beside(accuracy, _cells(published, "Table 2"), blocks), BLOCK, ("method", "members"),
+            ("train", "dataset"), ("members",), TRAINS, part="paper",
+        ),
+        _norms(
+            "table5", "Table 5: weight norms, CIFAR-10", spread,
+            _beside(_on(norms, "cifar10", CIFAR_LAYERS), _norm_cells(published, "Table 5"), blocks),
+        ),
+        _norms(
+            "table6", "Table 6: weight norms, MNIST, without mixer and discriminator", spread,
+            _beside(ablated[ablated["train"] == "mnist"], _norm_cells(published, "Table 6"), blocks),
+        ),
+    ]  # fmt: skip
+
+
+def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
+    """No figure."""
+    return iter(())
+
+
+def _norms(name: str, title: str, note: str, frame: pd.DataFrame) -> Table:
+    """A table of norms: a block a training set, lines that compare methods layer by layer."""
+    lines = ("layer", "method", "members")
+    blocks = (*BLOCK, "train")
+    return Table(name, title, note, frame, blocks, lines, ("metric",), (), NORMS, part="paper")
+
+
+def _methods(published: pd.DataFrame, number: str) -> set[str]:
+    return set(published.loc[published["source"].str.contains(number, regex=False), "method"])
+
+
+def _cells(published: pd.DataFrame, number: str) -> pd.DataFrame:
+    """What one of the paper's tables holds: train, method, members, layer, metric, value, unit, source."""
+    found = published[published["source"].str.contains(number, regex=False)]
+    return found[["train", "method", "members", "layer", "metric", "unit", "value", "source"]]
+
+
+def _norm_cells(published: pd.DataFrame, number: str) -> pd.DataFrame:
+    """A table of norms with sd/mean, made of its means and sds as for measured norms."""
+    cells = _cells(published, number).assign(examples=0)
+    cell = cells["source"].str.replace(r", (mean|sd)$", "", regex=True)
+    ratio = norm_ratio(cells.assign(source=cell))
+    return pd.concat([cells, ratio], ignore_index=True).drop(columns="examples")
+
+
+def _by_train(found: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The table with its train keys; of tasks that share a fit one remains, that named like the key first."""
+    trains = dict(zip(rows["task"], rows["train"], strict=True))
+    found = found.assign(train=found["task"].map(trains).astype("str"))
+    place = found["task"].mask(found["task"] == found["train"], "")
+    first = place.groupby([found[c] for c in (*BLOCK, "train", "method")]).transform("min")
+    return found[place == first]
+
+
+def _on(norms: pd.DataFrame, train: str, layers: Sequence[str]) -> pd.DataFrame:
+    """Norms of a training set of the paper, and of sets beside the paper with the same layers."""
+    own = norms.groupby("train")["layer"].transform(lambda names: frozenset(names) == frozenset(layers))
+    other = own.astype("bool") & ~norms["train"].isin(TRAINS)
+    return norms[other | (norms["train"] == train)]
+
+
+def _beside(found: pd.DataFrame, cells: pd.DataFrame, blocks: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Measured lines with their published values, and a line for every published cell not measured.
+
+    Accuracies are joined with their number of networks, norms without: the paper counts others.
+    """
+    sized = bool((cells["metric"] == "accuracy").all())
+    keys = ["train", "base", "layer", "metric", *(["members"] if sized else [])]
+    found = found.assign(base=without_configuration(found["method"]))
+    cells = cells.rename(columns={"method": "base", "value": "published", "unit": "_unit"})
+    cells = cells if sized else cells.rename(columns={"members": "_members"})
+    parts = []
+    for preset, device in blocks:
+        own = found[(found["preset"] == preset) & (found["device"] == device)]
+        both = own.merge(cells, how="outer", on=keys, indicator=True)
+        gap = both["_merge"] == "right_only"
+        read = own.groupby("train")["dataset"].first()
+        both["method"] = both["method"].where(~gap, both["base"])
+        both["unit"] = both["unit"].where(~gap, both["_unit"])
+        both["task"] = both["task"].where(~gap, both["train"])
+        both["dataset"] = both["dataset"].where(~gap, both["train"].map(read)).fillna("")
+        if not sized:
+            both["members"] = both["members"].where(~gap, both["_members"])
+        both = both.assign(preset=preset, device=device, source=both["source"].fillna(""))
+        both["seeds"] = both["seeds"].fillna(0)
+        both["command"] = [
+            command([m], [t], preset, device) if g else ""
+            for m, t, g in zip(both["base"], both["train"], gap, strict=True)
+        ]
+        parts.append(both)
+    frame = pd.concat(parts, ignore_index=True)
+    order = {train: i for i, train in enumerate(TRAINS)}
+    frame = frame.assign(order=frame["train"].map(lambda t: order.get(t, len(order))))
+    keys = ["device", "order", "train", "dataset", "layer", "method", "members", "metric"]
+    frame = ordered(frame, keys)[list(COLUMNS)]
+    frame["sd"] = frame["sd"].astype(np.float64)
+    return frame

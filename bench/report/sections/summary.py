@@ -1,0 +1,56 @@
+"""Section `summary`: each method at its largest ensemble, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from bench.report.layout.captions import Drawing
+from bench.report.layout.figures import Styles
+from bench.report.layout.tables import Table
+from bench.report.rows import BLOCK, GROUP, TASK, Material, plain, summarise
+
+NAME = "summary"
+FIGURES: dict[str, str] = {}
+SUMMARY = ("accuracy_single", "accuracy", "nll_nats", "auroc", "disagreement")
+
+
+def tables(material: Material) -> list[Table]:
+    """The table `summary`."""
+    return [
+        Table(
+            "summary", "Summary",
+            "Each method at its largest ensemble: sizes may differ, the tables below compare equal ones. "
+            "Where a task has several outlying sets, the AUROC is that of the first.",
+            summary(material.rows), BLOCK, ("task", "method", "members"), ("metric",), ("task",), SUMMARY,
+        )
+    ]  # fmt: skip
+
+
+def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
+    """No figure."""
+    return iter(())
+
+
+def summary(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each method at its largest size: accuracy (also of single networks), NLL, AUROC and disagreement.
+
+    One data set a task and metric, the first by name.
+    """
+    found = pd.concat(
+        [
+            plain(rows, ("accuracy", "nll_nats"), "accuracy"),
+            plain(rows, ("auroc",), "ood"),
+            plain(rows, ("disagreement",), "diversity"),
+        ]
+    )
+    first = found.groupby([*TASK, "metric"])["dataset"].transform("min")
+    found = found[found["dataset"] == first]
+    single = found[(found["metric"] == "accuracy") & (found["members"] == 1)]
+    place = [*TASK, "method"]
+    largest = found.groupby([*place, "metric"])["members"].transform("max")
+    found = pd.concat([found[found["members"] == largest], single.assign(metric="accuracy_single")])
+    # One line a method: the size is that of its largest ensemble, whatever the metric was measured with.
+    found["members"] = found.groupby(place)["members"].transform("max")
+    return summarise(found, GROUP)

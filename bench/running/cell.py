@@ -1,0 +1,118 @@
+"""A cell: the unit that is run, stored and skipped, and the names of its files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.registry import MethodEntry
+from bench.running import versions
+from bench.settings import Settings, digest
+from bench.task import Task
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one task under one preset and seed: the unit that is run, stored and skipped.
+
+    sizes: ensemble sizes asked for, ascending. checksums: of the files that were read; fitted_on: of
+    the data that training sees; asked_of: of those that evaluations see. device: type of the device.
+    """
+
+    entry: MethodEntry
+    task: Task
+    preset: str
+    seed: int
+    sizes: tuple[int, ...]
+    settings: Settings
+    checksums: tuple[tuple[str, str], ...]
+    fitted_on: str
+    asked_of: str
+    device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        place = "" if self.device == "cpu" else f" · {self.device}"
+        return f"{self.entry.name} · {self.task.name} · {self.preset} · seed {self.seed}{place}"
+
+    def key(self) -> str:
+        """What makes two runs the same measurement; code and threads are provenance."""
+        return digest(
+            {
+                **self._place(),
+                "method": self.entry.name,
+                "config": self.settings.document(),
+                "task": self.task.name,
+                "preset": self.preset,
+                "seed": self.seed,
+                "members": self.sizes,
+                "data": dict(self.checksums),
+            }
+        )
+
+    def _place(self) -> dict[str, str]:
+        """What a device other than a CPU adds to keys, so that names of runs on a CPU stand."""
+        return {} if self.device == "cpu" else {"device": self.device}
+
+    def definitions(self) -> dict[str, str]:
+        """What computes the cell's rows: hashes of definitions and of the data asked of, by name."""
+        found = versions.of_run(self.entry, self.task, self.preset)
+        return found | {"task: data": self.asked_of[:8]}
+
+    def code(self) -> str:
+        """Version of the code that computes the cell's rows."""
+        return versions.version(self.definitions())
+
+    def checkpoint(self, results: Path) -> Path:
+        """The file of the trained method, shared by tasks with the same train key."""
+        return self._folder(results, self.identity()) / "fit.safetensors"
+
+    def stage(self, results: Path) -> Path | None:
+        """The folder of the rounds that variants share; None for a method without such rounds."""
+        identity = self.stage_identity()
+        return None if identity is None else self._folder(results, identity)
+
+    def identity(self) -> dict[str, Any]:
+        """Whose fit it is: what decides the trained weights, apart from packages and machine."""
+        return self._identity(self.entry.name, self.settings.document())
+
+    def stage_identity(self) -> dict[str, Any] | None:
+        """Whose rounds they are that variants share; None for a method without such rounds."""
+        names = self.entry.load().stage
+        document = self.settings.document()
+        shared = {name: document[name] for name in (*names, "tf32")}
+        return self._identity(self.entry.base, shared) if names else None
+
+    def _identity(self, method: str, config: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "method": method,
+            "config": config,
+            "train": self.task.train,
+            "preset": self.preset,
+            "seed": self.seed,
+            "threads": torch.get_num_threads(),
+            "data": self.fitted_on,
+            "code": versions.version(versions.of_fit(self.entry, self.task)),
+            **self._place(),
+        }
+
+    def _folder(self, results: Path, identity: dict[str, Any]) -> Path:
+        return results / "checkpoints" / self.task.train / digest(identity)[:16]
+
+    def next_run(self, results: Path) -> str:
+        """The name of the cell's next run: the first is without a number, later ones count."""
+        stem = f"{self.entry.name}-{self.task.name}-{self.preset}-s{self.seed}-{self.key()[:8]}"
+        name, count = stem, 1
+        while (results / "raw" / f"{name}.csv").exists():
+            count += 1
+            name = f"{stem}-{count}"
+        return name
+
+    def runs(self, results: Path) -> list[str]:
+        """Names of the cell's runs, oldest first, by the name that its next one will have."""
+        mark = self.key()[:8]
+        stem, _, number = self.next_run(results).partition(mark)
+        return [f"{stem}{mark}" + (f"-{i}" if i > 1 else "") for i in range(1, int(number[1:] or 1))]

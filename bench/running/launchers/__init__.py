@@ -1,0 +1,60 @@
+"""Where the workers of a sweep run: this machine's processes, Ray, SLURM.
+
+A worker is `bench.running.worker.work` with the sweep's job: it takes cells that nobody else works on
+until all have ended. A launcher starts so many workers and waits for them; what becomes of the cells is
+read from the results folder, which all workers share.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.running.worker import Job
+    from bench.system.progress import Reporter
+
+NAMES = ("local", "ray", "slurm")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many workers a sweep has and where. jobs: None for the launcher's own choice."""
+
+    launcher: str = "local"
+    jobs: int | None = None
+    address: str | None = None
+
+    def launch(self, job: Job, reporter: Reporter) -> None:
+        """Run the job's cells; returns when the workers have ended."""
+        import_module(f"bench.running.launchers.{self.launcher}").launch(job, self, reporter)
+
+
+def threads_of(workers: int, cores: int) -> int:
+    """Threads of each worker: OMP_NUM_THREADS where it is set, else an equal share of the cores."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, cores // workers)
+
+
+def visible_gpus() -> list[str]:
+    """This machine's GPUs as CUDA_VISIBLE_DEVICES names them, those alone where it is set."""
+    import torch
+
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(torch.cuda.device_count()))))
+    return seen.split(",")
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """The module of an optional dependency. Raises BenchError that names the extra to install."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise BenchError(
+            f"--launcher {extra}: expected the package {module}, found {error}; "
+            f"install it: pip install 'ensemble-bench[{extra}]'"
+        ) from error

@@ -1,0 +1,100 @@
+"""Workers as processes of this machine; one that dies is replaced."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing import connection, get_context
+from multiprocessing.context import SpawnProcess
+from typing import TYPE_CHECKING
+
+from bench.running.launchers import Workers, threads_of, visible_gpus
+from bench.running.worker import run_worker
+from bench.system.machine import cores
+
+if TYPE_CHECKING:
+    from bench.running.worker import Job
+    from bench.system.progress import Reporter
+
+IDLE_DEATHS = 3  # workers in a row that may die before any has ended a cell
+STOP_SECONDS = 30.0  # for a worker to write down that it was stopped
+
+
+def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
+    """Share the cells among `workers.jobs` processes, and cores and GPUs among these."""
+    count = min(workers.jobs or 1, len(job.todo))
+    job = replace(job, threads=threads_of(count, cores()))
+    running = {i: _start(job, i) for i in range(count)}
+    deaths = ended = 0
+    try:
+        while running:
+            connection.wait([process.sentinel for process in running.values()])
+            for i, process in [item for item in running.items() if not item[1].is_alive()]:
+                del running[i]
+                if process.exitcode == 0:
+                    continue
+                before, ended = ended, _ended(job)
+                deaths = 1 if ended > before else deaths + 1
+                reporter.say(f"worker {i} died ({_cause(process.exitcode)})")
+                if deaths < IDLE_DEATHS * count and ended < len(job.todo):
+                    running[i] = _start(job, i)
+    except KeyboardInterrupt:
+        _stop(list(running.values()))
+        raise
+
+
+def _ended(job: Job) -> int:
+    """Runs that were written since the sweep began."""
+    return sum(path.stem not in job.known for path in (job.results / "raw").glob("*.csv"))
+
+
+def _start(job: Job, index: int) -> SpawnProcess:
+    # A fresh interpreter: a forked one would share PyTorch's threads and locks.
+    process = get_context("spawn").Process(target=run_worker, args=(job, f"worker {index}: "))
+    # Deaf to Ctrl-C, which it inherits, until it can write down what was stopped.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with _environment(job, index):
+            process.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return process
+
+
+@contextmanager
+def _environment(job: Job, index: int) -> Iterator[None]:
+    """What the worker inherits: its threads, and one of several GPUs."""
+    wanted = {"OMP_NUM_THREADS": str(job.threads)}
+    if job.selection.device == "cuda":
+        gpus = visible_gpus()
+        wanted["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ |= wanted
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _cause(code: int | None) -> str:
+    return signal.Signals(-code).name if code is not None and code < 0 else f"exit code {code}"
+
+
+def _stop(processes: list[SpawnProcess]) -> None:
+    """Have workers say their last words, again and again where one has only begun to listen."""
+    end = time.monotonic() + STOP_SECONDS
+    while (left := [process for process in processes if process.is_alive()]) and time.monotonic() < end:
+        for process in left:
+            if process.pid is not None:
+                os.kill(process.pid, signal.SIGINT)
+        connection.wait([process.sentinel for process in left], timeout=0.5)
+    for process in processes:
+        process.kill()

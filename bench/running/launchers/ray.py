@@ -1,0 +1,61 @@
+"""Workers as Ray tasks, on a local cluster or on the one at `--address`; a lost one starts elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bench.errors import BenchError
+from bench.running.launchers import Workers, require, threads_of
+from bench.running.worker import run_worker
+
+if TYPE_CHECKING:
+    from bench.running.worker import Job
+    from bench.system.progress import Reporter
+
+RETRIES = 5  # of a worker whose node was lost
+
+
+def gpu_share(workers: int, gpus: int) -> float:
+    """The part of a GPU that each worker holds, so that all are placed at once; 0 without GPUs.
+
+    One over a whole number: of 2/3 a GPU holds only one, and a third worker would wait for it.
+    """
+    return 1 / -(-workers // gpus) if gpus else 0.0
+
+
+def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
+    """Share the cells among `workers.jobs` Ray tasks: by default one a GPU, or one a node on CPUs.
+
+    More workers than GPUs share them evenly. Every node needs this package, the data and the results folder
+    under the same paths. Raises BenchError where a GPU is asked for and the cluster has none.
+    """
+    ray = require("ray", "ray")
+    begun = not ray.is_initialized()
+    if begun:
+        ray.init(address=workers.address, log_to_driver=True, logging_level="WARNING")
+    try:
+        found = ray.cluster_resources()
+        gpus = int(found.get("GPU", 0)) if job.selection.device == "cuda" else 0
+        if job.selection.device == "cuda" and not gpus:
+            raise BenchError(
+                "--device cuda: expected a Ray cluster with GPUs, found none; start its nodes with --num-gpus"
+            )
+        nodes = sum(1 for node in ray.nodes() if node["Alive"])
+        count = min(workers.jobs or gpus or nodes, len(job.todo))
+        threads = threads_of(count, int(found["CPU"]))
+        job = replace(job, threads=threads)
+        task = ray.remote(run_worker).options(
+            num_cpus=threads, num_gpus=gpu_share(count, gpus), max_retries=RETRIES
+        )
+        sharing = f", {-(-count // gpus)} on a GPU" if count > gpus > 0 else ""
+        reporter.say(f"Ray: {count} workers, {threads} cores each{sharing}")
+        waiting = [task.remote(job, f"worker {i}: ") for i in range(count)]
+        for result in waiting:
+            try:
+                ray.get(result)
+            except ray.exceptions.RayError as error:
+                reporter.say(f"a worker was lost: {type(error).__name__}: {str(error).splitlines()[0]}")
+    finally:
+        if begun:
+            ray.shutdown()

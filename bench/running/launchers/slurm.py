@@ -1,0 +1,52 @@
+"""Workers as SLURM jobs through submitit; where there is no `sbatch`, as its processes on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from bench.running.launchers import Workers, require, threads_of, visible_gpus
+from bench.running.worker import run_worker
+from bench.system.machine import cores
+
+if TYPE_CHECKING:
+    from bench.running.worker import Job
+    from bench.system.progress import Reporter
+
+CPUS = 4  # of a worker on a cluster, where OMP_NUM_THREADS says nothing
+DAYS = 30  # submitit's own limit without SLURM is five minutes
+
+
+def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
+    """Share the cells among `workers.jobs` SLURM jobs (default 1) and wait for them.
+
+    Partition, account and time limit come from SLURM's own variables, as SBATCH_PARTITION; logs stand
+    in `<results>/logs`. A job that is cut off loses nothing: the same command goes on. On SLURM each job
+    asks for a GPU of its own; without it the machine's are dealt out in turn.
+    """
+    submitit = require("submitit", "slurm")
+    count = min(workers.jobs or 1, len(job.todo))
+    executor = submitit.AutoExecutor(folder=job.results / "logs")
+    on_slurm = executor.cluster == "slurm"
+    threads = threads_of(1, CPUS) if on_slurm else threads_of(count, cores())
+    job = replace(job, threads=threads)
+    executor.update_parameters(
+        name="bench",
+        cpus_per_task=threads,
+        gpus_per_node=1 if job.selection.device == "cuda" else 0,
+        **({} if on_slurm else {"timeout_min": DAYS * 24 * 60}),
+    )
+    where = "SLURM" if on_slurm else "submitit without SLURM (no sbatch here)"
+    reporter.say(f"{where}: {count} workers, {threads} cores each, logs in {job.results / 'logs'}")
+    gpus: list[str | None] = [None]  # SLURM has chosen
+    if job.selection.device == "cuda" and not on_slurm:
+        gpus = [*visible_gpus()]  # submitit itself would give all of them the first
+    submitted = [executor.submit(run_worker, job, f"worker {i}: ", gpus[i % len(gpus)]) for i in range(count)]
+    try:
+        for one in submitted:
+            if (error := one.exception()) is not None:
+                reporter.say(f"worker {one.job_id} was lost: {str(error).splitlines()[0]}")
+    except KeyboardInterrupt:
+        for one in submitted:
+            one.cancel()
+        raise

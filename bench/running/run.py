@@ -1,0 +1,201 @@
+"""One cell: load, fit or reuse, sample once, evaluate, write."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bench import training
+from bench.engine import float32
+from bench.errors import BenchError
+from bench.evaluations import DRAWS, EVALUATIONS, Result, Subject
+from bench.records import schema, store
+from bench.rng import Streams
+from bench.running import versions
+from bench.running.cell import Cell
+from bench.system import devices, provenance
+from bench.system.progress import Reporter
+from bench.task import Data, Scale
+from bench.training import LOSSES, Fit, FitSettings, Method
+
+TRACES = 10  # looks at a fit where `trace_every` is not set
+
+
+def possible_sizes(method: Method, sizes: tuple[int, ...], reporter: Reporter) -> tuple[int, ...]:
+    """The sizes that the method can fill. Raises BenchError where there is none."""
+    limit = method.max_members
+    fitting = tuple(s for s in sizes if limit is None or s <= limit)
+    if not fitting:
+        raise BenchError(
+            f"{type(method).__name__} holds {limit} networks, the smallest size asked for is {min(sizes)}; "
+            f"ask for at most {limit} with --members"
+        )
+    for size in sizes:
+        if size not in fitting:
+            reporter.say(f"  left out: {size} networks (the method holds {limit})")
+    return fitting
+
+
+def _draws(method: Method, sizes: tuple[int, ...], evaluations: tuple[str, ...], scale: Scale) -> int:
+    """Networks to sample: as many as the largest evaluation needs, all where the method holds fewer."""
+    wanted = max([*sizes, *(DRAWS[name](scale) for name in evaluations if name in DRAWS)])
+    return wanted if method.max_members is None else min(wanted, method.max_members)
+
+
+def run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: Reporter) -> Path:
+    """Compute a cell and write its files; returns the path of the rows."""
+    with float32(tf32=False):  # rounds of a fit may allow it for themselves
+        return _run(cell, data, results, device, reporter)
+
+
+def _run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: Reporter) -> Path:
+    devices.reset_peak_memory(device)
+    method = cell.entry.load()(cell.task.network(), cell.settings.method)
+    sizes = possible_sizes(method, cell.sizes, reporter)
+    fit = _fit(cell, method, data, results, device, reporter)
+    begun = time.perf_counter()
+    scale = cell.task.scale(cell.preset).asked(cell.sizes)
+    drawn = method.sample(_draws(method, sizes, cell.task.evaluations, scale), cell.seed)
+    sampled = time.perf_counter() - begun
+    ensemble = drawn[: max(sizes)]
+    subject = Subject(ensemble, data, scale, sizes, drawn, _predicting(reporter), reporter.say)
+    found = Result(rows=fit.trace)
+    for name in cell.task.evaluations:
+        part = EVALUATIONS[name](subject, Streams(cell.seed, name))
+        found.rows += part.rows
+        found.arrays |= part.arrays
+    found.rows += _costs(fit, sampled, subject, device)
+    path = _write(cell, results, found.rows, found.arrays, device, classes=subject.classes)
+    reporter.say(_summary(found, sizes))
+    reporter.say(f"  wrote {path}")
+    return path
+
+
+def record_failure(cell: Cell, results: Path, device: torch.device, error: BaseException) -> Path:
+    """Write a failed cell as a row; it is never done."""
+    rows = [schema.row("failed", 1.0) | {"unit": type(error).__name__}]
+    failure = {
+        "type": type(error).__name__,
+        "message": str(error),
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+    return _write(cell, results, rows, {}, device, failure)
+
+
+def _fit(
+    cell: Cell, method: Method, data: Data, results: Path, device: torch.device, reporter: Reporter
+) -> Fit:
+    rounds: list[int] = []
+
+    def progress(done: int, total: int, losses: dict[str, float]) -> None:
+        rounds.append(done)
+        detail = " · ".join(f"{name} {value:.4g}" for name, value in losses.items())
+        reporter.progress("fit", done, total, detail)
+
+    settings = FitSettings(
+        seed=cell.seed,
+        loss=LOSSES[cell.task.loss],
+        device=device,
+        trace_every=cell.settings.loop.trace_every or math.ceil(method.rounds() / TRACES),
+        trace_members=max(cell.sizes),
+        path=cell.checkpoint(results),
+        stage=cell.stage(results),
+        identity=cell.identity(),
+        stage_identity=cell.stage_identity() or {},
+        tf32=cell.settings.loop.tf32,
+        progress=progress,
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", category=UserWarning)
+        fit = training.fit(method, data.train, data.val, settings)
+    for text in dict.fromkeys(str(w.message) for w in caught):
+        reporter.say(f"  warning: {text}")
+    assert settings.path is not None
+    if fit.reused:
+        reporter.say(f"  fit: reusing {settings.path.parent.name} ({fit.seconds:.1f} s when it was made)")
+    else:
+        resumed = "" if len(rounds) == fit.rounds else f", resumed after {fit.rounds - len(rounds)}"
+        borrowed = f", {len(method.borrowed_seconds)} of them made before" if method.borrowed_seconds else ""
+        reporter.say(f"  fit: {fit.rounds} rounds{resumed}{borrowed}, {fit.seconds:.1f} s")
+    return fit
+
+
+def _predicting(reporter: Reporter) -> Callable[[str, int, int], None]:
+    return lambda name, done, total: reporter.progress(f"predict {name}", done, total)
+
+
+def _costs(fit: Fit, sampled: float, subject: Subject, device: torch.device) -> list[dict[str, Any]]:
+    members = len(subject.ensemble)
+    drawn = len(subject.drawn)
+    common = {"evaluation": "cost"}
+    return [
+        schema.row("fit_seconds", fit.seconds, **common),
+        schema.row("sample_seconds", sampled, members=drawn, **common),
+        schema.row("predict_seconds", subject.seconds, members=members, examples=subject.predicted, **common),
+        schema.row("peak_memory_bytes", devices.peak_memory_bytes(device), members=members, **common),
+    ]
+
+
+def _write(
+    cell: Cell,
+    results: Path,
+    rows: list[dict[str, Any]],
+    arrays: dict[str, np.ndarray],
+    device: torch.device,
+    failure: dict[str, str] | None = None,
+    classes: int | None = None,
+) -> Path:
+    name = cell.next_run(results)
+    commit, dirty = provenance.commit()
+    definitions, roots = cell.definitions(), versions.run_roots(cell.entry, cell.task)
+    store.write_code(results, cell.code(), definitions, roots)
+    common = {
+        "run": name,
+        "method": cell.entry.name,
+        "task": cell.task.name,
+        "train": cell.task.train,
+        "preset": cell.preset,
+        "seed": cell.seed,
+        "config": cell.settings.digest(),
+        "commit": commit,
+        "device": device.type,
+        "source": "measured",
+        "schema": schema.SCHEMA,
+    }
+    about = {
+        "cell": cell.key(),
+        "created": datetime.now(UTC).isoformat(),
+        "config": cell.settings.document(),
+        "sizes": list(cell.sizes),
+        "classes": classes,
+        "checksums": dict(cell.checksums),
+        "code": cell.code(),
+        "commit": commit,
+        "dirty": dirty,
+        "environment": provenance.environment(device.type),
+        "failure": failure,
+    }
+    return store.write_run(results, name, [{**r, **common} for r in rows], arrays, about)
+
+
+def _summary(found: Result, sizes: tuple[int, ...]) -> str:
+    """The headline numbers of a run in one line."""
+    chosen = {"accuracy": "accuracy", "auroc": "AUROC", "disagreement": "disagreement", "rmse": "RMSE"}
+    parts = []
+    for metric, label in chosen.items():
+        rows = [r for r in found.rows if r["metric"] == metric and not r.get("variant")]
+        rows = [r for r in rows if r["evaluation"] != "trace"]
+        if metric == "accuracy":
+            parts += [f"{label} of {r['members']}: {r['value']:.2%}" for r in rows]
+        else:
+            parts += [f"{label}: {r['value']:.3f}" for r in rows if r["members"] == max(sizes)]
+    return "  " + " · ".join(parts)

@@ -1,0 +1,90 @@
+"""Many cells: run those of a plan that are not done, here or in many workers, each cell once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+from bench.running import launchers
+from bench.running.plan import Planned, Selection, plan
+from bench.running.worker import Job, settled, work
+from bench.system import files
+from bench.system.progress import Reporter
+
+
+@dataclass
+class Outcome:
+    """What a sweep did, by cell name; `left` are the cells that it did not come to."""
+
+    finished: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)
+
+
+def run(
+    selection: Selection,
+    results: Path,
+    reporter: Reporter,
+    *,
+    force: bool = False,
+    stale: bool = False,
+    limit: float | None = None,
+    workers: launchers.Workers | None = None,
+) -> Outcome:
+    """Run every selected cell that is not done; a failure becomes a row and the rest goes on.
+
+    force: run cells that are done too. stale: run those whose code has changed since. limit: minutes
+    for a cell. workers: how many there are and where (None: this process is the only one).
+    """
+    planned, unreadable = plan(selection, results)
+    _check_writable(results)
+    outcome = Outcome(failed=dict(unreadable))
+    todo: list[Planned] = []
+    for item in planned:
+        if force or item.state in ("missing", "failed") or (stale and item.state == "stale"):
+            todo.append(item)
+            continue
+        old = f" (by older code, {item.reason}; --stale runs it again)" if item.state == "stale" else ""
+        reporter.say(f"{item.cell.name}: done{old}")
+        outcome.skipped.append(item.cell.name)
+    if not todo:
+        return outcome
+    job = Job(
+        sweep=uuid4().hex,
+        selection=selection,
+        results=results,
+        todo=frozenset(item.cell.key() for item in todo),
+        known=frozenset(path.stem for path in (results / "raw").glob("*.csv")),
+        limit=limit,
+    )
+    try:
+        if workers is None:
+            work(job, reporter)
+        else:
+            workers.launch(job, reporter)
+    except KeyboardInterrupt:
+        reporter.say("stopped by Ctrl-C; the same command goes on from the last checkpoint")
+    _count(job, todo, outcome)
+    return outcome
+
+
+def _count(job: Job, todo: Sequence[Planned], outcome: Outcome) -> None:
+    """What became of the cells, by the files that are there now."""
+    for item in todo:
+        about = settled(job, item.cell)
+        if about is None:
+            outcome.left.append(item.cell.name)
+        elif about["failure"]:
+            failure = about["failure"]
+            outcome.failed[item.cell.name] = f"{failure['type']}: {failure['message']}"
+        else:
+            outcome.finished.append(item.cell.name)
+
+
+def _check_writable(results: Path) -> None:
+    probe = results / "raw" / "writable"
+    files.write_atomic(probe, b"")
+    probe.unlink()

@@ -1,0 +1,212 @@
+"""A worker: runs cells of a sweep that nobody else works on, until all have ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from bench import registry
+from bench.errors import BenchError, DataError
+from bench.records import store
+from bench.running import run
+from bench.running.cell import Cell
+from bench.running.data import TaskData
+from bench.running.locks import Locks
+from bench.running.plan import Selection, cells
+from bench.system.progress import Plain, Reporter
+from bench.task import Data
+
+POLL_SECONDS = 0.5  # between two looks at cells that another process works on
+ATTEMPTS = 2  # at a cell whose worker died
+
+
+class TimeLimit(BenchError):
+    """A cell took longer than `--limit`."""
+
+
+class Interrupted(BenchError):
+    """Somebody pressed Ctrl-C."""
+
+
+class WorkerDied(BenchError):
+    """A cell ended its worker process more than once."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What each worker of a sweep is told: plain data, so that it can travel to another process or node.
+
+    sweep: its name, under which attempts are counted. todo: keys of the cells to run. known: names of
+    the runs that were there before. limit: minutes a cell may take. threads: of each worker (None: as
+    PyTorch finds them).
+    """
+
+    sweep: str
+    selection: Selection
+    results: Path
+    todo: frozenset[str]
+    known: frozenset[str]
+    limit: float | None = None
+    threads: int | None = None
+
+
+def run_worker(job: Job, label: str, gpu: str | None = None) -> None:
+    """The body of a worker process: plain lines that begin with the worker's label.
+
+    gpu: the only one that it sees, where nobody else has chosen.
+
+    The first SIGINT stops it, later ones do nothing: a terminal's Ctrl-C reaches workers beside the
+    launcher's own, and what was stopped has to be written down.
+    """
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    signal.signal(signal.SIGINT, _interrupt_once)
+    with suppress(KeyboardInterrupt):
+        work(job, Plain(label))
+
+
+def _interrupt_once(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def work(job: Job, reporter: Reporter) -> None:
+    """Run cells of the job that nobody else works on, until every cell has ended, here or elsewhere."""
+    if job.threads is not None:
+        torch.set_num_threads(job.threads)
+    locks = Locks(job.results, job.sweep)
+    left = set(job.todo)
+    load = _Loader(job.selection)
+    while left:
+        before = len(left)
+        for cell, data in load.cells(left):
+            with locks.take(cell.key()[:16], _fit_name(cell, job.results)) as held:
+                if settled(job, cell) is not None:
+                    left.discard(cell.key())
+                elif held:
+                    _attempt(cell, data, job, locks, reporter)
+                    left.discard(cell.key())
+        if lost := left.difference(*load.keys.values()):
+            left -= lost
+            reporter.say(
+                f"left out: {len(lost)} cells; expected the data that were planned with, found others"
+            )
+        elif left and len(left) == before:
+            time.sleep(POLL_SECONDS)
+
+
+class _Loader:
+    """Cells with their data, in the order of the selection; the data of the last task are kept.
+
+    keys: of the cells of each task, as its data are here; none where they cannot be read.
+    """
+
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self.keys: dict[str, frozenset[str]] = {}
+        self.read = TaskData(selection.data)
+
+    def cells(self, keys: set[str]) -> Iterator[tuple[Cell, Data]]:
+        for name in self.selection.tasks:
+            if name in self.keys and not self.keys[name] & keys:
+                continue
+            try:
+                data = self.read(name)
+            except DataError:
+                self.keys[name] = frozenset()  # the plan has said so, or they went since
+                continue
+            found = list(cells(self.selection, registry.task(name), data))
+            self.keys[name] = frozenset(cell.key() for cell in found)
+            yield from ((cell, data) for cell in found if cell.key() in keys)
+
+
+def _fit_name(cell: Cell, results: Path) -> str:
+    """The name of the fit that a cell shares with others, so that it is made once."""
+    return (cell.stage(results) or cell.checkpoint(results).parent).name
+
+
+def settled(job: Job, cell: Cell) -> dict[str, Any] | None:
+    """The JSON of the run that has ended a cell since the sweep began; None where there is none."""
+    for name in cell.runs(job.results):
+        if name not in job.known:
+            about = store.read_about(job.results, name)
+            if about["cell"] == cell.key():
+                return about
+    return None
+
+
+def _attempt(cell: Cell, data: Data, job: Job, locks: Locks, reporter: Reporter) -> None:
+    device = torch.device(job.selection.device)
+    name = cell.key()[:16]
+    _remove_parts(cell, job.results)
+    begun = locks.begin(name)
+    try:
+        if begun < ATTEMPTS:
+            _run_cell(cell, data, job, device, reporter)
+            return
+        died = WorkerDied(
+            f"expected a result, found that the worker process ended {begun} times in this cell (killed, "
+            "out of memory?); run it with fewer workers: --jobs 1"
+        )
+        _record(cell, job, device, died, reporter)
+    finally:
+        locks.end(name)
+
+
+def _remove_parts(cell: Cell, results: Path) -> None:
+    """Delete what a killed process left of a file: the locks say that nobody is writing it now."""
+    stage, checkpoint = cell.stage(results), cell.checkpoint(results).parent
+    places = [(results / "raw", f"*-{cell.key()[:8]}*.part"), (checkpoint, "*.part")]
+    for folder, pattern in [*places, *([(stage, "*.part")] if stage else [])]:
+        for part in folder.glob(pattern):
+            part.unlink(missing_ok=True)
+
+
+def _run_cell(cell: Cell, data: Data, job: Job, device: torch.device, reporter: Reporter) -> None:
+    try:
+        reporter.say(cell.name)
+        with time_limit(job.limit):
+            run.run(cell, data, job.results, device, reporter)
+    except KeyboardInterrupt:
+        stopped = Interrupted("stopped by Ctrl-C; the same command goes on from the last checkpoint")
+        _record(cell, job, device, stopped, reporter)
+        raise
+    except Exception as error:
+        # Whatever goes wrong in one cell must not cost the others: it becomes a row with its traceback.
+        _record(cell, job, device, error, reporter)
+
+
+def _record(cell: Cell, job: Job, device: torch.device, error: Exception, reporter: Reporter) -> None:
+    path = run.record_failure(cell, job.results, device, error)
+    reporter.say(f"  failed: {type(error).__name__}: {error}\n  wrote {path}")
+
+
+@contextmanager
+def time_limit(minutes: float | None) -> Iterator[None]:
+    """Raise TimeLimit inside the block once it has taken that long; None: no limit."""
+    if minutes is None:
+        yield
+        return
+
+    def expire(number: int, frame: FrameType | None) -> None:
+        raise TimeLimit(
+            f"expected the cell to end within {minutes:g} minutes (--limit), found it still running; "
+            "raise the limit: the fit goes on from its last checkpoint"
+        )
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, minutes * 60)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

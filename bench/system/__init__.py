@@ -1,0 +1,1 @@
+"""The machine under a run: its files, processors and devices, and where a number came from."""

@@ -1,0 +1,33 @@
+"""Files: written whole or not at all, read up to a limit."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from bench.errors import BenchError
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file that is either absent (or as before) or whole."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise BenchError(
+            f"cannot write {path}: {error.strerror or error}; choose a writable folder with --results"
+        ) from error
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The bytes of a file. Raises OSError where it cannot be read, ValueError where it is too long."""
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError(f"more than {limit:,} bytes")
+    return data

@@ -1,0 +1,50 @@
+"""Where a number came from: commit and environment; and what it cost in memory."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.system.machine import processor
+
+PACKAGE = Path(__file__).parent.parent
+LIBRARIES = ("torch", "torchvision", "torchattacks", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
+
+
+@cache
+def commit() -> tuple[str, bool]:
+    """The checkout's commit and whether its code has uncommitted changes; ("", False) outside one."""
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD")
+        return head, bool(_git("status", "--porcelain", "--", "*.py", "*.cpp", "*.toml"))
+    except (OSError, subprocess.CalledProcessError):
+        return "", False
+
+
+def _git(*arguments: str) -> str:
+    # A wheel in somebody else's repository is not a checkout of ours.
+    if not (PACKAGE.parent / "pyproject.toml").exists():
+        raise OSError("not a checkout")
+    command = ["git", "-C", str(PACKAGE.parent), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@cache
+def environment(device: str) -> dict[str, Any]:
+    """Versions, device, threads and platform, for the run's JSON."""
+    found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    found["device"] = device
+    found["device_name"] = torch.cuda.get_device_name() if device == "cuda" else processor()
+    found["threads"] = torch.get_num_threads()
+    return found

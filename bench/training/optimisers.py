@@ -1,0 +1,126 @@
+"""Adam, its learning rate, and networks that train at once as each would alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bench.training.method import Method
+
+
+def adam(
+    parameters: Iterable[nn.Parameter],
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    weight_decay: float = 0.0,
+) -> torch.optim.Adam:
+    """Adam in its fused form: one pass over memory instead of one per operation.
+
+    Of parameters on a GPU it keeps its rate there too, so that its steps can be recorded: set it with
+    `set_rate` or `anneal`.
+    """
+    held = list(parameters)
+    on_gpu = bool(held) and held[0].device.type == "cuda"
+    return torch.optim.Adam(
+        held,
+        lr=torch.tensor(lr, device=held[0].device) if on_gpu else lr,
+        betas=betas,
+        weight_decay=weight_decay,
+        fused=True,
+        capturable=on_gpu,
+    )
+
+
+def anneal(optimiser: torch.optim.Optimizer, lr: float, step: int, steps: int) -> None:
+    """Set the learning rate of this step, `annealed`."""
+    set_rate(optimiser, annealed(lr, step, steps))
+
+
+def annealed(lr: float, step: int, steps: int) -> float:
+    """The learning rate of a step, lr (1 + cos(pi step / steps)) / 2.
+
+    A function of the step alone, so that a resumed fit needs no scheduler's state.
+    """
+    return lr * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def set_rate(optimiser: torch.optim.Optimizer, lr: float | Tensor) -> None:
+    """Set an optimiser's learning rate; one that is a tensor is overwritten, as recorded steps need it."""
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].copy_(lr) if isinstance(lr, Tensor) else group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def minimise(optimiser: torch.optim.Optimizer, loss: Tensor, lr: float | Tensor) -> None:
+    """One step of an optimiser down a loss, at this rate."""
+    set_rate(optimiser, lr)
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+
+
+def means(losses: Tensor) -> list[float]:
+    """Means over steps of losses [steps, losses], added one after the other in their own precision."""
+    total = torch.zeros_like(losses[0])
+    for step in losses:
+        total += step
+    return (total / len(losses)).tolist()
+
+
+class Independent:
+    """Networks that train at once on stacked weights, each as it would alone.
+
+    Adam acts on each number by itself, and the gradient of a sum of losses is each network's own.
+
+    first: the weights that network m starts from, for m below `networks`. steps: of the whole fit, over
+    which lr is annealed. What trains is registered with the method.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        networks: int,
+        first: Callable[[int], Mapping[str, Tensor]],
+        lr: float,
+        steps: int,
+        decay: float = 0.0,
+    ) -> None:
+        self.lr, self.steps = lr, steps
+        shapes = method.engine.shapes
+        holder = nn.ParameterList(
+            nn.Parameter(torch.empty((networks, *shape), device=method.device)) for shape in shapes.values()
+        )
+        self.weights: dict[str, Tensor] = dict(zip(shapes, holder, strict=True))
+        method.keep("weights", holder)
+        self.optimiser = adam(holder.parameters(), lr, weight_decay=decay)
+        method.keep("optimiser", self.optimiser)
+        # Registered before they are filled: networks that do not fit in memory are refused at once.
+        for m in range(networks):
+            for name, value in first(m).items():
+                self.weights[name].detach()[m] = value
+
+    def minimise(self, losses: Tensor, step: int) -> None:
+        """One step of every network, the `step`-th of the fit, on losses [M]."""
+        self.descend(losses, self.rate(step))
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step of the fit."""
+        return annealed(self.lr, step, self.steps)
+
+    def descend(self, losses: Tensor, lr: float | Tensor) -> None:
+        """One step of every network at this rate, on losses [M]."""
+        minimise(self.optimiser, losses.sum(), lr)
+
+    def permuted(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """Weights of as many networks as generators: a permutation without replacement.
+
+        From the first generator alone, so that a larger draw begins with a smaller one.
+        """
+        count = len(next(iter(self.weights.values())))
+        order = torch.randperm(count, generator=rngs[0])[: len(rngs)]
+        return {name: w.detach()[order.to(w.device)] for name, w in self.weights.items()}

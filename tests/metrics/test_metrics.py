@@ -1,0 +1,181 @@
+"""Metrics against worked examples, closed forms and libraries."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import entropy as scipy_entropy
+from scipy.stats import mannwhitneyu
+from sklearn.metrics import brier_score_loss, log_loss
+
+from bench.metrics import predictions
+
+LOGITS = arrays(np.float64, (4, 6, 3), elements=st.floats(-30, 30))
+
+
+def log(p):
+    return np.log(np.array(p, dtype=float))
+
+
+def mixture(members):
+    """Predictive entropy, expected entropy and mutual information of one image's members."""
+    ((_, log_p, expected),) = predictions.prefixes(log(members)[:, None, :], {len(members)})
+    total = predictions.entropy(log_p)
+    return total[0], expected[0], (total - expected)[0]
+
+
+def test_entropy_splits_as_worked_by_hand():
+    assert mixture([[0.9, 0.1], [0.1, 0.9]]) == pytest.approx((0.693147, 0.325083, 0.368064), abs=1e-6)
+    three = [[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5]]
+    assert mixture(three) == pytest.approx((1.096067, 0.913162, 0.182906), abs=1e-6)
+
+
+def test_entropy_of_uniform_is_log_k():
+    assert predictions.entropy(log([0.1] * 10)) == pytest.approx(np.log(10), abs=1e-12)
+
+
+def test_entropy_is_finite_where_a_probability_underflows():
+    log_p = predictions.log_probabilities(np.array([[2000.0, 0.0, -2000.0]], dtype=np.float32))
+    assert predictions.entropy(log_p)[0] == 0
+    assert -log_p[0, 2] == 4000
+
+
+@given(LOGITS)
+def test_information_is_between_zero_and_its_bounds(logits):
+    for size, log_p, expected in predictions.prefixes(logits, {1, 2, 4}):
+        total = predictions.entropy(log_p)
+        assert (expected <= total + 1e-9).all()
+        assert (total <= np.log(3) + 1e-9).all()
+        assert (total - expected <= np.log(size) + 1e-9).all()
+        np.testing.assert_allclose(np.exp(log_p).sum(-1), 1)
+
+
+@given(LOGITS)
+def test_an_ensemble_is_no_worse_than_its_mean_member_in_nll_and_brier(logits):
+    labels = np.array([0, 1, 2, 0, 1, 2])
+    members = [predictions.classification(predictions.log_probabilities(m), labels) for m in logits]
+    ((_, log_p, _),) = predictions.prefixes(logits, {4})
+    together = predictions.classification(log_p, labels)
+    for name in ("nll_nats", "brier"):
+        assert together[name] <= np.mean([m[name] for m in members]) + 1e-9
+
+
+@given(LOGITS)
+def test_entropy_agrees_with_scipy(logits):
+    log_p = predictions.log_probabilities(logits[0])
+    np.testing.assert_allclose(predictions.entropy(log_p), scipy_entropy(np.exp(log_p), axis=-1), atol=1e-9)
+
+
+def test_nll_and_brier_agree_with_scikit_learn_and_the_hand():
+    p, y = [[0.7, 0.2, 0.1], [0.3, 0.4, 0.3]], np.array([0, 2])
+    found = predictions.classification(log(p), y)
+    assert found["nll_nats"] == pytest.approx(0.780324, abs=1e-6)
+    assert found["nll_nats"] == pytest.approx(log_loss(y, p, labels=[0, 1, 2]))
+    assert found["brier"] == pytest.approx(0.44)
+    assert found["brier"] == pytest.approx(brier_score_loss(y, p, labels=[0, 1, 2], scale_by_half=False))
+
+
+def test_ece_by_hand():
+    confidence = np.array([0.95, 0.95, 0.85, 0.65, 0.65])
+    assert predictions.ece(confidence, np.array([1, 0, 1, 1, 0], bool), bins=10) == pytest.approx(0.27)
+    assert predictions.ece(np.array([1.0, 1.0]), np.array([1, 0], bool), bins=10) == pytest.approx(0.5)
+
+
+def test_adaptive_ece_by_hand():
+    # Three bins of two images: 1, 2 and 1 of them are right.
+    confidence = np.array([0.55, 0.6, 0.7, 0.8, 0.9, 0.95])
+    correct = np.array([1, 0, 1, 1, 0, 1], bool)
+    by_hand = (abs(1 - 1.15) + abs(2 - 1.5) + abs(1 - 1.85)) / 6
+    assert predictions.adaptive_ece(confidence, correct, bins=3) == pytest.approx(by_hand, abs=1e-12)
+    assert by_hand == pytest.approx(0.25)
+    assert predictions.adaptive_ece(confidence[::-1], correct[::-1], bins=3) == pytest.approx(
+        by_hand, abs=1e-12
+    )
+
+
+def test_aurc_by_hand():
+    # From the most confident: right, wrong, right, wrong; risks 0, 1/2, 1/3, 1/2.
+    confidence, correct = np.array([0.6, 0.9, 0.5, 0.8]), np.array([1, 1, 0, 0], bool)
+    assert predictions.aurc(confidence, correct) == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4, abs=1e-12)
+    assert predictions.aurc(confidence, np.ones(4, bool)) == 0
+    assert predictions.aurc(np.full(4, 0.7), correct) == pytest.approx(1 / 2)  # one confidence: no selection
+
+
+@given(arrays(np.float64, 8, elements=st.floats(0, 1)), arrays(np.bool_, 8), st.permutations(range(8)))
+def test_calibration_and_selection_do_not_hang_on_the_order_of_images(confidence, correct, order):
+    order = list(order)
+    assert predictions.aurc(confidence[order], correct[order]) == pytest.approx(
+        predictions.aurc(confidence, correct)
+    )
+    assert predictions.ece(confidence[order], correct[order]) == pytest.approx(
+        predictions.ece(confidence, correct)
+    )
+    assert 0 <= predictions.aurc(confidence, correct) <= 1
+
+
+def test_a_better_order_of_confidence_has_less_area():
+    correct = np.array([1, 1, 1, 0, 0], bool)
+    best = predictions.aurc(np.array([0.9, 0.8, 0.7, 0.6, 0.5]), correct)
+    assert best == pytest.approx((1 / 4 + 2 / 5) / 5)
+    assert best < predictions.aurc(np.array([0.5, 0.6, 0.7, 0.8, 0.9]), correct)
+
+
+@pytest.mark.parametrize(
+    ("p", "labels", "message"),
+    [
+        ([[0.7, 0.2]], [0], "sum to one, found 1 of 1"),
+        ([[np.nan, 0.5], [0.5, 0.5]], [0, 1], "sum to one, found 1 of 2"),
+        ([[0.5, 0.5]], [2], "labels from 0 to 1"),
+        ([[0.5, 0.5]], [0, 1], "at least one image"),
+        (np.zeros((0, 2)), [], "at least one image"),
+    ],
+)
+def test_what_is_no_prediction_has_no_metric(p, labels, message):
+    with pytest.raises(ValueError, match=message):
+        predictions.classification(log(p), np.array(labels, dtype=int))
+
+
+@pytest.mark.parametrize(("inside", "outside"), [([], [1.0]), ([1.0], []), ([1.0, np.nan], [2.0])])
+def test_one_set_alone_or_a_score_that_is_no_number_has_no_auroc(inside, outside):
+    for metric in (predictions.auroc, predictions.separation):
+        with pytest.raises(ValueError, match="scores"):
+            metric(np.array(inside), np.array(outside))
+
+
+def test_separation_by_hand():
+    inside, outside = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.35, 0.5, 0.6])
+    found = predictions.separation(inside, outside)
+    assert found["auroc"] == pytest.approx(11 / 12)
+    assert found["aupr_out"] == pytest.approx(11 / 12)
+    assert found["aupr_in"] == pytest.approx(0.95)
+    assert found["fpr95_id_positive"] == pytest.approx(1 / 3)
+    assert found["fpr95_ood_positive"] == pytest.approx(1 / 4)
+
+
+@given(
+    arrays(np.float64, 7, elements=st.integers(0, 5).map(float)),
+    arrays(np.float64, 5, elements=st.integers(0, 5).map(float)),
+)
+def test_auroc_is_the_probability_of_a_larger_score_and_symmetric(inside, outside):
+    found = predictions.auroc(inside, outside)
+    expected = mannwhitneyu(outside, inside).statistic / (len(inside) * len(outside))
+    assert found == pytest.approx(expected)
+    assert predictions.auroc(-inside, -outside) == pytest.approx(1 - found)
+    assert predictions.auroc(inside, inside) == pytest.approx(0.5)
+    assert predictions.separation(inside, outside)["auroc"] == found
+
+
+def test_a_constant_score_tells_nothing():
+    found = predictions.separation(np.zeros(6), np.zeros(3))
+    assert found == pytest.approx(
+        {
+            "auroc": 0.5,
+            "aupr_out": 1 / 3,
+            "aupr_in": 2 / 3,
+            "fpr95_id_positive": 1.0,
+            "fpr95_ood_positive": 1.0,
+        }
+    )

@@ -1,0 +1,346 @@
+"""Laws of equal budgets and of the Pareto figure, on small made-up runs: nothing here was measured."""
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench import report
+from bench.records import schema, store
+from bench.report import costs, published
+from bench.report.costs import dominators
+from bench.report.layout.figures import drawing_style, method_styles
+from bench.report.layout.tables import text_tables
+from bench.report.output.markdown import to_markdown
+from bench.report.rows import PLACE, Material, prepare
+from bench.report.sections import budgets, pareto
+from bench.report.sections.pareto import front
+
+IMAGES, VALIDATION = 200, 50
+
+
+def write(results, method, fit=10.0, accuracy=0.9, trace=(), sizes=(1, 10), **more):
+    """One run on `digits`. trace: by round, accuracy of the ensemble and of single networks.
+
+    more: seed, preset, device, task, dataset, predict (seconds), memory (bytes), auroc, config, threads,
+    device_name. A cost that is None was not measured, an accuracy that is None not asked.
+    """
+    seed, preset, task = more.get("seed", 0), more.get("preset", "quick"), more.get("task", "digits")
+    config, device = more.get("config", {"beta": 1}), more.get("device", "cpu")
+    run = "-".join([method, task, preset, device, str(seed), *map(str, config.values())])
+    place = {"run": run, "method": method, "task": task, "train": task, "preset": preset, "seed": seed}
+    place |= {"config": str(config), "commit": "abc", "device": device, "source": "run"}
+    dataset, largest = more.get("dataset", "digits"), max(sizes)
+    found = []
+
+    def row(metric, value, **where):
+        if value is not None:
+            found.append(schema.row(metric, float(value), **place, schema=schema.SCHEMA, **where))
+
+    for n in sizes:
+        where = {"members": n, "examples": IMAGES}
+        quality = None if accuracy is None else accuracy - 0.01 * (n < largest)
+        row("accuracy", quality, evaluation="accuracy", dataset=dataset, **where)
+        row("auroc", more.get("auroc"), evaluation="ood", dataset="letters", **where)
+        row("log_likelihood_nats", more.get("likelihood"), evaluation="regression", dataset="toy", **where)
+    for epoch, pair in dict(trace).items():
+        where = {"evaluation": "trace", "epoch": epoch, "dataset": f"{dataset}-val", "examples": VALIDATION}
+        for members, value in zip((largest, 1), pair, strict=True):
+            row("accuracy", value, members=members, **where)
+    row("fit_seconds", fit, evaluation="cost")
+    where = {"evaluation": "cost", "members": largest}
+    row("predict_seconds", more.get("predict", 2.0), examples=IMAGES, **where)
+    row("peak_memory_bytes", more.get("memory", 2**30), **where)
+    machine = {key: more[key] for key in ("device_name", "threads") if key in more}
+    about = {"cell": run, "created": "2025-01-01T00:00:00", "config": config, "failure": None}
+    store.write_run(results, run, found, {}, about | {"environment": machine})
+
+
+def material(results):
+    rows = store.read(results)
+    abouts = {run: store.read_about(results, run) for run in set(rows["run"])}
+    published.provide(results)
+    return Material(results, prepare(rows, abouts), abouts, published.read(results))
+
+
+def lines(results, **where):
+    """The lines of the table by method."""
+    frame = budgets.budget_table(material(results)).frame
+    for column, value in where.items():
+        frame = frame[frame[column] == value]
+    assert frame["method"].is_unique
+    return frame.set_index("method")
+
+
+def remark(results):
+    (text,) = text_tables(budgets.budget_table(material(results)))
+    return text.remark
+
+
+def drawn(results):
+    found = material(results)
+    styles = method_styles(found.rows["method"].tolist())
+    with drawing_style():
+        return list(pareto.figures(found, styles))
+
+
+def steady(last, top=0.9):
+    """A trace of every round up to the last; the accuracy of the ensemble tells the round."""
+    return {epoch: (top + epoch / 1000, top - 0.1 + epoch / 1000) for epoch in range(1, last + 1)}
+
+
+def test_the_budget_is_the_shortest_fit_and_a_round_an_equal_share_of_its_own(tmp_path):
+    write(tmp_path, "fast", 10.0, trace={5: (0.7, 0.6), 10: (0.8, 0.7)})
+    write(tmp_path, "slow", 44.0, trace=steady(8))  # 5.5 seconds a round
+    found = lines(tmp_path)
+    assert list(found["budget_seconds"]) == [10.0, 10.0]
+    assert list(found["epoch"]) == [10, 1] and list(found["epochs"]) == [10, 8]
+    assert list(found["reached_seconds"]) == [10.0, 5.5]
+    assert list(found["trace_accuracy"]) == [0.8, 0.901]
+    assert list(found["trace_accuracy_single"]) == [0.7, 0.801]
+    assert set(found["traced_members"]) == {10} and set(found["gap"]) == {""}
+
+
+@pytest.mark.parametrize("fit", [0.1, 0.3, 1 / 3, 7.7, 1234.567])
+@pytest.mark.parametrize("last", [1, 3, 7, 49])
+def test_the_shortest_fit_stands_at_its_end_whatever_its_length(tmp_path, fit, last):
+    write(tmp_path, "fast", fit, trace=steady(last))
+    write(tmp_path, "same", fit, trace=steady(2))
+    write(tmp_path, "slow", 2.2 * fit, trace=steady(5))
+    found = lines(tmp_path)
+    assert found["epoch"].to_dict() == {"fast": last, "same": 2, "slow": 2}
+
+
+def test_no_method_is_shown_beyond_the_budget_and_a_next_trace_would_be():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        epochs = np.unique(rng.integers(1, 40, size=6))
+        trace = pd.DataFrame({c: "x" for c in [*PLACE, "method"]}, index=range(len(epochs)))
+        trace = trace.assign(epoch=epochs, epochs=epochs[-1])
+        fit, budget = rng.uniform(5, 50), rng.uniform(1, 20)
+        found = budgets._reached(trace, fit, budget)
+        seconds = epochs / epochs[-1] * fit
+        assert (found["gap"] == "") == (seconds <= budget).any()
+        if not found["gap"]:
+            assert found["epoch"] == epochs[seconds <= budget].max()
+            assert found["reached_seconds"] <= budget
+
+
+def test_a_method_first_traced_beyond_the_budget_is_a_gap_with_its_reason(tmp_path):
+    write(tmp_path, "fast", 10.0, trace=steady(2))
+    write(tmp_path, "slow", 80.0, trace={2: (0.9, 0.8), 4: (0.9, 0.8)})
+    line = lines(tmp_path).loc["slow"]
+    assert line["gap"] == "first traced after 40.0 s"
+    assert line[["epoch", "trace_accuracy", "trace_accuracy_single", "traced_members"]].isna().all()
+    text = to_markdown(budgets.budget_table(material(tmp_path)))
+    assert "| slow | 10 | first traced after 40.0 s | — | — | — | 80.0 |" in text
+
+
+def test_a_method_without_trace_or_fit_time_says_so_and_sets_no_budget(tmp_path):
+    write(tmp_path, "dark", 5.0)
+    write(tmp_path, "timeless", None, trace=steady(3))
+    write(tmp_path, "slow", 10.0, trace=steady(4))
+    found = lines(tmp_path)
+    assert found["gap"].to_dict() == {"dark": "no accuracy traced", "slow": "", "timeless": "no fit time"}
+    assert set(found["budget_seconds"]) == {5.0} and found.loc["slow", "epoch"] == 2
+
+
+def test_numbers_are_means_over_seeds(tmp_path):
+    write(tmp_path, "a", 8.0, 0.9, {1: (0.6, 0.5)}, seed=0, predict=1.0)
+    write(tmp_path, "a", 12.0, 0.8, {1: (0.8, 0.7)}, seed=1, predict=3.0)
+    line = lines(tmp_path).loc["a"]
+    assert line["seeds"] == 2 and line["budget_seconds"] == line["fit_seconds"] == 10.0
+    assert line["trace_accuracy"] == pytest.approx(0.7, rel=1e-15)
+    assert line["accuracy"] == pytest.approx(0.85, rel=1e-15)
+    assert line["predict_seconds_1000"] == pytest.approx(2.0 * 1000 / IMAGES, rel=1e-15)
+
+
+def test_prediction_takes_time_in_proportion_to_the_networks(tmp_path):
+    write(tmp_path, "a", predict=3.0, sizes=(1, 4, 12))
+    found = costs.points(material(tmp_path).rows).set_index("members")
+    assert found["predict_seconds_1000"].to_dict() == pytest.approx({1: 1.25, 4: 5.0, 12: 15.0})
+    assert found["fit_seconds"].nunique() == found["peak_memory_bytes"].nunique() == 1
+
+
+def test_dominating_is_at_least_as_good_everywhere_and_better_somewhere():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        quality, costs = rng.integers(0, 4, 12).astype(float), rng.integers(0, 4, (12, 3)).astype(float)
+        found = dominators(quality, costs)
+        for i in range(12):
+            better = {
+                j
+                for j in range(12)
+                if quality[j] >= quality[i]
+                and (costs[j] <= costs[i]).all()
+                and (quality[j] > quality[i] or (costs[j] < costs[i]).any())
+            }
+            assert set(found[i]) == better and i not in better
+            # Whoever dominates one that dominates, dominates too; and somebody is left on the front.
+            assert all(set(found[j]) <= better for j in better)
+            assert not better or any(not found[j] for j in better)
+
+
+def test_equal_lines_dominate_neither_and_a_line_with_a_gap_is_not_judged():
+    quality = np.array([1.0, 1.0, np.nan, 2.0])
+    costs = np.array([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.0, np.nan]])
+    assert dominators(quality, costs) == [[], [], None, None]
+
+
+def test_the_table_names_who_dominates_the_most_accurate_first(tmp_path):
+    write(tmp_path, "worst", 30.0, 0.7, memory=2**31)
+    for i in range(5):
+        write(tmp_path, f"m{i}", 10.0 + i, 0.8 + i / 100)
+    write(tmp_path, "unknown", 40.0, 0.6, predict=None)
+    found = lines(tmp_path)
+    assert found.loc["worst", "dominated_by"] == "m4; m3; m2; m1; m0"
+    assert found["front"].to_dict() == {f"m{i}": "yes" for i in range(5)} | {"unknown": "", "worst": "no"}
+    (text,) = text_tables(budgets.budget_table(material(tmp_path)))
+    told = {line[0].text: line[-2].text for line in text.lines}
+    assert told["worst"] == "m4; m3; m2 and 2 more" and told["m0"] == "none" and told["unknown"] == "—"
+
+
+def test_whoever_is_best_at_something_is_on_the_front(tmp_path):
+    rng = np.random.default_rng(2)
+    for i in range(8):
+        fit, accuracy, predict = rng.uniform(1, 9, 3)
+        write(tmp_path, f"m{i}", fit, accuracy / 10, predict=predict, memory=rng.integers(1, 2**32))
+    found = lines(tmp_path)
+    assert found.loc[found["accuracy"].idxmax(), "front"] == "yes"
+    for cost in costs.COSTS:
+        assert found.loc[found[cost].idxmin(), "front"] == "yes"
+
+
+def test_the_front_is_what_no_other_point_beats_at_no_higher_cost():
+    rng = np.random.default_rng(3)
+    for n in (1, 2, 10, 40):
+        x, y = rng.integers(0, 9, n).astype(float), rng.integers(0, 9, n).astype(float)
+        edge, height = front(x, y)
+        unbeaten = {
+            (a, b)
+            for a, b in zip(x, y, strict=True)
+            if not any((c <= a and d > b) or (c < a and d >= b) for c, d in zip(x, y, strict=True))
+        }
+        assert set(zip(edge, height, strict=True)) == unbeaten
+        assert (np.diff(edge) > 0).all() and (np.diff(height) > 0).all()
+
+
+def test_a_regression_is_judged_by_its_likelihood(tmp_path):
+    for method, fit, likelihood in (("good", 5.0, -2.0), ("bad", 6.0, -3.0)):
+        write(tmp_path, method, fit, None, task="toy", likelihood=likelihood)
+    found = lines(tmp_path, task="toy")
+    assert found["accuracy"].isna().all() and found.loc["bad", "dominated_by"] == "good"
+    ((place, figure),) = drawn(tmp_path)
+    assert place.name == "pareto-toy-quick" and "likelihood" in figure.axes[0].get_ylabel()
+
+
+def test_machines_and_threads_that_differ_within_a_task_are_told(tmp_path):
+    write(tmp_path, "a", trace=steady(1), threads=2, device_name="Some CPU")
+    assert remark(tmp_path).endswith("Validation accuracy is of 50 images. All runs: Some CPU, 2 threads.")
+    write(tmp_path, "b", 20.0, threads=1, device_name="Some CPU")
+    write(tmp_path, "c", 20.0)
+    told = remark(tmp_path)
+    assert "T = 10.0 s, the fit of a." in told and "do not compare" in told
+    for part in ("Some CPU, 1 thread: b.", "Some CPU, 2 threads: a.", "a machine not named, threads not"):
+        assert part in told
+    assert "do not compare" in drawn(tmp_path)[0][0].caption
+    table = budgets.budget_table(material(tmp_path))
+    report.build(tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    assert "do not compare" in html and "do not compare" in to_markdown(table)
+
+
+def test_presets_devices_and_copies_of_the_data_have_budgets_of_their_own(tmp_path):
+    write(tmp_path, "a", 10.0)
+    write(tmp_path, "b", 20.0, 0.92)
+    write(tmp_path, "b", 1.0, preset="smoke")
+    write(tmp_path, "b", 2.0, device="cuda")
+    write(tmp_path, "c", 3.0, 0.95, dataset="digits-jpeg75")
+    frame = budgets.budgets(material(tmp_path).rows)
+    told = frame.set_index(["preset", "device", "dataset", "method"])["budget_seconds"].to_dict()
+    assert told == {
+        ("quick", "cpu", "digits", "a"): 10.0,
+        ("quick", "cpu", "digits", "b"): 10.0,
+        ("quick", "cpu", "digits-jpeg75", "c"): 3.0,
+        ("quick", "cuda", "digits", "b"): 2.0,
+        ("smoke", "cpu", "digits", "b"): 1.0,
+    }
+    assert frame.set_index("method")["dominated_by"].to_dict() == {"a": "", "b": "", "c": ""}
+
+
+def test_configurations_compete_as_methods_of_their_own(tmp_path):
+    write(tmp_path, "a", 10.0, config={"epochs": 9}, trace=steady(9))
+    write(tmp_path, "a", 20.0, config={"epochs": 18}, trace=steady(18))
+    assert lines(tmp_path)["epoch"].to_dict() == {"a [epochs=18]": 9, "a [epochs=9]": 9}
+
+
+def test_a_task_without_accuracy_has_no_line_and_no_figure(tmp_path):
+    write(tmp_path, "a", 10.0, None, auroc=0.9)
+    assert not len(budgets.budgets(material(tmp_path).rows)) and not drawn(tmp_path)
+
+
+def marks(figure, method, metric=0, cost=0, costs=3):
+    """The points of a method in a panel, sizes growing."""
+    axes = figure.axes[metric * costs + cost]
+    style = method_styles([method])[method]
+    (line,) = [x for x in axes.lines if x.get_marker() == style.marker and x.get_markersize() == 3.5]
+    return line
+
+
+def test_a_figure_has_a_row_a_question_a_column_a_cost_and_a_point_a_size(tmp_path):
+    write(tmp_path, "a", 10.0, 0.9, sizes=(1, 5, 20), auroc=0.8, predict=4.0)
+    ((place, figure),) = drawn(tmp_path)
+    assert place.name == "pareto-digits-quick" and place.block["task"] == "digits"
+    assert len(figure.axes) == 6
+    fit, predict, memory = (marks(figure, "a", cost=i) for i in range(3))
+    assert predict.get_xdata() == pytest.approx([1.0, 5.0, 20.0])
+    assert set(fit.get_xdata()) == {10.0} and set(memory.get_xdata()) == {1024.0}
+    assert predict.get_linestyle() == "-" and fit.get_linestyle() == memory.get_linestyle() == "None"
+    assert fit.get_ydata() == pytest.approx([89, 89, 90])
+    assert marks(figure, "a", metric=1).get_ydata() == pytest.approx([0.8, 0.8, 0.8])
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_axes_hold_every_point_and_their_marks_say_where_they_are(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    for i in range(6):
+        fit, predict = 10 ** rng.uniform(-2, 2 + 2 * seed, 2) * 3
+        accuracy = 1 - 10 ** -rng.uniform(0.3, 3)
+        write(tmp_path, f"m{i}", fit, accuracy, predict=predict, memory=2**30 * rng.uniform(1, 1 + seed))
+    ((_, figure),) = drawn(tmp_path)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        low, high = np.transpose([axes.get_xlim(), axes.get_ylim()])
+        points = np.concatenate([np.transpose(line.get_data()) for line in axes.lines])
+        assert (points >= low).all() and (points <= high).all()
+        for axis in (axes.xaxis, axes.yaxis):
+            at = axis.get_majorticklocs()
+            told = [float(t.replace(",", "")) for t in axis.get_major_formatter().format_ticks(at)]
+            assert told == pytest.approx(list(at)) and len(set(told)) == len(told)
+
+
+def test_labels_of_an_axis_do_not_touch(tmp_path):
+    for i, fit in enumerate(np.geomspace(330, 1011, 7)):
+        write(tmp_path, f"m{i}", fit, 0.9 + i / 100, predict=0.001 * 4**i, memory=2**30 * (1 + i / 9))
+    ((_, figure),) = drawn(tmp_path)
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        boxes = [t.get_window_extent() for t in axes.get_xticklabels() if t.get_text() and t.get_visible()]
+        boxes.sort(key=lambda box: box.x0)
+        assert len(boxes) >= 2
+        assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+
+
+def test_a_better_point_stands_higher_on_the_stretched_scale(tmp_path):
+    values = (0.1, 0.9, 0.95, 0.96, 0.961)
+    for i, accuracy in enumerate(values):
+        write(tmp_path, f"m{i}", 10.0 + i, accuracy, sizes=(10,))
+    ((_, figure),) = drawn(tmp_path)
+    heights = figure.axes[0].transData.transform([(10, 100 * v) for v in values])[:, 1]
+    bottom, top = figure.axes[0].bbox.y0, figure.axes[0].bbox.y1
+    assert (np.diff(heights) > 0).all() and bottom < heights[0] and heights[-1] < top
+    # On a plain scale the four best would share a seventeenth of the axis.
+    assert heights[-1] - heights[1] > 0.25 * (top - bottom)

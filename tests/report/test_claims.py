@@ -1,0 +1,227 @@
+"""The ledger: every claim holds on rows made to its words, fails when they change, and waits without."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from claim_rows import CASES, HG, OTHERS, SETS, accuracy, against, row
+from click.testing import CliRunner
+
+from bench import report
+from bench.cli.main import main
+from bench.records import store
+from bench.report import published
+from bench.report.claims import evidence, ledger
+from bench.report.claims import paper as claims
+from bench.report.rows import prepare
+
+PAPER = published.read(published.ORIGINAL.parent)
+
+
+def frame(rows, tmp_path, created=None):
+    """The prepared rows of runs, and their JSON."""
+    frames = []
+    for run in dict.fromkeys(r["run"] for r in rows):
+        path = tmp_path / "rows.csv"
+        path.write_text(store.to_csv(r for r in rows if r["run"] == run))
+        frames.append(store.read_csv(path))
+    found = pd.concat(frames, ignore_index=True)
+    abouts = {run: {"created": (created or {}).get(run, "2025-01-01")} for run in set(found["run"])}
+    return prepare(found, abouts), abouts
+
+
+def lines(rows, tmp_path, name=None, created=None):
+    """The ledger, or one claim's lines of it."""
+    chosen = [claim for claim in claims.CLAIMS if name in (None, claim.name)]
+    return ledger.ledger(*frame(rows, tmp_path, created), PAPER, chosen)
+
+
+def line(name, rows, tmp_path, created=None):
+    (only,) = lines(rows, tmp_path, name, created).to_dict("records")
+    return only
+
+
+def test_every_claim_has_a_name_a_place_and_a_case():
+    names = [claim.name for claim in claims.CLAIMS]
+    assert len(set(names)) == len(names) == 18 and list(CASES) == names
+    for claim in claims.CLAIMS:
+        assert claim.expected in (claims.HOLDS, claims.FAILS, claims.OPEN)
+        assert claim.statement and claim.section and claim.test and claim.check.__doc__
+
+
+@pytest.mark.parametrize(
+    ("name", "case"), [(name, case) for name, cases in CASES.items() for case in range(len(cases))]
+)
+def test_a_claim_holds_on_rows_made_to_its_words_and_fails_when_one_changes(name, case, tmp_path):
+    good, bad = (line(name, rows, tmp_path) for rows in CASES[name][case])
+    assert (good["verdict"], bad["verdict"]) == (claims.HOLDS, claims.FAILS), (good, bad)
+    for found in (good, bad):
+        judged, _, _ = found["evidence"].partition(" Flagged")
+        assert judged.endswith("One seed: the point value decides.")
+        assert found["seeds"] == "1" and found["command"] == ""
+    assert good["evidence"] != bad["evidence"]
+
+
+def test_a_claim_on_attacks_names_those_that_are_flagged(tmp_path):
+    rows = CASES["small-perturbations"][0][0]
+    where = {"evaluation": "attack", "variant": "same", "attack": "fgsm", "epsilon": 0.01, "examples": 10}
+    where |= {"members": 100, "crafted_members": 100}
+    still = row("unmoved_share", 0.5, "hypergan", "mnist-attack", **where)
+    found = line("small-perturbations", [*rows, still], tmp_path)
+    assert found["verdict"] == claims.HOLDS
+    text = "Flagged † on mnist-attack: fgsm at 0.01/0.1 on 100 of hypergan (no-gradient, weak)"
+    assert text in found["evidence"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_claim_whose_rows_are_missing_names_them_and_never_departs(name, tmp_path):
+    found = line(name, [row("accuracy", 0.5, "none", "digits")], tmp_path)
+    (claim,) = [c for c in claims.CLAIMS if c.name == name]
+    assert found["verdict"] == claims.UNKNOWN and found["departs"] == "no"
+    assert found["evidence"] == f"Needs {claim.test}." and found["seeds"] == ""
+    assert found["command"].startswith("bench run --method ") and "hypergan" in found["command"]
+    assert "--preset quick" in found["command"]
+
+
+def test_the_same_checks_judge_the_paper_by_its_own_tables(tmp_path):
+    found = lines([row("accuracy", 0.5, "none", "digits")], tmp_path)
+    own = {k: v for k, v in zip(found["claim"], found["paper_numbers"], strict=True) if v}
+    # MNIST: MC dropout above APD, 98.73 and 98.61; with 5,000 examples below, 95.58 and 96.35.
+    assert own == {
+        "rises-with-size": "holds", "most-accurate": "holds", "single-networks": "holds",
+        "norms-vary-more": "holds", "order-stays": "does not hold",
+    }  # fmt: skip
+
+
+def ahead(differences):
+    """HyperGAN ahead of the others on every set, by these over seeds."""
+    place = [(m, t, s, d) for t in SETS for m in (HG, *OTHERS) for s, d in enumerate(differences)]
+    return [accuracy(m, t, 100, 0.9 + d * (m == HG), seed=s) for m, t, s, d in place]
+
+
+def test_with_several_seeds_the_interval_decides_not_the_mean(tmp_path):
+    near = line("most-accurate", ahead((0.010, 0.011, 0.012)), tmp_path)
+    far = line("most-accurate", ahead((0.010, 0.030, -0.004)), tmp_path)
+    assert (near["verdict"], far["verdict"]) == (claims.HOLDS, claims.FAILS)
+    # Mean 1.10, sd 0.1, t(2) = 4.3027: half-width 4.3027 * 0.1 / sqrt(3) = 0.248.
+    assert "hypergan 91.10 % > apd 90.00 % (difference 1.10 [0.85, 1.35])" in near["evidence"]
+    assert near["evidence"].endswith("95 % intervals over 3 seeds.") and near["seeds"] == "3"
+    assert "hypergan 91.20 % ≯ apd 90.00 %" in far["evidence"]
+
+
+def test_seeds_are_paired(tmp_path):
+    values = ((1, 0, 0.1), (1, 1, 0.9), (5, 0, 0.101), (5, 1, 0.901))
+    rows = [accuracy(HG, "mnist", n, value, seed=seed) for n, seed, value in values]
+    asked = evidence.Rows(frame(rows, tmp_path)[0], {})
+    one, five = (asked.values(HG, "mnist", "accuracy", "accuracy", members=n) for n in (1, 5))
+    found = evidence.compare("mnist", ("five", "one"), [(five, one)], evidence.PERCENT)
+    assert found.holds and found.seeds == 2
+    found = evidence.compare("mnist", ("five", "one"), [(five.iloc[:1], one.iloc[1:])], evidence.PERCENT)
+    assert found.holds is None
+
+
+def test_a_difference_inside_the_margin_is_none_and_the_weakest_comparison_is_shown():
+    a, b = pd.Series([0.5, 0.504, 0.508]), pd.Series([0.5, 0.5, 0.5])
+    # sd 0.004, half-width 4.3027 * 0.004 / sqrt(3) = 0.00994: the mean of 0.004 reaches to 0.0139.
+    for margin, holds in ((0.015, True), (0.01, False)):
+        found = evidence.compare("p", ("a", "b"), [(b, b), (a, b)], evidence.PERCENT, "≈", margin)
+        assert found.holds is holds
+        assert f"50.00/50.40 % {'≈' if holds else '≉'} b 50.00/50.00 %" in found.text
+        assert found.text.endswith("(weakest difference 0.40 [-0.59, 1.39])")
+
+
+def test_one_counterexample_decides_but_holding_needs_every_row(tmp_path):
+    some = [r for r in against((0.9, 0.8, 0.7, 0.6)) if (r["method"], r["task"]) != ("mnf", "cifar5")]
+    found = line("most-accurate", some, tmp_path)
+    assert found["verdict"] == claims.UNKNOWN
+    assert found["evidence"].startswith(
+        "So far mnist: hypergan 90.00 % > apd 80.00 %, hypergan 90.00 % > mnf"
+    )
+    assert found["evidence"].endswith("Not measured: cifar5 (mnf).")
+    assert found["command"] == "bench run --method mnf --task cifar5 --preset quick"
+    few = against((0.9, 0.95, 0.7, 0.6), ("mnist",))
+    assert line("most-accurate", few, tmp_path)["verdict"] == claims.FAILS
+
+
+def test_only_a_verdict_against_what_is_expected_departs_and_smoke_expects_nothing(tmp_path):
+    failing = CASES["norms-vary-more"][0][1]
+    assert line("norms-vary-more", failing, tmp_path)["departs"] == "yes"
+    found = line("norms-vary-more", [r | {"preset": "smoke"} for r in failing], tmp_path)
+    assert (found["verdict"], found["expected"], found["departs"]) == (claims.FAILS, claims.OPEN, "no")
+    for expected, departs in ((claims.OPEN, "no"), (claims.FAILS, "no"), (claims.HOLDS, "yes")):
+        check = [evidence.Finding("place", False, "text", 1)]
+        claim = claims.Claim("name", "words", "1", "test", lambda rows, found=check: found, expected)
+        (only,) = ledger.ledger(*frame(failing, tmp_path), PAPER, [claim]).to_dict("records")
+        assert only["departs"] == departs
+
+
+def test_presets_and_devices_never_meet(tmp_path):
+    good = CASES["most-accurate"][0][0]
+    apart = [r | {"preset": "paper" if r["method"] == HG else "quick"} for r in good]
+    found = lines(apart, tmp_path, "most-accurate")
+    assert found["preset"].tolist() == ["paper", "quick"] and set(found["verdict"]) == {claims.UNKNOWN}
+    apart = [r | {"device": "cuda" if r["method"] == HG else "cpu"} for r in good]
+    assert set(lines(apart, tmp_path, "most-accurate")["verdict"]) == {claims.UNKNOWN}
+
+
+def test_memory_of_a_cpu_says_nothing_about_a_gpu(tmp_path):
+    rows = [r | {"device": "cpu"} for r in CASES["gpu-memory"][0][0]]
+    found = line("gpu-memory", rows, tmp_path)
+    assert found["verdict"] == claims.UNKNOWN
+    assert found["command"] == "bench run --method hypergan --task mnist,cifar10 --preset quick --device cuda"
+
+
+def test_of_several_configurations_that_with_most_seeds_counts_then_the_newest(tmp_path):
+    many = [accuracy(HG, "mnist", 1, 0.99, seed=s) for s in (0, 1)]
+    other = [accuracy(HG, "mnist", 1, 0.5, config="d", run="other")]
+    assert line("single-networks", many + other, tmp_path)["verdict"] == claims.HOLDS
+    for newer, verdict in (("other", claims.FAILS), (many[0]["run"], claims.HOLDS)):
+        found = line("single-networks", many[:1] + other, tmp_path, {newer: "2026"})
+        assert found["verdict"] == verdict
+
+
+def test_of_configurations_with_as_many_seeds_that_on_more_tasks_counts(tmp_path):
+    wide = [accuracy(HG, task, 1, 0.99) for task in ("mnist", "notmnist")]
+    other = [accuracy(HG, "mnist", 1, 0.5, config="d", run="other")]
+    found = line("single-networks", wide + other, tmp_path, {"other": "2026"})
+    assert found["verdict"] == claims.HOLDS
+
+
+def test_of_two_copies_of_a_data_set_one_is_compared(tmp_path):
+    rows = [r | {"dataset": "copy", "run": f"copy-{r['run']}"} for r in against((0.9, 0.8, 0.7, 0.6))]
+    rows.append(accuracy(HG, "mnist", 100, 0.1, dataset="mnist"))
+    assert line("most-accurate", rows, tmp_path)["verdict"] == claims.HOLDS
+
+
+def test_outliers_are_compared_at_the_largest_size_that_both_have(tmp_path):
+    found = line("entropy-notmnist", CASES["entropy-notmnist"][0][0], tmp_path)
+    assert "100 of hypergan 0.550/0.800/1.050 nats > apd 0.250/0.500/0.750 nats" in found["evidence"]
+    assert "10 of hypergan 0.550/0.800/1.050 nats > standard_ensemble 0.250" in found["evidence"]
+
+
+def test_diversity_is_judged_wherever_it_was_traced(tmp_path):
+    (good, _), (_, bad) = CASES["diversity-falls"]
+    found = line("diversity-falls", good + bad, tmp_path)
+    assert found["verdict"] == claims.FAILS
+    assert "cifar10: sd/mean last 0.200 < first 0.400; mnist: sd/mean last 0.200 ≮" in found["evidence"]
+    once = [r for r in good if r["epoch"] == 5]
+    assert line("diversity-falls", once, tmp_path)["verdict"] == claims.UNKNOWN
+
+
+@pytest.mark.parametrize("departing", [False, True])
+def test_the_command_line_names_departures_and_exits_with_1(departing, tmp_path):
+    rows = [r | {"run": "run"} for r in CASES["norms-vary-more"][0][departing]]
+    store.write_run(tmp_path, "run", rows, {}, {"cell": "c", "created": "2025-01-01"})
+    done = CliRunner().invoke(main, ["report", "--results", str(tmp_path), "--check"], catch_exceptions=False)
+    assert done.exit_code == departing
+    said = [text for text in done.output.splitlines() if text.startswith("departs: ")]
+    assert said == [f"departs: {text}" for text in report.departures(tmp_path)]
+    start = "departs: norms-vary-more · quick · cpu: does not hold, expected: holds. HyperGAN's norms"
+    assert [text.startswith(start) for text in said] == [True] * departing
+    assert ("| **does not hold** | holds |" in (tmp_path / "tables" / "claims.md").read_text()) == departing
+    page = (tmp_path / "report.html").read_text()
+    assert ("1 of the verdicts depart from what is expected." in page) == departing
+    assert len(pd.read_csv(tmp_path / "tables" / "claims.csv")) == len(claims.CLAIMS)
+    if departing:
+        plain = CliRunner().invoke(main, ["report", "--results", str(tmp_path)], catch_exceptions=False)
+        assert plain.exit_code == 0 and "departs" not in plain.output

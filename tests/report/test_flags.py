@@ -1,0 +1,124 @@
+"""Every flag fires where its fault is planted, and not otherwise; what is flagged is marked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench.records import schema
+from bench.report import flags
+from bench.report.layout.tables import MARK
+from bench.report.output.markdown import to_markdown
+from bench.report.rows import Material, prepare
+from bench.report.sections import defence
+
+SOUND = {
+    ("fgsm", 0.1): 0.5, ("fgsm", 0.3): 0.7, ("pgd", 0.1): 0.6, ("pgd", 0.3): 1.0, ("square", 0.1): 0.2,
+    ("square", 0.3): 0.4, ("noise", 0.1): 0.0, ("noise", 0.3): 0.02,
+}  # fmt: skip
+EXAMPLES = 100
+
+
+def frame(own, more=(), seed=0, method="m", size=5):
+    """Rows of a run: success on the networks attacked by attack and epsilon, a little less on fresh ones."""
+    rows = list(more)
+    for (attack, epsilon), success in own.items():
+        evaluation, tested = ("attack", "fresh") if attack in ("fgsm", "pgd") else ("adaptive", "adaptive")
+        common = {"evaluation": evaluation, "dataset": "d", "attack": attack, "epsilon": epsilon}
+        common |= {"members": size, "crafted_members": size, "examples": EXAMPLES}
+        for variant, value in (("same", success), (tested, 0.9 * success)):
+            there = common | {"variant": variant}
+            rows.append(schema.row("success_rate", value, success="fused", **there))
+            rows.append(schema.row("auroc", 0.5 + value / 2, success="all", **there))
+    place = {"run": f"{method}-{seed}", "method": method, "task": "t", "train": "t", "preset": "quick"}
+    place |= {"seed": seed, "config": "c", "device": "cpu"}
+    rows = [dict.fromkeys(schema.COLUMNS, "") | r | place for r in rows]
+    columns = pd.DataFrame(rows, columns=schema.COLUMNS)
+    numbers = [*schema.INTEGERS, *schema.FLOATS]
+    return columns.assign(**{c: pd.to_numeric(columns[c], errors="coerce") for c in numbers})
+
+
+def defence_tables(rows):
+    """The tables of the section on prepared rows."""
+    return defence.tables(Material(Path(), rows, {}, pd.DataFrame()))
+
+
+def fired(*frames):
+    found = flags.find(pd.concat(frames, ignore_index=True))
+    return {(r.attack, r.epsilon, r.flag) for r in found.itertuples()}
+
+
+def other(metric, value, attack="pgd", epsilon=0.3):
+    where = {"evaluation": "attack", "dataset": "d", "attack": attack, "epsilon": epsilon, "variant": "same"}
+    return schema.row(metric, value, members=5, crafted_members=5, examples=EXAMPLES, **where)
+
+
+def test_sound_attacks_have_no_flag():
+    assert fired(frame(SOUND, [other("unmoved_share", 0.0), other("late_gain", 0.05)])) == set()
+
+
+@pytest.mark.parametrize(
+    ("changes", "flag"),
+    [
+        ({("pgd", 0.1): 0.1}, ("pgd", 0.1, "below-black-box")),  # Square fools 0.2
+        ({("fgsm", 0.1): 0.45, ("fgsm", 0.3): 0.48}, ("fgsm", 0.3, "weak")),
+        ({("pgd", 0.3): 0.55}, ("pgd", 0.3, "falls-with-epsilon")),
+    ],
+)
+def test_an_attack_that_is_too_weak_is_flagged(changes, flag):
+    assert fired(frame(SOUND | changes)) == {flag}
+
+
+def test_images_without_a_gradient_and_a_budget_that_ended_early_are_flagged():
+    planted = [other("unmoved_share", 0.01), other("late_gain", 0.06)]
+    assert fired(frame(SOUND, planted)) == {("pgd", 0.3, "no-gradient"), ("pgd", 0.3, "not-converged")}
+
+
+def test_one_image_more_or_less_is_no_suspicion():
+    assert fired(frame(SOUND | {("pgd", 0.1): 0.19})) == set()
+    assert fired(frame(SOUND | {("pgd", 0.3): 0.59})) == set()
+
+
+def test_square_and_noise_are_held_against_nobody():
+    assert fired(frame(SOUND | {("square", 0.3): 0.0, ("noise", 0.1): 0.3, ("noise", 0.3): 0.0})) == set()
+
+
+def test_a_flag_says_in_how_many_seeds_it_fired():
+    weak = SOUND | {("pgd", 0.1): 0.1}
+    rows = pd.concat([frame(SOUND, seed=0), frame(weak, seed=1), frame(SOUND, seed=2)])
+    (line,) = flags.find(rows).itertuples()
+    assert (line.fired, line.seeds, line.evidence) == (1, 3, "10%, square 20%")
+
+
+def test_what_is_flagged_is_marked_wherever_it_is_shown():
+    rows = prepare(frame(SOUND | {("pgd", 0.1): 0.1}), {})
+    found = {t.name: to_markdown(t) for t in defence_tables(rows) if len(t.frame)}
+    lines = [line for line in found["adaptive-attacks"].splitlines() if line.startswith("| 0.1 | 5 |")]
+    marks = {line.split("|")[3].strip(): line.count(MARK.strip()) for line in lines}
+    assert marks["pgd"] > 0 and sum(marks.values()) == marks["pgd"]
+    matrix = [line for line in found["resampling"].splitlines() if MARK.strip() in line]
+    assert {tuple(c.strip() for c in line.split("|")[1:4]) for line in matrix if "| pgd" in line} == {
+        ("pgd", "0.1", "m")
+    }
+    assert "| m | 5 | pgd | 0.1 | below-black-box |" in found["flags"]
+
+
+def test_the_matrix_has_an_interval_over_images_or_over_seeds():
+    one = prepare(frame(SOUND), {})
+    (table,) = [t for t in defence_tables(one) if t.name == "resampling"]
+    text = to_markdown(table)
+    # Wilson's interval of 54 of 100.
+    assert "54.0 [44.3, 63.4]" in text
+    several = prepare(pd.concat([frame(SOUND, seed=0), frame(SOUND | {("pgd", 0.1): 0.8}, seed=1)]), {})
+    (table,) = [t for t in defence_tables(several) if t.name == "resampling"]
+    assert "63.0 [0.0, 100.0]" in to_markdown(table)  # t-interval of 54 and 72, cut to what a share can be
+
+
+def test_canaries_have_a_table():
+    where = {"evaluation": "ood", "variant": "canary", "members": 5, "dataset": "d", "examples": 9}
+    planted = [schema.row("auroc", 0.5, **where), schema.row("shared_images", 0, **where)]
+    rows = prepare(frame({}, planted), {})
+    (table,) = [t for t in defence_tables(rows) if t.name == "canaries"]
+    assert "| m | 5 | 0.5000 | 0 | 1 |" in to_markdown(table)

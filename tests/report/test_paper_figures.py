@@ -1,0 +1,241 @@
+"""The paper's figures: their names, what they are drawn of, and what stands where they cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from shown_arrays import shown
+
+from bench import report
+from bench.records import schema, store
+from bench.report import sections
+from bench.report.layout.figures import blank, drawing_style
+from bench.report.output import images
+from bench.report.rows import Material, note_on_copies, prepare
+from bench.report.sections import training
+from bench.report.sections.diversity import mosaic
+from bench.system.files import write_atomic
+
+LAYERS = ("conv1", "conv2", "linear")
+SETS = {
+    "digits": ("digits", "letters", 10),
+    "cifar5-open": ("cifar10-jpeg75:0-4", "cifar10-jpeg75:5-9", 5),
+    "open": ("some", "other", 4),
+}
+
+
+def fake_run(results, method, task="digits", preset="quick", seed=0, keep=("",), members=25, **columns):
+    """A run with entropies, norms and traces; keep: what of its arrays, by parts of their names."""
+    inside, outside, classes = SETS[task]
+    run = f"{method}-{task}-{preset}-{seed}-{columns.get('device', 'cpu')}"
+    place = {"run": run, "method": method, "task": task, "train": task, "preset": preset, "seed": seed}
+    place |= {"config": "c", "device": "cpu", "source": "run", "schema": schema.SCHEMA, **columns}
+    rng = np.random.default_rng([seed, *run.encode()])
+
+    def row(metric, value, **more):
+        return schema.row(metric, float(value), **place, **more)
+
+    where = {"evaluation": "ood", "members": members, "examples": 3000}
+    rows = [row("auroc", 0.9, dataset=outside, **where)]
+    rows += [row("entropy_nats", 0.5, dataset=name, **where) for name in (inside, outside)]
+    for layer in LAYERS:
+        for metric, value in (("weight_norm_mean", 2), ("weight_norm_sd", 0.1)):
+            rows.append(row(metric, value, layer=layer, evaluation="diversity", members=members))
+    for epoch in (1, 2, 3):
+        where = {"evaluation": "trace", "epoch": epoch, "members": members}
+        named = {"dataset": f"{inside}-val", "examples": 180}
+        rows.append(row("accuracy", 0.9 + epoch / 100, **named, **where))
+        rows.append(row("accuracy", 0.8 + epoch / 100, **named, **where | {"members": 1}))
+        for layer in LAYERS:
+            rows.append(row("weight_norm_mean", 2, layer=layer, **where))
+            rows.append(row("weight_norm_sd", 0.2 * len(method) / epoch, layer=layer, **where))
+            rows.append(row("weight_spread", 1 / epoch, layer=layer, **where))
+    arrays = shown(rng, inside, outside, classes, members, 300, channels=3 if classes == 5 else 1)
+    arrays = {name: a for name, a in arrays.items() if any(part in name for part in keep)}
+    about = {"cell": run, "created": "2025", "classes": classes, "sizes": [members], "failure": None}
+    store.write_run(results, run, rows, arrays, about)
+    return run
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Files of figures without their pixels, which take most of a build's time."""
+    drawn = dict.fromkeys(images.KINDS, b"<svg/>")
+    monkeypatch.setattr(report, "images", lambda figures: [drawn for _ in figures])
+
+
+def drawn(results):
+    """Every entry and figure of a folder, by name."""
+    rows = store.read(results)
+    abouts = {run: store.read_about(results, run) for run in set(rows["run"])}
+    material = Material(results, prepare(rows, abouts), abouts, pd.DataFrame())
+    with drawing_style():
+        return {place.name: (place, figure) for place, figure in sections.all_figures(material)}
+
+
+def texts(figure):
+    """Every text of a figure, its panels and its bands."""
+    found = [t.get_text() for t in figure.findobj(lambda a: hasattr(a, "get_text"))]
+    return "\n".join(found)
+
+
+def test_the_best_preset_has_the_short_name(tmp_path):
+    for preset, device in (("smoke", "cpu"), ("quick", "cuda"), ("quick", "cpu")):
+        fake_run(tmp_path, "hypergan", preset=preset, device=device)
+    found = drawn(tmp_path)
+    for number in (3, 6, 7, 8, 9):
+        own = {name: place for name, (place, _) in found.items() if name.startswith(f"figure{number}-")}
+        names = [f"figure{number}-digits{suffix}" for suffix in ("", "-quick-cuda", "-smoke")]
+        assert list(own) == names
+        block = {k: own[names[0]].block[k] for k in ("preset", "device")}
+        assert block == {"preset": "quick", "device": "cpu"}
+
+
+def test_a_preset_without_the_figure_leaves_the_short_name_to_the_next(tmp_path):
+    fake_run(tmp_path, "hypergan", preset="quick", keep=("entropy", "prediction"))
+    fake_run(tmp_path, "hypergan", preset="smoke")
+    found = drawn(tmp_path)
+    assert found["figure8-digits"][0].block["preset"] == found["figure9-digits"][0].block["preset"] == "smoke"
+    gap, nothing = found["figure8-digits-quick"]
+    assert nothing is None
+    assert gap.commands == ("bench run --method hypergan --task digits --preset quick --stale",)
+
+
+def test_old_runs_leave_a_gap_on_the_page_that_says_what_fills_it(tmp_path, unrendered):
+    fake_run(tmp_path, "hypergan", keep=("entropy", "prediction"))
+    written = {path.name for path in report.build(tmp_path)}
+    assert "figure3-digits.svg" in written
+    assert not {name for name in written if name.startswith(("figure8", "figure9"))}
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("<code>bench run --method hypergan --task digits --preset quick --stale</code>") == 2
+
+
+def test_figures_of_an_earlier_name_are_removed(tmp_path, unrendered):
+    fake_run(tmp_path, "hypergan")
+    for name in ("entropy-ecdf-digits-quick.svg", "figure10-mnist.png", "figure3-notmnist-smoke.png"):
+        write_atomic(tmp_path / "figures" / name, b"old")
+    report.build(tmp_path)
+    names = {path.name for path in Path(tmp_path / "figures").glob("*")}
+    assert not names & {"entropy-ecdf-digits-quick.svg", "figure10-mnist.png", "figure3-notmnist-smoke.png"}
+    assert "figure3-digits.png" in names
+
+
+def test_tasks_that_stand_for_none_of_the_paper_keep_their_plain_name(tmp_path):
+    fake_run(tmp_path, "hypergan", task="open")
+    names = set(drawn(tmp_path))
+    assert "entropy-ecdf-open-quick" in names and not {n for n in names if n.startswith("figure3")}
+
+
+def test_ablations_are_drawn_with_what_is_there_and_name_what_is_not(tmp_path):
+    fake_run(tmp_path, "standard_ensemble")
+    assert not {name for name in drawn(tmp_path) if name.startswith(("figure6", "figure7"))}
+    for method in ("hypergan", "hypergan-no-mixer"):
+        fake_run(tmp_path, method)
+    found = drawn(tmp_path)
+    for number, panels in ((6, 2), (7, 6)):
+        place, figure = found[f"figure{number}-digits"]
+        assert place.commands == (
+            "bench run --method hypergan-no-discriminator,hypergan-no-both --task digits --preset quick",
+        )
+        assert len(figure.axes) == panels
+        lines = [line for line in figure.axes[0].get_lines() if len(line.get_xdata())]
+        assert len(lines) == 2 and "standard_ensemble" not in texts(figure)
+        assert "25 networks" in texts(figure) and "180 images" in texts(figure)
+    ratio = found["figure7-digits"][1].axes[0].get_lines()[0].get_ydata()
+    assert list(ratio) == pytest.approx([0.1 * len("hypergan") / epoch for epoch in (1, 2, 3)])
+    assert list(found["figure7-digits"][1].axes[1].get_lines()[0].get_ydata()) == [1, 1 / 2, 1 / 3]
+
+
+def test_curves_that_hide_each_other_are_named(tmp_path):
+    fake_run(tmp_path, "hypergan")
+    for method in ("hypergan-no-mixer", "hypergan-no-both"):
+        fake_run(tmp_path, method)
+    caption = drawn(tmp_path)["figure6-digits"][0].caption
+    assert "are the same" not in caption  # their norms differ, by the length of their names
+    rows = store.read(tmp_path)
+    rows = rows[rows["method"] != "hypergan"]
+    rows.loc[rows["metric"] == "weight_norm_sd", "value"] = 0.1
+    found = training.hidden_curves(training.traces(prepare(rows, {})))
+    assert "hypergan-no-both and hypergan-no-mixer are the same" in found
+
+
+def test_misfits_show_the_images_kept_with_their_entropies_and_classes(tmp_path):
+    run = fake_run(tmp_path, "hypergan")
+    fake_run(tmp_path, "apd")
+    arrays = store.read_arrays(tmp_path, run)
+    _, figure = drawn(tmp_path)["figure9-digits"]
+    assert isinstance(figure, Figure) and len(figure.axes) == 16
+    words = texts(figure)
+    assert "hypergan · 25 networks · seed 0" in words and "300 images" in words
+    for place, dataset in ((0, "digits"), (8, "letters")):
+        index = arrays[f"{dataset}/25/extreme_index"]
+        axes = figure.axes[place]
+        label = axes.get_xlabel()
+        assert label.startswith(f"{arrays[f'{dataset}/25/entropy_nats'][index[0]]:.2f} nats")
+        assert f"says {arrays[f'{dataset}/25/prediction'][index[0]]}" in label
+        shown_image = np.asarray(axes.get_images()[0].get_array())
+        assert np.array_equal(shown_image, arrays[f"{dataset}/25/extreme_image"][0, 0])
+    assert "is" in figure.axes[0].get_xlabel() and "is" not in figure.axes[8].get_xlabel()
+
+
+def test_a_method_with_the_arrays_stands_in_for_one_without(tmp_path):
+    fake_run(tmp_path, "hypergan", keep=("entropy",))
+    fake_run(tmp_path, "mnf")
+    found = drawn(tmp_path)
+    for number in (8, 9):
+        assert "mnf · " in texts(found[f"figure{number}-digits"][1])
+
+
+def test_filters_keep_their_values_and_stand_apart():
+    stack = np.arange(5 * 2 * 3, dtype=float).reshape(5, 2, 3) + 1
+    whole = mosaic(stack, 3)
+    assert whole.shape == (5, 11)
+    assert np.array_equal(whole[:2, 4:7], stack[1]) and np.array_equal(whole[3:, :3], stack[3])
+    assert np.isnan(whole[2]).all() and np.isnan(whole[:, 3]).all() and np.isnan(whole[3:, 8:]).all()
+    assert np.nansum(whole) == stack.sum()
+
+
+def test_copies_are_named_wherever_their_rows_are_shown(tmp_path, unrendered):
+    fake_run(tmp_path, "hypergan", task="cifar5-open")
+    fake_run(tmp_path, "hypergan", task="digits")
+    said = "JPEG copy (cifar10-jpeg75)"
+    for name, (place, _) in drawn(tmp_path).items():
+        assert (said in place.caption) == ("cifar" in name), name
+    report.build(tmp_path)
+    for name in ("weight-norms", "out-of-distribution", "summary", "claims"):
+        assert (tmp_path / "tables" / f"{name}.md").read_text().count(said) == 1
+    assert (tmp_path / "report.html").read_text().count(said) > 3
+
+
+def test_the_page_has_the_embedded_tasks_behind_the_papers(tmp_path, unrendered):
+    for task in ("digits", "open"):
+        fake_run(tmp_path, "hypergan", task=task)
+    report.build(tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert 0 < page.index('id="quick-cpu-open"') < page.index('id="quick-cpu-digits"')
+
+
+def test_a_block_of_other_images_has_no_remark():
+    copies = ({"preset": "quick", "device": "cpu", "task": "t", "train": "t", "read": "cifar10-jpeg75"},)
+    assert note_on_copies(copies, {"preset": "quick", "device": "cpu"})
+    assert not note_on_copies(copies, {"preset": "paper", "device": "cpu"})
+    assert not note_on_copies(copies, {"preset": "quick", "task": "other"})
+    assert not note_on_copies(copies, {"preset": "quick", "task": "t", "dataset": "cifar10"})
+
+
+def test_figures_are_the_same_bytes_however_many_cores_draw_them(monkeypatch):
+    def made():
+        with drawing_style():
+            return [blank(3, 2, f"figure {i}", "a note") for i in range(3)]
+
+    found = []
+    for cores in (1, 2):
+        monkeypatch.setattr(images.machine, "cores", lambda cores=cores: cores)
+        with drawing_style():
+            found.append(images.images(made()))
+    assert found[0] == found[1]
+    assert {kind for images in found[0] for kind in images} == {"svg", "png"}

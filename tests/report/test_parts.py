@@ -1,0 +1,66 @@
+"""The parts of the report import downhill, and sections not each other."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import bench.report
+
+FOLDER = Path(bench.report.__file__).parent
+NUMBERS = {"arrays", "costs", "flags", "published", "rows", "uncertainty"}
+# From the top down: what each part may import beside itself.
+BELOW = {
+    "__init__": {"output", "claims", "sections", "layout", *NUMBERS},
+    "output": {"claims", "layout", "rows"},
+    "claims": {"layout", *NUMBERS},
+    "sections": {"layout", *NUMBERS},
+    "layout": {"arrays", "rows"},
+    "arrays": {"rows"},
+    "costs": {"rows"},
+    "flags": {"rows"},
+    "published": set(),
+    "rows": {"uncertainty"},
+    "uncertainty": set(),
+}
+# A section may show the numbers of another one beside its own.
+BESIDE = {("paper", "diversity")}
+
+
+def imported(path: Path) -> set[tuple[str, ...]]:
+    """Names that a file imports from the report, as parts of their dotted path."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bench.report"):
+            module = node.module.split(".")[2:]
+            found |= {(*module, alias.name) for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("part", BELOW)
+def test_a_part_imports_only_what_lies_below(part):
+    floors = list(BELOW)
+    assert BELOW[part] <= set(floors[floors.index(part) + 1 :])
+    path = FOLDER / part
+    for file in sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]:
+        parts = {names[0] for names in imported(file)} - {part}
+        assert parts <= BELOW[part], f"{file.name} imports {parts - BELOW[part]}"
+
+
+def test_every_part_is_in_the_picture():
+    files = {path.stem for path in FOLDER.glob("*.py")}
+    assert files | {path.parent.name for path in FOLDER.glob("*/__init__.py")} == set(BELOW)
+
+
+def test_sections_do_not_import_each_other():
+    names = {path.stem for path in (FOLDER / "sections").glob("*.py")} - {"__init__"}
+    found = {
+        (name, other)
+        for name in names
+        for part, *others in imported(FOLDER / "sections" / f"{name}.py")
+        for other in others
+        if part == "sections" and other in names
+    }
+    assert found <= BESIDE

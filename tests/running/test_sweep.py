@@ -1,0 +1,200 @@
+"""A sweep runs each cell once, whatever else works on the folder and whatever happens to its workers."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+from commands import SMALL, bench, run
+
+from bench import registry
+from bench.errors import BenchError, DataError
+from bench.records import store
+from bench.running import launchers, worker
+from bench.running import run as running
+from bench.running.locks import Locks
+from bench.running.plan import Selection, plan
+from bench.system.progress import Plain
+
+SELECTION = Selection(["standard_ensemble"], ["stripes"], "smoke", sets=SMALL[1::2])
+
+
+def job_of(results, selection=SELECTION, **changes):
+    todo = frozenset(item.cell.key() for item in plan(selection, results)[0])
+    return replace(worker.Job("s", selection, results, todo, frozenset()), **changes)
+
+
+def failures(results):
+    frame = store.read(results)
+    return frame.loc[frame["metric"] == "failed", "unit"].tolist()
+
+
+def test_a_lock_is_held_by_one_at_a_time_and_leaves_no_file(tmp_path):
+    first, second = Locks(tmp_path, "a"), Locks(tmp_path, "b")
+    with first.take("cell", "fit") as held:
+        assert held
+        with second.take("cell", "other") as other:
+            assert not other
+        with second.take("third") as free:
+            assert free
+    with second.take("fit", "cell") as held:
+        assert held
+    assert not list((tmp_path / "locks").iterdir())
+
+
+def test_a_lock_ends_with_the_process_that_held_it(tmp_path):
+    code = (
+        "import sys, time, pathlib; from bench.running.locks import Locks\n"
+        "with Locks(pathlib.Path(sys.argv[1]), 'a').take('cell'):\n"
+        "    print('held', flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with Locks(tmp_path, "b").take("cell") as held:
+            assert not held
+        holder.kill()
+        holder.wait()
+    with Locks(tmp_path, "b").take("cell") as held:
+        assert held
+
+
+def test_attempts_count_for_their_sweep_alone_until_the_cell_ends(tmp_path):
+    locks = Locks(tmp_path, "a")
+    assert [locks.begin("cell"), locks.begin("cell"), Locks(tmp_path, "b").begin("cell")] == [0, 1, 0]
+    locks.end("cell")
+    assert locks.begin("cell") == 0
+
+
+def test_a_cell_that_somebody_works_on_is_waited_for_and_not_run_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "POLL_SECONDS", 0.01)
+    job = job_of(tmp_path)
+    (key,) = job.todo
+    waiting = threading.Thread(target=worker.work, args=(job, Plain()))
+    with Locks(tmp_path, "other").take(key[:16]):
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive() and not list(tmp_path.rglob("*.csv"))
+        (item,) = plan(SELECTION, tmp_path)[0]
+        data = item.cell.task.load(None)
+        running.run(item.cell, data, tmp_path, torch.device("cpu"), Plain())
+    waiting.join(30)
+    assert not waiting.is_alive()
+    assert len(list(tmp_path.rglob("*.csv"))) == 1
+
+
+def test_a_cell_that_kills_its_workers_fails_after_two(tmp_path):
+    job = job_of(tmp_path)
+    (key,) = job.todo
+    locks = Locks(tmp_path, job.sweep)
+    locks.begin(key[:16])
+    locks.begin(key[:16])
+    worker.work(job, Plain())
+    assert failures(tmp_path) == ["WorkerDied"]
+    assert not list((tmp_path / "locks").iterdir())
+
+
+@pytest.mark.parametrize("change", ["other data", "none"])
+def test_data_that_are_not_those_of_the_plan_leave_cells_out_and_end(tmp_path, monkeypatch, capsys, change):
+    job = job_of(tmp_path)
+    task = registry.task("stripes")
+
+    def load(root):
+        if change == "none":
+            raise DataError("expected stripes.txt, found nothing")
+        return replace(task.load(root), checksums={"stripes": "1"})
+
+    monkeypatch.setattr(registry, "task", lambda name: replace(task, load=load))
+    worker.work(job, Plain())
+    assert "left out: 1 cells" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_a_cell_over_its_limit_fails_and_the_next_command_goes_on(tmp_path):
+    done = run(tmp_path, "--limit", "0.0005")
+    assert done.exit_code == 1 and "TimeLimit: expected the cell to end within 0.0005 minutes" in done.output
+    assert failures(tmp_path) == ["TimeLimit"]
+    assert "1 run, 0 done before, 0 failed" in run(tmp_path).output
+
+
+def test_ctrl_c_writes_what_was_stopped_and_what_was_not_come_to(tmp_path, monkeypatch):
+    def press(*_):
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(running, "run", press)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
+    try:
+        done = run(tmp_path, "--seed", "0,1")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done.exit_code == 1
+    assert "0 run, 0 done before, 1 failed, 1 not come to" in done.output
+    assert failures(tmp_path) == ["Interrupted"]
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed(tmp_path):
+    run(tmp_path)
+    (path,) = (tmp_path / "raw").glob("*.csv")
+    (checkpoint,) = tmp_path.rglob("*.safetensors")
+    parts = [path.with_name(f"{path.name}.1.part"), checkpoint.with_name("fit.safetensors.1.part")]
+    for part in parts:
+        part.write_bytes(b"half")
+    run(tmp_path, "--force")
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_plan_knows_each_state_and_its_commands_run_the_cells(tmp_path):
+    sets = [*SELECTION.sets, "hypergan.hidden=8", "hypergan.epochs=1"]
+    selection = Selection(["standard_ensemble", "hypergan"], ["stripes"], "smoke", (0, 1), sets=sets)
+    run(tmp_path)
+    run(tmp_path, "--seed", "1", "--limit", "0.0005")
+    planned, unreadable = plan(selection, tmp_path)
+    assert [item.state for item in planned] == ["done", "failed", "missing", "missing"] and not unreadable
+    assert all(item.seconds > 0 for item in planned)  # of the one run, at least for its train key
+    for item in planned:
+        words = shlex.split(item.command)
+        assert words[0] == "bench" and bench(*words[1:]).exit_code == 0
+    again, _ = plan(selection, tmp_path)
+    assert [item.state for item in again] == ["done"] * 4
+    assert sum(item.cell.key() == other.cell.key() for item in planned for other in again) == 4
+
+
+def test_the_plan_command_shows_costs_and_the_sum(tmp_path):
+    arguments = ("--method", "standard_ensemble", "--task", "stripes", "--preset", "smoke", *SMALL)
+    before = bench("plan", *arguments, results=tmp_path)
+    assert before.exit_code == 0 and "missing" in before.output and "1 without an estimate" in before.output
+    run(tmp_path)
+    after = bench("plan", *arguments, results=tmp_path)
+    assert "1 done, 0 stale, 0 failed, 0 missing" in after.output
+
+
+def test_a_task_without_its_data_leaves_the_others_planned(tmp_path):
+    done = bench(
+        "plan", "--method", "standard_ensemble", "--task", "stripes,digits", "--preset", "smoke",
+        "--data", str(tmp_path), results=tmp_path,
+    )  # fmt: skip
+    assert done.exit_code == 1
+    assert "no data for stripes" in done.output and "--task digits" in done.output
+
+
+def test_a_launcher_that_is_not_installed_names_its_extra(monkeypatch):
+    with pytest.raises(BenchError, match=r"--launcher ray: .*ensemble-bench\[ray\]"):
+        launchers.require("a_module_that_nobody_has", "ray")
+
+
+def test_threads_are_shared_unless_the_environment_sets_them(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [launchers.threads_of(2, 8), launchers.threads_of(3, 8), launchers.threads_of(8, 2)] == [4, 2, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert launchers.threads_of(2, 8) == 3
+
+
+def test_an_address_belongs_to_ray(tmp_path):
+    done = run(tmp_path, "--address", "auto")
+    assert done.exit_code == 2 and "--launcher ray" in done.output

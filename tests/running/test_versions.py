@@ -1,0 +1,211 @@
+"""Versions of the code: in a copy of the sources one thing of each sort is changed; is it seen, and named?"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+import bench
+from bench import registry
+from bench.running import versions
+from bench.system import sources
+from bench.system.fingerprint import Code, changes, place_of, version
+
+ENTRY = registry.method("hypergan")
+TASK = registry.task("digits")
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A copy of this suite's sources, with methods and datasets where they are imported from."""
+    top = Path(bench.__file__).parent
+    folders = {"bench": top}
+    folders |= {f"bench/{part}": sources.find(f"bench.{part}").parent for part in ("methods", "datasets")}
+    for name, folder in folders.items():
+        for path in [*folder.rglob("*.py"), *folder.rglob("*.cpp")]:
+            target = tmp_path / name / path.relative_to(folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, target)
+    return tmp_path
+
+
+def finder(tree):
+    def find(module):
+        path = tree.joinpath(*module.split("."))
+        found = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        return found if found.exists() else None
+
+    return find
+
+
+def fit_of(tree, method="hypergan"):
+    task = TASK
+    roots = (versions.FIT, registry.method(method).target, place_of(task.network), versions.loss_place(task))
+    return Code(versions.FIT_ASIDE, finder(tree)).definitions(roots)
+
+
+def run_of(tree):
+    return Code(versions.ASIDE, finder(tree)).definitions(versions.run_roots(ENTRY, TASK))
+
+
+def edit(tree, old, new):
+    """Replace a text in the one file of the copy that has it."""
+    files = [p for p in tree.rglob("*.*") if p.suffix in (".py", ".cpp") and old in p.read_text("utf-8")]
+    assert len(files) == 1, (old, files)
+    text = files[0].read_text("utf-8")
+    assert text.count(old) == 1, old
+    files[0].write_text(text.replace(old, new), "utf-8")
+
+
+COMPUTES = {
+    "HyperGAN._step": ("(loss + c.beta * adversarial)", "(loss + 2 * c.beta * adversarial)"),
+    "Minibatches._order": ("torch.randperm(len(self.split), generator=rng)", "torch.arange(len(self.split))"),
+    "kernels.cpp": ("#include <vector>", "#include <vector>\n#define LATER 1"),
+    "LEAKY_SLOPE": ("LEAKY_SLOPE = 0.01 ", "LEAKY_SLOPE = 0.02 "),
+    "adam": ("weight_decay=weight_decay, fused=True", "weight_decay=weight_decay"),
+    "stream": ('big") >> 1', 'big") >> 2'),
+    "Normalise": ("class Normalise(nn.Module):", "class Normalise(nn.Sequential):"),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTES)
+def test_a_change_to_what_a_fit_computes_is_seen_and_named(tree, name):
+    before = fit_of(tree)
+    edit(tree, *COMPUTES[name])
+    found = changes(before, fit_of(tree))
+    assert found == [name]
+    assert version(before) != version(fit_of(tree))
+
+
+TELLS = {
+    "the trace": ('rows.append(row("disagreement", differing, **on_part))', "pass"),
+    "a message": ("lower the learning rate with --set", "try a lower learning rate with --set"),
+    "a comment": ("# Annealed too:", "# Annealed as well:"),
+    "a docstring": ("One epoch: steps of K networks", "An epoch: steps of K networks"),
+    "an annotation": ("def _mlp(self, inputs: int,", "def _mlp(self, inputs: float,"),
+    "another method": ("class APD(Method):", "class APD(Method):\n    later = 1\n"),
+    "a default, which the settings name": ("beta: NotNegative = 1.0", "beta: NotNegative = 2.0"),
+    "how fits are stored": ('whole.update(f"\\0{name}\\0', 'whole.update(f"\\1{name}\\0'),
+    "what is drawn": ("STATISTICS_CODES = 2048", "STATISTICS_CODES = 1024"),
+}
+
+
+@pytest.mark.parametrize("what", TELLS)
+def test_a_change_to_anything_else_leaves_a_fit_as_it_is(tree, what):
+    before = fit_of(tree)
+    edit(tree, *TELLS[what])
+    assert changes(before, fit_of(tree)) == []
+
+
+RUNS = {
+    "trace": TELLS["the trace"],
+    "STATISTICS_CODES": TELLS["what is drawn"],
+    "HALVINGS": ("HALVINGS = ", "HALVINGS = 1 + "),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_hangs_on_its_trace_its_draws_and_its_evaluations(tree, name):
+    before = run_of(tree)
+    edit(tree, *RUNS[name])
+    assert changes(before, run_of(tree)) == [name]
+
+
+def test_an_evaluation_that_a_task_does_not_ask_is_no_part_of_its_runs():
+    found = versions.run_roots(ENTRY, TASK)
+    assert not any("regression" in root for root in found)
+    assert any("regression" in root for root in versions.run_roots(ENTRY, registry.task("toy")))
+
+
+def test_a_definition_may_move_to_another_file_and_be_imported_in_another_way(tree):
+    before = fit_of(tree), run_of(tree)
+    path = next(p for p in tree.rglob("*.py") if "def untrained_rms(" in p.read_text("utf-8"))
+    text = path.read_text("utf-8")
+    start, end = text.index("def untrained_rms("), text.index("def _settle(")
+    (tree / "bench" / "elsewhere.py").write_text("import math\n\n" + text[start:end], "utf-8")
+    moved = text[:start] + text[end:]
+    moved = moved.replace(
+        "from torch import Tensor, nn", "from torch import Tensor, nn\nfrom bench import elsewhere", 1
+    )
+    path.write_text(
+        moved.replace("untrained_rms(self.config", "elsewhere.untrained_rms(self.config"), "utf-8"
+    )
+    assert (fit_of(tree), run_of(tree)) == before
+
+
+def test_order_and_file_of_a_root_do_not_count(tree):
+    before = fit_of(tree)
+    path = next(p for p in tree.rglob("*.py") if "class HyperGAN(Method)" in p.read_text("utf-8"))
+    text = path.read_text("utf-8")
+    head, tail = text.split("def untrained_rms(")
+    start = head.index("@settings")
+    path.write_text(head[:start] + "def untrained_rms(" + tail + "\n\n" + head[start:], "utf-8")
+    assert fit_of(tree) == before
+    path.rename(path.with_name("hypergan_of_1.py"))
+    assert fit_of(tree) == before
+
+
+def test_a_root_that_is_nowhere_is_an_error(tree):
+    with pytest.raises(LookupError, match=r"bench\.methods\.hypergan:Nobody"):
+        Code((), finder(tree)).definitions(["bench.methods.hypergan:Nobody"])
+
+
+def test_which_function_an_import_means_counts(tmp_path):
+    def hashes(line):
+        (tmp_path / "a.py").write_text(f"{line}\n\n\ndef f(x):\n    return sqrt(x)\n")
+        return Code((), finder(tmp_path)).definitions(["a:f"])
+
+    assert hashes("from math import sqrt") == hashes("from math import sqrt  # a root")
+    assert hashes("from math import sqrt") != hashes("from cmath import sqrt")
+
+
+PLUGIN = {
+    "extra/__init__.py": "",
+    "extra/method.py": "from extra import helper\n\n\n"
+    "class Own:\n    def round(self, i):\n        return helper.clip(i)\n",
+    "extra/loop.py": "from extra.method import Own\nfrom extra.task import network\n\n\n"
+    "def fit():\n    network()\n    return Own().round(0)\n",
+    "extra/helper.py": "LIMIT = 1\n\n\ndef clip(x):\n    return min(x, LIMIT)\n",
+    "extra/task.py": "from torch import nn\n\n\n"
+    "def network():\n    return nn.Sequential(nn.Linear(1, 2), nn.Tanh())\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "name"),
+    [("helper", "LIMIT = 1", "LIMIT = 2", "LIMIT"), ("task", "Tanh", "ReLU", "network")],
+)
+def test_what_a_plug_in_imports_and_the_network_of_its_task_count(
+    tmp_path, monkeypatch, file, old, new, name
+):
+    for path, text in PLUGIN.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    before = Code().definitions(["extra.loop:fit"])
+    path = tmp_path / "extra" / f"{file}.py"
+    path.write_text(path.read_text().replace(old, new))
+    assert changes(before, Code().definitions(["extra.loop:fit"])) == [name]
+
+
+def test_values_that_a_network_is_bound_to_count():
+    wider = replace(TASK, network=partial(TASK.network, classes=7))
+    found = changes(versions.of_fit(ENTRY, TASK), versions.of_fit(ENTRY, wider))
+    assert found == ["task: network"]
+
+
+def test_comments_of_c_do_not_count_and_texts_do():
+    text = 'int a; // one\n/* two\n three */ char *b = "// no /* comment */"; \n'
+    assert sources.without_comments(text) == 'int a;\n  char *b = "// no /* comment */";'
+
+
+def test_the_preset_s_scale_counts_for_a_run_and_not_for_its_fit():
+    scales = {**TASK.scales, "smoke": replace(TASK.scale("smoke"), images=7)}
+    other = replace(TASK, scales=scales)
+    assert versions.of_fit(ENTRY, TASK) == versions.of_fit(ENTRY, other)
+    found = changes(versions.of_run(ENTRY, TASK, "smoke"), versions.of_run(ENTRY, other, "smoke"))
+    assert found == ["task: scale"]

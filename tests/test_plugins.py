@@ -1,0 +1,135 @@
+"""Plug-ins that cannot be used: one line that names them, and everything else stays usable."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+OWN = ["hypergan", "standard_ensemble", "mc_dropout", "sgld"]
+METHOD = "from bench.methods.mc_dropout import MCDropout as M\n"
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    """Writes a package `pack` whose entry point `point` imports the module `names`."""
+
+    def write(names, **files):
+        folder = tmp_path / "site"
+        about = folder / "pack-0.1.dist-info"
+        about.mkdir(parents=True)
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: pack\nVersion: 0.1\n")
+        (about / "RECORD").write_text("")
+        (about / "entry_points.txt").write_text("[bench.plugins]\npoint = names\n")
+        if names is not None:
+            (folder / "names.py").write_text("from bench.registry import *\n" + names)
+        for name, text in files.items():
+            (folder / name.replace("_dot_", ".")).write_text(text)
+        return folder
+
+    return write
+
+
+def run(folder, *arguments, code="import sys; from bench.cli.main import main; main(sys.argv[1:])"):
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    environment.pop("BENCH_DATA", None)
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder)
+
+
+BROKEN = {
+    "left behind": (None, {}, "point"),
+    "missing dependency": ("import a_package_that_is_not_here", {}, "point"),
+    "syntax": ("def (", {}, "point"),
+    "exits": ("raise SystemExit(3)", {}, "point"),
+    "target in a missing package": ("add_method('mine', 'nowhere.mine:M')", {}, "mine"),
+    "package that fails": ("add_method('mine', 'bad.mine:M')", {"bad_dot_py": "1 / 0"}, "mine"),
+    "no TOML": ("add_method('mine', 'mine:M')", {"mine_dot_py": METHOD}, "mine"),
+    "no TOML file": (
+        "add_method('mine', 'mine:M')",
+        {"mine_dot_py": METHOD, "mine_dot_toml": "about = "},
+        "mine",
+    ),
+    "a strange table": (
+        "add_method('mine', 'mine:M')",
+        {"mine_dot_py": METHOD, "mine_dot_toml": "[huge]\nepochs = 1"},
+        "mine",
+    ),
+    "a name that is no file's": ("add_method('../mine', 'mine:M')", {}, "../mine"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_plugin_is_one_warning_and_the_others_stay(plugin, kind):
+    names, files, asked = BROKEN[kind]
+    folder = plugin(names, **files)
+    done = run(folder, "list", "methods")
+    assert done.returncode == 0 and set(OWN) <= set(done.stdout.split())
+    (warning,) = done.stderr.splitlines()
+    assert warning.startswith("Warning: plug-in 'point' of package pack 0.1: ")
+    assert any(text in warning for text in ("uninstall", "correct the file", "rename it"))
+    asked_for = run(folder, "plan", "--method", asked, "--task", "digits")
+    assert asked_for.returncode == 2 and "Traceback" not in asked_for.stderr
+    assert warning.removeprefix("Warning: ") in asked_for.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("file", [{"mine_dot_py": "import nothing_here"}, {"mine_dot_py": "x = 1"}, {}])
+def test_a_method_whose_module_fails_when_used_is_one_error(plugin, file):
+    folder = plugin("add_method('mine', 'mine:M')", mine_dot_toml="[smoke]\nepochs = 1", **file)
+    done = run(folder, "plan", "--method", "mine", "--task", "digits", "--preset", "smoke")
+    assert done.returncode in (1, 2) and "Traceback" not in done.stderr
+    assert "plug-in 'point' of package pack 0.1" in done.stderr.splitlines()[-1]
+
+
+CLASHES = {
+    "method": ("add_method('hypergan', 'mine:M')", "", "methods", "hypergan", "bench.methods.hypergan"),
+    "own variant": ("add_method('sgld', 'mine:M')", "", "methods", "sgld", "bench.methods.apd"),
+    "variant": (
+        "add_method('mine', 'mine:M')",
+        "[variants.x]\nname = 'hypergan'\n",
+        "methods",
+        "hypergan",
+        "bench.methods.hypergan",
+    ),
+    "task": ("add_task('digits', 'mine:M', 'x')", "", "tasks", "digits", "bench.datasets.digits"),
+    "source": ("add_source('mnist', 'mine:M', 'x')", "", "sources", "mnist", "bench.datasets.mnist"),
+}
+
+
+@pytest.mark.parametrize("kind", CLASHES)
+def test_a_name_that_is_taken_stays_with_its_owner(plugin, kind):
+    names, toml, table, name, module = CLASHES[kind]
+    folder = plugin(names, mine_dot_py=METHOD, mine_dot_toml=toml)
+    code = f"from bench import registry; print(registry.{table}()[{name!r}].module)"
+    done = run(folder, code=code)
+    assert done.stdout.strip() == module
+    (warning,) = done.stderr.splitlines()
+    assert f"{name!r} (mine:M) is left out" in warning
+    assert "plug-in 'point' of package pack 0.1" in warning and "of package ensemble-bench" in warning
+
+
+def test_one_name_left_out_leaves_the_rest_of_its_plugin(plugin):
+    folder = plugin(
+        "add_method('hypergan', 'mine:M')\nadd_method('mine', 'mine:M')",
+        mine_dot_py=METHOD,
+        mine_dot_toml="[smoke]\nepochs = 1",
+    )
+    assert "mine" in run(folder, "list", "methods").stdout.split()
+
+
+def test_a_task_with_another_name_than_its_registered_one_is_refused(plugin):
+    mine = "from dataclasses import replace\nfrom bench.datasets.digits import digits\nmine = digits\n"
+    folder = plugin("add_task('mine', 'mine:mine', 'x')", mine_dot_py=mine)
+    done = run(folder, "plan", "--method", "mc_dropout", "--task", "digits,mine", "--preset", "smoke")
+    assert done.returncode == 1
+    (error,) = done.stderr.splitlines()
+    assert error.startswith("Error: plug-in 'point' of package pack 0.1: ")
+    assert "named 'mine', as it is registered, found the name 'digits'" in error
+
+
+def test_this_suite_s_own_names_are_all_there():
+    code = "from bench import registry; registry.methods(); registry.tasks(); print(registry._left_out)"
+    done = run("/", code=code)
+    assert done.stdout.strip() == "{}" and done.stderr == ""
