@@ -261,7 +261,7 @@ def test_a_truncated_shard_is_an_error_and_a_removed_one_is_computed_again(tmp_p
 def cell(name, **sets):
     entry = registry.method(name)
     settings = resolve(entry, entry.load().Config, "smoke", "stripes", sets)
-    return Cell(entry, stripes_task, "smoke", 0, (1, 2), settings, (), load_stripes(None).fitted_on())
+    return Cell(entry, stripes_task, "smoke", 0, (1, 2), settings, (), load_stripes(None).fitted_on(), "")
 
 
 def test_variants_share_the_stages_folder_and_settings_of_the_chain_part_them(tmp_path):

@@ -62,11 +62,11 @@ def edit(tree, old, new):
 
 
 COMPUTES = {
-    "HyperGAN._step": ("(loss + c.beta * adversarial)", "(loss + 2 * c.beta * adversarial)"),
+    "HyperGAN._step": ("loss + c.beta * adversarial", "loss + 2 * c.beta * adversarial"),
     "Minibatches._order": ("torch.randperm(len(self.split), generator=rng)", "torch.arange(len(self.split))"),
     "kernels.cpp": ("#include <vector>", "#include <vector>\n#define LATER 1"),
     "LEAKY_SLOPE": ("LEAKY_SLOPE = 0.01 ", "LEAKY_SLOPE = 0.02 "),
-    "adam": ("weight_decay=weight_decay, fused=True", "weight_decay=weight_decay"),
+    "adam": ("        fused=True,\n        capturable", "        capturable"),
     "stream": ('big") >> 1', 'big") >> 2'),
     "Normalise": ("class Normalise(nn.Module):", "class Normalise(nn.Sequential):"),
 }
