@@ -15,11 +15,10 @@ from bench.errors import DataError
 from bench.records import store
 from bench.running.cell import Cell
 from bench.settings import parse_sets, resolve
-from bench.system.fingerprint import changes
+from bench.system.code import NOT_WRITTEN, changed
 from bench.task import Data, Task
 
 STATES = ("done", "stale", "failed", "missing")
-NAMED = 5  # definitions that a reason names
 COSTS = ("fit_seconds", "sample_seconds", "predict_seconds")
 
 
@@ -153,8 +152,8 @@ class History:
         """Which definitions a stale cell's run had otherwise, new or not at all."""
         before = store.read_code(self.results, self.codes[cell.key()])
         if before is None:
-            return "made before its definitions were written down"
-        return f"changed: {named(changes(before.definitions, cell.definitions()))}"
+            return NOT_WRITTEN
+        return f"changed: {changed(before.definitions, cell.definitions())}"
 
     def _code(self, cell: Cell) -> str:
         # Some hundred definitions make a code version, the same for all seeds.
@@ -191,12 +190,6 @@ def _groups(method: str, task: str, train: str, preset: str, config: str) -> lis
     places = dict.fromkeys((task, train))
     near = [(method, place, preset, settings) for settings in (config, "") for place in places]
     return [*near, (train, preset)]
-
-
-def named(names: Sequence[str]) -> str:
-    """The first names of a list, and how many more there are."""
-    shown = ", ".join(names[:NAMED])
-    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
 
 
 def lines(planned: Sequence[Planned]) -> Iterator[str]:

@@ -142,14 +142,15 @@ def _take(module: Module, statement: ast.stmt) -> None:
     """Put a statement of the top of a module under the names that it defines."""
     names = _names(statement)
     if isinstance(statement, ast.ClassDef):
-        for part in [s for s in statement.body if isinstance(s, Function)]:
-            module.definitions.setdefault(f"{statement.name}.{part.name}", []).append(part)
-            statement.body.remove(part)
-        for part in [s for s in statement.body if isinstance(s, ast.Assign) and _target(s) == CONFIG]:
-            statement.body.remove(part)
-            if isinstance(part.value, ast.Name):
-                module.configs.add(part.value.id)
+        for part in list(statement.body):
+            if isinstance(part, Function):
+                module.definitions.setdefault(f"{statement.name}.{part.name}", []).append(part)
+                statement.body.remove(part)
+            elif isinstance(part, ast.Assign) and _target(part) == CONFIG:
                 module.definitions.setdefault(f"{statement.name}.{CONFIG}", []).append(part)
+                statement.body.remove(part)
+                if isinstance(part.value, ast.Name):
+                    module.configs.add(part.value.id)
     for name in names or [STATEMENTS]:
         module.definitions.setdefault(name, []).append(statement)
         if names:

@@ -62,7 +62,7 @@ def test_stale_cells_run_again_only_when_asked(tmp_path):
     run(tmp_path)
     (path,) = (tmp_path / "raw").glob("*.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"code": "older"}))
-    assert "by older code, made before its definitions" in run(tmp_path).output
+    assert "by older code, made before definitions" in run(tmp_path).output
     assert "1 run" in run(tmp_path, "--stale").output
 
 

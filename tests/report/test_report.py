@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -21,6 +22,7 @@ from bench.report.layout.figures import method_styles
 from bench.report.layout.tables import Table, digits, text_tables
 from bench.report.rows import prepare
 from bench.report.sections.outliers import thin
+from bench.system import code
 from bench.system.files import write_atomic
 
 METHODS = {"hypergan": 100, "mc_dropout": 100, "standard_ensemble": 10}
@@ -377,3 +379,18 @@ def test_of_two_runs_that_hold_the_same_number_the_newest_counts(results):
     abouts = {"newer": {"created": "2025-01-02"}, run: {"created": "2025-01-01"}}
     found = prepare(pd.concat([again, rows], ignore_index=True), abouts)
     assert len(found) == len(rows) and run not in set(found["run"])
+
+
+def test_the_page_says_which_definitions_have_changed_since_a_run_was_made(results, tmp_path):
+    folder = shutil.copytree(results, tmp_path / "copy")
+    assert "made before definitions were written down" in (folder / "report.html").read_text()
+    roots = ("bench.records.schema:row",)
+    now = dict(code.reached(roots))
+    for name, definitions in (("f00d", now), ("0ld", now | {"row": "0", "gone": "1"})):
+        store.write_code(folder, name, {**definitions, "task: data": "1"}, roots)
+    report.build(folder)
+    assert "Changed since" not in (folder / "report.html").read_text()
+    for path in (folder / "raw").glob("*.json"):
+        path.write_text(path.read_text().replace("f00d", "0ld"))
+    report.build(folder)
+    assert ">gone, row</td>" in (folder / "report.html").read_text()

@@ -12,7 +12,7 @@ import pytest
 import bench
 from bench import registry
 from bench.running import versions
-from bench.system import sources
+from bench.system import code, sources
 from bench.system.fingerprint import Code, changes, place_of, version
 
 ENTRY = registry.method("hypergan")
@@ -44,12 +44,12 @@ def finder(tree):
 
 def fit_of(tree, method="hypergan"):
     task = TASK
-    roots = (versions.FIT, registry.method(method).target, place_of(task.network), versions.loss_place(task))
-    return Code(versions.FIT_ASIDE, finder(tree)).definitions(roots)
+    roots = (code.FIT, registry.method(method).target, place_of(task.network), versions.loss_place(task))
+    return Code(code.FIT_ASIDE, finder(tree)).definitions(roots)
 
 
 def run_of(tree):
-    return Code(versions.ASIDE, finder(tree)).definitions(versions.run_roots(ENTRY, TASK))
+    return Code(code.ASIDE, finder(tree)).definitions(versions.run_roots(ENTRY, TASK))
 
 
 def edit(tree, old, new):

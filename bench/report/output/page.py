@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from bench.records import store
 from bench.report.claims import ledger as claims
 from bench.report.claims.paper import FAILS, HOLDS, UNKNOWN
 from bench.report.layout.captions import FigureEntry
@@ -29,6 +30,7 @@ from bench.report.layout.tables import (
     text_tables,
 )
 from bench.report.rows import BLOCK, Material, copies, paper_first
+from bench.system.code import NOT_WRITTEN, changed_since
 
 FOLDED = 40  # lines of a task's table: one of more opens at a click, as others stand below
 VERDICTS = (HOLDS, FAILS, UNKNOWN)
@@ -104,6 +106,7 @@ def render(
         failed=failure_table(failed),
         dirty=sum(bool(about.get("dirty")) for about in material.abouts.values()),
         provenance=_provenance(material),
+        changed=_changed(material),
         gaps=GAPS,
         general=GENERAL,
     )
@@ -216,6 +219,20 @@ def _provenance(material: Material) -> TextTable:
         counts[(_short(about.get("commit")), tree, _short(about.get("code")), *machine)] += 1
     lines = [[Cell(text) for text in (*key, str(n))] for key, n in sorted(counts.items())]
     return TextTable({}, headings, lines, lead=7)
+
+
+def _changed(material: Material) -> TextTable:
+    """How many runs other code would make now, by the definitions that have changed since."""
+    counts: Counter[str] = Counter()
+    for about in material.abouts.values():
+        if about["failure"]:
+            continue
+        known = store.read_code(material.results, about["code"])
+        since = NOT_WRITTEN if known is None else changed_since(known.definitions, known.roots)
+        if since:
+            counts[since] += 1
+    lines = [[Cell(since), Cell(str(count))] for since, count in sorted(counts.items())]
+    return TextTable({}, ["changed since", "runs"], lines, lead=1)
 
 
 def _short(value: Any) -> str:
