@@ -58,7 +58,7 @@ def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
 
 
 def changed_since(before: Mapping[str, str], roots: Sequence[str]) -> str:
-    """What differs now from the definitions that a run with these roots had, as text; empty where nothing does.
+    """What differs now from the definitions that a run with these roots had; empty where nothing does.
 
     What a run notes of its task (`task: ...`) is not code and is not compared.
     """
