@@ -67,7 +67,7 @@ def loss_place(task: Task) -> str:
     return f"bench.training.losses:LOSSES[{task.loss}]"
 
 
-def now(roots: tuple[str, ...]) -> dict[str, str]:
+def now(roots: tuple[str, ...]) -> Mapping[str, str]:
     """What a run that started there would reach in the code as it is; needs no torch."""
     return _reached(roots, ASIDE)
 

@@ -145,11 +145,11 @@ def _take(module: Module, statement: ast.stmt) -> None:
         for part in [s for s in statement.body if isinstance(s, Function)]:
             module.definitions.setdefault(f"{statement.name}.{part.name}", []).append(part)
             statement.body.remove(part)
-        for part in [s for s in statement.body if isinstance(s, ast.Assign) and _target(s) == CONFIG]:
-            statement.body.remove(part)
-            if isinstance(part.value, ast.Name):
-                module.configs.add(part.value.id)
-                module.definitions.setdefault(f"{statement.name}.{CONFIG}", []).append(part)
+        for own in [s for s in statement.body if isinstance(s, ast.Assign) and _target(s) == CONFIG]:
+            statement.body.remove(own)
+            if isinstance(own.value, ast.Name):
+                module.configs.add(own.value.id)
+                module.definitions.setdefault(f"{statement.name}.{CONFIG}", []).append(own)
     for name in names or [STATEMENTS]:
         module.definitions.setdefault(name, []).append(statement)
         if names:

@@ -114,7 +114,7 @@ def _fit(method: Method, train: Split, val: Split, settings: FitSettings) -> Fit
 
 def _identity(method: Method, train: Split, val: Split, settings: FitSettings) -> dict[str, Any]:
     """Whose fit a checkpoint is; what `settings` name is not computed again."""
-    found = {"data": fitted_on(train, val)} if "data" not in settings.identity else {}
+    found: dict[str, Any] = {"data": fitted_on(train, val)} if "data" not in settings.identity else {}
     found |= {"class": type(method).__name__, "settings": dataclasses.asdict(method.config)}
     return found | {"seed": settings.seed, "device": settings.device.type, **settings.identity}
 
