@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,9 +10,6 @@ from bench import registry
 
 if TYPE_CHECKING:
     from bench.task import Split
-
-# Commands that tests start import the installed package, not ./bench, which lacks bench.methods.
-os.environ["PYTHONSAFEPATH"] = "1"
 
 registry.add_task("stripes", "small:stripes_task", "images of three classes, for tests")
 
