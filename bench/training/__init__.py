@@ -5,16 +5,16 @@ drawn. Complete, if not good: one network, and normal noise of one standard devi
 
 >>> import torch
 >>> from torch import nn
->>> from bench.training import (
-...     Count, FitSettings, Method, Minibatches, Positive, Split, adam, anneal, fit, initial, settings,
-... )
+>>> from bench.training import Count, Method, Minibatches, Positive, adam, anneal, initial, settings
 >>> @settings
 ... class NoisyConfig:
+...     'Settings of noisy.'
 ...     epochs: Count = 5  # an integer of at least 1
 ...     batch: Count = 20
 ...     lr: Positive = 0.01
 ...     sd: Positive = 0.05
 >>> class Noisy(Method):
+...     'One network that minimises the loss; a draw adds N(0, sd^2) to every weight.'
 ...     Config = NoisyConfig
 ...
 ...     def start(self, train, val, *, loss, rng):
@@ -45,6 +45,7 @@ drawn. Complete, if not good: one network, and normal noise of one standard devi
 ...             return w.detach() + self.config.sd * noise.to(self.device)
 ...
 ...         return {name: noisy(w) for name, w in self.weights.items()}
+>>> from bench.training import FitSettings, Split, fit
 >>> x = torch.rand(100, 4, generator=torch.Generator().manual_seed(0))
 >>> data = Split("made-up", x, (x[:, 0] > x[:, 1]).long())
 >>> method = Noisy(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), NoisyConfig())
