@@ -45,6 +45,7 @@ ALLOWED = {
     "__init__": set(),
 }  # fmt: skip
 METHODS = {"training", "ensemble", "engine", "networks", "metrics", "rng", "registry", "settings", "task"}
+EXAMPLES = {"bench.training", "bench.registry"}  # all that a method of another package needs
 DATASETS = {"task", "networks", "registry", "errors", "datasets"}
 # The modules at the top of bench/; everything else lies in a package.
 TOP = {
@@ -128,6 +129,11 @@ def test_methods_and_datasets_import_only_what_the_picture_allows():
             assert rooms <= allowed, f"{module} imports {rooms - allowed}"
 
 
+def test_examples_import_only_the_facade_and_the_registry():
+    for path in sources("examples/swag/swag_example"):
+        assert imported(path) <= EXAMPLES, path
+
+
 def test_no_module_imports_itself_by_way_of_others():
     ended: set[str] = set()
 
@@ -190,7 +196,7 @@ def test_the_command_line_and_the_report_need_neither_torch_nor_pydantic(module)
 
 
 def test_files_and_functions_stay_readable():
-    for place in ("bench", "methods", "datasets", "tests"):
+    for place in ("bench", "methods", "datasets", "examples", "tests"):
         for path in sources(place):
             text = path.read_text("utf-8")
             assert len(text.splitlines()) <= LONGEST_FILE, path
@@ -201,7 +207,7 @@ def test_files_and_functions_stay_readable():
 
 
 def test_public_functions_say_what_they_are():
-    for place in ("bench", "methods", "datasets"):
+    for place in ("bench", "methods", "datasets", "examples/swag/swag_example"):
         for path in sources(place):
             tree = parsed(path)
             assert ast.get_docstring(tree), path

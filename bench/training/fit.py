@@ -131,8 +131,15 @@ def _save(
 def check_finite(method: Method, where: str, losses: dict[str, float], setting: str = "lr") -> None:
     """Raises BenchError where a loss is no longer a number, naming the place and the setting to lower.
 
-    where: round, or epoch and step. A method whose step is not called `lr` checks for itself.
+    where: round, or epoch and step. A method whose step is not called `lr` checks for itself. Raises
+    TypeError for losses that are no floats: rows and checkpoints could not hold them.
     """
+    strange = {name: type(value).__name__ for name, value in losses.items() if not isinstance(value, float)}
+    if strange:
+        raise TypeError(
+            f"{type(method).__name__}, {where}: expected losses as floats, found {strange}; "
+            "return loss.item() or float(loss)"
+        )
     broken = {name: value for name, value in losses.items() if not math.isfinite(value)}
     if broken:
         raise BenchError(

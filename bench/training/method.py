@@ -23,16 +23,26 @@ Part = TypeVar("Part", bound=checkpoint.Kept)
 
 
 class Method(ABC):
-    """What an author writes: `Config`, `start`, `rounds`, `round`, `draw`, at times `adapt`.
+    """What an author writes: `Config`, `start`, `rounds`, `round`, `draw`, at times `adapt` and `ready`.
 
-    network: the target network of the task. config: an instance of the method's `Config`, a frozen
-    dataclass. Everything after the draw sees only the `Ensemble` that `sample` returns.
+    Config: a class under `@bench.training.settings`. `fit` calls `rounds` and `start` once, then `round(0)`,
+    `round(1)`, ...; between rounds it may write a checkpoint and call `draw`. After a kill another process
+    calls `start` again, reads the checkpoint into what is kept, and goes on with the next round: what a
+    round leaves for later ones has to be kept, and everything else has to follow from `start`.
+
+    network: the target network of the task, whose own weights mean nothing. config: an instance of `Config`.
+    Both are there as `self.network` (after `adapt`) and `self.config`; `self.engine` evaluates the network.
+    `self.device` is the CPU until a fit starts: use it in `start` and later, not in `__init__`.
+
+    max_members: how many networks a method holds that holds finitely many; None where draws have no end. It
+    is asked for before `start`: set it in `__init__`, from settings. members_setting: the setting that
+    raises it, for messages. stage: see `stage_round`. Everything after the draw sees only the `Ensemble`
+    that `sample` returns.
     """
 
     Config: ClassVar[type]
-    max_members: int | None = None  # None: draws without end
-    members_setting: ClassVar[str] = "networks"  # which setting raises `max_members`
-    # Settings that decide the first rounds of a fit; variants that agree on them share those rounds.
+    max_members: int | None = None
+    members_setting: ClassVar[str] = "networks"
     stage: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, network: nn.Module, config: Any) -> None:
@@ -46,36 +56,65 @@ class Method(ABC):
         self._parts: dict[str, checkpoint.Kept] = {}
 
     def adapt(self, network: nn.Module) -> nn.Module:
-        """The target network with this method's head; by default as it is."""
+        """The target network with this method's head; by default as it is.
+
+        Change a copy (`copy.deepcopy`). Called by `__init__`, when only `self.config` and `self.device` are
+        there. What is drawn must fit the network that this returns.
+        """
         return network
 
     @abstractmethod
     def start(self, train: Split, val: Split, *, loss: Loss, rng: Streams) -> None:
-        """Build what trains and register it with `keep`, optimisers and running moments too.
+        """Build what trains, and register with `keep` all that rounds change: optimisers, moments, counts.
 
-        train, val: already on `self.device`. loss: logits [M, B, K], labels -> [M].
+        Called again when a killed fit goes on, so nothing here may depend on anything but the arguments and
+        `self.config`. Both splits are already on `self.device`; modules and tensors come there by `keep`.
+        loss: logits [M, B, K], labels [B] or [M, B] -> [M], for `self.engine.losses`; a mean over the batch,
+        so that a log-likelihood is -N times it, N = len(train). rng: streams of this fit, to be stored.
+
+        PyTorch's own initialisers read the global generator: build modules inside `with rng.initialise():`.
         """
 
     @abstractmethod
     def rounds(self) -> int:
-        """How many rounds a fit has: epochs, or blocks of a later stage; known before `start`."""
+        """How many rounds a fit has: epochs, or blocks of a later stage.
+
+        From settings alone: it is asked for before `start`.
+        """
 
     @abstractmethod
     def round(self, i: int) -> dict[str, float]:
-        """Train round i and return its mean losses by name. Random numbers: `rng(purpose, i)`."""
+        """Train round i, counted from 0, and return its mean losses by name, as floats (`loss.item()`).
+
+        Random numbers come from generators that are made here, `rng("order", i)`: one purpose a use and the
+        round's number in it. A generator that lives longer would make a fit that was killed end otherwise.
+        For the same reason a learning rate follows from the step's number (`anneal`), not from a scheduler,
+        and a mode (`train()`, frozen statistics) is set here, not assumed: `draw` may have changed it.
+
+        Losses stand in progress lines and in the trace; one that is not finite ends the fit. On a GPU
+        products of float32 are TF32 here where the setting `tf32` is true, and nowhere else.
+        """
 
     @abstractmethod
     def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """Stacked weights by name, [len(rngs), *shape]; member m hangs on its own generator alone.
+        """Stacked weights by name, float32 on `self.device`, [len(rngs), *shape] for each of `engine.shapes`.
 
-        A method with finitely many members takes a permutation of them from the first generator.
+        rngs: a CPU generator a network. Network m depends on `rngs[m]` alone, so that a larger ensemble
+        begins with a smaller one; a method with finitely many networks takes a permutation of them from
+        `rngs[0]` (as `Independent.permuted`). Make random numbers on the CPU and move them: a draw must not
+        depend on the device.
+
+        Called after the fit, and between rounds by the trace, as soon as `ready`: it must leave all that is
+        kept, and what the next round relies on, as it was. Gradients are enabled; the ensemble detaches
+        what it is given, so a large graph is worth a `torch.no_grad()`.
         """
 
     def ready(self) -> bool:
-        """Whether there is something to draw; by default from the first round on.
+        """Whether there is something to draw; by default from `start` on.
 
-        A trace during the fit draws networks. A method that collects them late answers False until it has
-        some: traces hold the losses alone until then.
+        The trace draws networks between rounds. A method that collects them late answers False until it has
+        some, from what is kept (a finished fit that is read back must be ready): until then traces hold the
+        losses alone. True after the last round, always.
         """
         return True
 
@@ -83,10 +122,14 @@ class Method(ABC):
     def keep(self, name: str, part: Part) -> Part:
         """Register what a fit changes, so that checkpoints hold it; returns it, on the device.
 
-        part: a module (with its buffers), an optimiser, or a tensor, which need not train. A checkpoint is
-        read into the same objects in place: change a tensor by `copy_`, `add_` and the like, never by
-        assignment. A finished fit's checkpoint is without optimisers. Raises BenchError where all that is
-        kept, with gradients and optimisers' state, does not fit in the device's memory.
+        part: a module (with its buffers), an optimiser, or a tensor, which need not train: running moments,
+        a count. Modules are moved in place; of a tensor use what is returned. A checkpoint is read into the
+        same objects, so a tensor is changed in place, by `copy_`, `+=` or `t[i] = ...`: after
+        `self.mean = self.mean + x` the checkpoint would go on holding the old one. A number in Python is
+        not kept: use a tensor, `self.keep("count", torch.zeros((), dtype=torch.int64))`.
+
+        A finished fit's checkpoint is without optimisers: `draw` must not need them. Raises BenchError where
+        all that is kept, with gradients and optimisers' state, does not fit in the device's memory.
         """
         held: Any = part.to(self.device) if isinstance(part, nn.Module | Tensor) else part
         self._parts[name] = held
@@ -99,8 +142,14 @@ class Method(ABC):
     ) -> tuple[dict[str, Tensor], dict[str, float]]:
         """What round i of the shared stage leaves (tensors, on the device) and its losses.
 
-        Read from the stage's folder where a fit has left it there, else computed and written: a round
-        is one file, whole or absent. Raises BenchError for a file that cannot be read or is another fit's.
+        For variants that begin alike, as a chain that is then distilled in several ways. `stage` names the
+        settings that decide the first rounds; fits that agree on those, the seed and the data share them. In
+        `round`, `compute` trains the round and returns what it leaves; where another fit has left it in the
+        stage's folder, it is read instead and `compute` is not called, so that all that later rounds need
+        must be in those tensors. The round counts what it took when it was computed.
+
+        A round is one file, whole or absent. Raises BenchError for a file that cannot be read or is another
+        fit's.
         """
         path = None if self.stage_folder is None else self.stage_folder / f"round-{i:05}.safetensors"
         if path is not None and path.exists():
