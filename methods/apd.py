@@ -14,12 +14,16 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from bench.engine import Recorded, Row
-from bench.settings import Count, NotNegative, Positive, Share, settings
 from bench.training import (
+    Count,
     Loss,
     Method,
     Minibatches,
+    NotNegative,
+    Positive,
+    Recorded,
+    Row,
+    Share,
     Split,
     Streams,
     adam,
@@ -28,6 +32,7 @@ from bench.training import (
     initial,
     means,
     minimise,
+    settings,
     stacked,
 )
 
@@ -148,8 +153,7 @@ class APD(Method):
                 f"lower it with --set <method>.keep={self.steps}, or lower batch"
             )
         count = sum(shape.numel() for shape in self.engine.shapes.values())
-        self.chain = Chain(c.epochs, c.keep, count, stored=self.stage_folder is None)
-        self.keep("chain", self.chain)
+        self.chain = self.keep("chain", Chain(c.epochs, c.keep, count, stored=self.stage_folder is None))
         self.theta = torch.zeros(count, device=self.device)  # the network that walks
         self.slots = torch.zeros(c.keep, count, device=self.device)  # those of its epoch that are kept
         # On the device: a step needs a normal number a weight.
@@ -163,14 +167,12 @@ class APD(Method):
     def _start_gan(self, width: int) -> None:
         c = self.config
         with self.rng.initialise():
-            self.generator = mlp(c.latent, c.hidden, width, last=FIRST_SPREAD)
-            self.critic = mlp(width, c.hidden, 1)
-        self.keep("generator", self.generator)
-        self.keep("critic", self.critic)
-        self.optimiser = adam(self.generator.parameters(), c.lr, betas=(0.5, 0.9))
-        self.keep("optimiser", self.optimiser)
-        self.critic_optimiser = adam(self.critic.parameters(), c.lr, betas=(0.5, 0.9))
-        self.keep("critic_optimiser", self.critic_optimiser)
+            self.generator = self.keep("generator", mlp(c.latent, c.hidden, width, last=FIRST_SPREAD))
+            self.critic = self.keep("critic", mlp(width, c.hidden, 1))
+        optimiser = adam(self.generator.parameters(), c.lr, betas=(0.5, 0.9))
+        self.optimiser = self.keep("optimiser", optimiser)
+        optimiser = adam(self.critic.parameters(), c.lr, betas=(0.5, 0.9))
+        self.critic_optimiser = self.keep("critic_optimiser", optimiser)
 
     def rounds(self) -> int:
         return self.config.epochs + (self.config.blocks if self.config.distil == "wgan" else 0)
