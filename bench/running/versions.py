@@ -1,4 +1,4 @@
-"""Which code a fit and a run are made by: where each starts, and what of the rest enters no result."""
+"""The code versions of fits and runs: the definitions where each starts, and what is excluded."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bench.settings import digest
 from bench.system.fingerprint import Code, place_of, version
 from bench.task import Task
 
-# Storing, telling, naming, looking up: what comes out of these is neither a weight nor a value of a row.
-# Tables of names are aside because what a fit or a run takes from them is where it starts.
-ASIDE = (
+# Storing, reporting, naming, looking up: these change neither a weight nor a value of a row. Tables of
+# names are excluded because the entries that a fit or a run uses are among its roots.
+EXCLUDED = (
     "bench.errors",
     "bench.evaluations:DRAWS",
     "bench.evaluations:EVALUATIONS",
@@ -34,30 +34,30 @@ ASIDE = (
     "bench.training.method:Method.save",
     "bench.training.method:Method.state",
 )
-# A fit's weights do not hang on the looks that are taken at it meanwhile.
-FIT_ASIDE = (*ASIDE, "bench.training.fit:trace")
+# A fit's weights do not depend on the trace.
+FIT_EXCLUDED = (*EXCLUDED, "bench.training.fit:trace")
 FIT = "bench.training.fit:fit"
 RUN = "bench.running.run:run"
-TABLES = ("EVALUATIONS", "DRAWS")  # by name of an evaluation: what asks, what is drawn for it
+TABLES = ("EVALUATIONS", "DRAWS")  # by evaluation: its function, and the number of networks that it needs
 
 
-def of_fit(entry: MethodEntry, task: Task) -> dict[str, str]:
-    """Definitions that a fit can reach, with their hashes, and the arguments of the task's network."""
+def fit_definitions(entry: MethodEntry, task: Task) -> dict[str, str]:
+    """Hashes of the definitions that a fit can reach, and of the arguments of the task's network."""
     roots = (FIT, entry.target, place_of(task.network), loss_place(task))
-    return {**_reached(roots, FIT_ASIDE), **_arguments(task.network)}
+    return {**_reached(roots, FIT_EXCLUDED), **_arguments(task.network)}
 
 
-def of_run(entry: MethodEntry, task: Task, preset: str) -> dict[str, str]:
-    """Definitions that a run of a cell can reach, its fit's among them, and what the preset asks."""
+def run_definitions(entry: MethodEntry, task: Task, preset: str) -> dict[str, str]:
+    """Hashes of the definitions that a run of a cell can reach, including its fit, and of the scale."""
     return {
-        **of_fit(entry, task),
-        **_reached(run_roots(entry, task), ASIDE),
+        **fit_definitions(entry, task),
+        **_reached(run_roots(entry, task), EXCLUDED),
         "task: scale": digest(_set(task.scale(preset)))[:8],
     }
 
 
 def run_roots(entry: MethodEntry, task: Task) -> tuple[str, ...]:
-    """Where a run starts (`module:name`), its fit included."""
+    """The definitions where a run and its fit start, as `module:name`."""
     asked = [f"bench.evaluations:{table}[{name}]" for name in task.evaluations for table in TABLES]
     return (FIT, RUN, entry.target, loss_place(task), place_of(task.network), *asked)
 
@@ -67,24 +67,19 @@ def loss_place(task: Task) -> str:
     return f"bench.training.losses:LOSSES[{task.loss}]"
 
 
-def now(roots: tuple[str, ...]) -> dict[str, str]:
-    """What a run that started there would reach in the code as it is; needs no torch."""
-    return _reached(roots, ASIDE)
+@cache
+def _code(excluded: tuple[str, ...]) -> Code:
+    # Cached per process, like imported modules: a later change on disk does not affect what runs.
+    return Code(excluded)
 
 
 @cache
-def _code(aside: tuple[str, ...]) -> Code:
-    # Read once a process, as the modules themselves are: a change on disk after that is not what runs.
-    return Code(aside)
-
-
-@cache
-def _reached(roots: tuple[str, ...], aside: tuple[str, ...]) -> Mapping[str, str]:
-    return _code(aside).definitions(roots)
+def _reached(roots: tuple[str, ...], excluded: tuple[str, ...]) -> Mapping[str, str]:
+    return _code(excluded).definitions(roots)
 
 
 def _arguments(network: Callable[..., Any]) -> dict[str, str]:
-    """Values that a function which makes a network is bound to: of a partial, or around a closure."""
+    """A hash of the values bound to a function that builds a network, by a partial or a closure."""
     bound = [getattr(network, "args", ()), sorted(getattr(network, "keywords", {}).items())]
     cells = [cell.cell_contents for cell in getattr(network, "__closure__", None) or ()]
     values = [value for value in cells if isinstance(value, int | float | str | tuple | bool)]
@@ -92,7 +87,7 @@ def _arguments(network: Callable[..., Any]) -> dict[str, str]:
 
 
 def _set(value: Any) -> Any:
-    """Fields of a dataclass that differ from their defaults, so that a new field changes nothing."""
+    """Fields of a dataclass that differ from their defaults, so that a new field changes no version."""
     if isinstance(value, list | tuple):
         return [_set(part) for part in value]
     if not dataclasses.is_dataclass(value):
@@ -101,4 +96,4 @@ def _set(value: Any) -> Any:
     return {name: _set(found) for name, (found, default) in fields.items() if found != default}
 
 
-__all__ = ["ASIDE", "now", "of_fit", "of_run", "run_roots", "version"]
+__all__ = ["EXCLUDED", "fit_definitions", "run_definitions", "run_roots", "version"]
