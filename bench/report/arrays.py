@@ -38,14 +38,14 @@ class Images:
         self._runs: dict[str, dict[str, NDArray[Any]]] = {}
 
     def array(self, run: str, name: str) -> NDArray[Any] | None:
-        """An array of a run; None if the run has not kept it."""
+        """An array of a run; None if it was not stored."""
         if run not in self._runs:
             found = store.read_arrays(self._results, run)
             self._runs[run] = {k: v for k, v in found.items() if k.rsplit("/", 1)[-1] in KEPT}
         return self._runs[run].get(name)
 
     def right(self, run: str, dataset: str, members: int) -> NDArray[np.bool_] | None:
-        """Whether the ensemble's prediction is right, [B]; None if labels or predictions were not kept."""
+        """Whether the ensemble's prediction is right, [B]; None if labels or predictions were not stored."""
         labels = self.array(run, f"{dataset}/label")
         predictions = self.array(run, f"{dataset}/{members}/prediction")
         if labels is None or predictions is None or not len(labels) or len(labels) != len(predictions):
@@ -53,13 +53,13 @@ class Images:
         return np.asarray(labels == predictions)
 
     def entropies(self, run: str, inside: str, outside: str, members: int) -> Entropies | None:
-        """Entropies of both sets; None if one was not kept, is empty, or holds what is no number."""
+        """Entropies of both sets; None if one was not stored, is empty or contains NaN."""
         found = [self.array(run, f"{dataset}/{members}/entropy_nats") for dataset in (inside, outside)]
         kept = [a.astype(np.float64) for a in found if a is not None and len(a) and not np.isnan(a).any()]
         return Entropies(*kept) if len(kept) == 2 else None
 
     def same(self, runs: tuple[str, str], dataset: str) -> bool:
-        """Whether two runs were tested on the same labels in the same order, as far as both kept them."""
+        """Whether two runs were tested on the same labels in the same order; True if either stored none."""
         first, second = (self.array(run, f"{dataset}/label") for run in runs)
         return first is None or second is None or np.array_equal(first, second)
 

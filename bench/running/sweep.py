@@ -16,7 +16,7 @@ from bench.system.progress import Reporter
 
 @dataclass
 class Outcome:
-    """What a sweep did, by cell name. failed: with the error. not_started: nor run by another command."""
+    """What a sweep did, by cell name. failed: with the error. not_started: not run by anyone."""
 
     finished: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)

@@ -63,7 +63,7 @@ def run_roots(entry: MethodEntry, task: Task) -> tuple[str, ...]:
 
 
 def loss_place(task: Task) -> str:
-    """Where the loss of a task is defined: an entry of the table of losses."""
+    """The definition of a task's loss: an entry of the table of losses."""
     return f"bench.training.losses:LOSSES[{task.loss}]"
 
 

@@ -73,7 +73,7 @@ class Code:
         self._hashes: dict[Place, str] = {}
 
     def definitions(self, roots: Iterable[str]) -> dict[str, str]:
-        """What the roots (`module:name`) reach: the first 8 hex digits of SHA-256 by name of definition.
+        """Hashes of the definitions that the roots (`module:name`) reach: 8 hex digits of SHA-256, by name.
 
         `module:TABLE[key]` is the definition under a key of a dictionary, if it has the key.
         Hashes of definitions with the same name in several modules are joined. A root that is no longer in

@@ -23,7 +23,7 @@ _NUMBERS = ("epoch", "quantile", "epsilon", "crafted_members")
 
 
 class Unit(NamedTuple):
-    """How values of a comparison are written: factor, decimals, unit."""
+    """Formatting of the values of a comparison: factor, decimals, unit."""
 
     factor: float
     decimals: int
