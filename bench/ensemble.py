@@ -1,4 +1,4 @@
-"""An ensemble: one network shape and one dictionary of stacked weights, and the views of it."""
+"""Ensembles: one network architecture with stacked weights, and fused classifiers built on them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from bench.engine import Engine
 
 
 class Ensemble(nn.Module):
-    """M networks of one shape; forward maps images [B, ...] to logits [M, B, K].
+    """M networks of one architecture; forward maps images [B, ...] to logits [M, B, K].
 
-    Deterministic: member m is one function for every image, every time; train and eval mode change
-    nothing. The weights are parameters that do not train, because attack libraries look for the
-    device there.
+    Each member is a deterministic function; train and eval mode make no difference. The weights are
+    parameters without gradient, because attack libraries find the device through parameters.
 
     network: the target network, without buffers. weights: by name [M, *shape].
-    Raises ValueError where the weights do not fit the network.
+    Raises ValueError if the weights do not fit the network.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Ensemble(nn.Module):
         return torch.cat([w.flatten(1) for w in self._values], 1)
 
     def hashes(self) -> list[str]:
-        """SHA-256 of each member's weights: equal only for equal networks."""
+        """SHA-256 of each member's weights, to detect equal networks."""
         return [hashlib.sha256(v.numpy().tobytes()).hexdigest() for v in self.vectors().cpu()]
 
     @torch.no_grad()
@@ -78,7 +77,7 @@ class Ensemble(nn.Module):
 
 
 class MeanLogits(nn.Module):
-    """The ensemble as one classifier, [B, ...] -> mean logits [B, K], the fusion that attacks see.
+    """The ensemble as one classifier, [B, ...] -> mean logits [B, K]: the target of attacks.
 
     l(x) = sum_m l_m(x) / M. Source: HyperGAN paper, section 4.5, with uniform weights; the mean, not
     the sum, because the sum saturates the softmax and its gradients vanish in float32.

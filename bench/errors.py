@@ -1,4 +1,4 @@
-"""The two ways a command ends badly: the command line was wrong (exit 2), or the run was (exit 1)."""
+"""Errors that end a command: an invalid command line (exit 2), or a failure of the run (exit 1)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 class BenchError(Exception):
-    """A run cannot go on; the message says what was expected, what was found and what to do next."""
+    """A run cannot continue; the message says what was expected, what was found and what to do next."""
 
     exit_code = 1
 
@@ -22,7 +22,7 @@ class DataError(BenchError):
 
 
 def nearest(found: str, known: Iterable[str]) -> str:
-    """`did you mean a or b?` with the names that are spelt most alike; empty where none is."""
+    """`did you mean a or b?` with the most similar names; empty if none is similar."""
     import difflib
 
     near = difflib.get_close_matches(found, list(known), n=3)
@@ -30,6 +30,6 @@ def nearest(found: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, found: str, known: list[str]) -> UsageError:
-    """The error for a name that is not registered, with the nearest names that are."""
+    """The error for a name that is not registered, with the most similar registered names."""
     hint = nearest(found, known) or f"known: {', '.join(known)}"
     return UsageError(f"unknown {kind} {found!r}; {hint}")

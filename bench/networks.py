@@ -1,7 +1,7 @@
-"""Target networks: small, buffer-free, normalisation inside; images in [0, 1].
+"""Target networks: small, without buffers, normalising their input; images in [0, 1].
 
-Layer names are those of the `layer` column. Weights follow Tables 3 and 4 of the HyperGAN paper
-(Ratzlaff & Li); every layer has a bias, which the paper's code left out on MNIST.
+The column `layer` uses these layer names. Weights follow Tables 3 and 4 of the HyperGAN paper
+(Ratzlaff & Li); every layer has a bias, which the paper's code omits on MNIST.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-LEAKY_SLOPE = 0.01  # PyTorch's default; the paper says leaky ReLU and no slope
+LEAKY_SLOPE = 0.01  # PyTorch's default; the paper does not give the slope of its leaky ReLU
 MNIST_MEAN, MNIST_SD = (0.1307,), (0.3081,)  # of the 60,000 training images
-CIFAR_MEAN, CIFAR_SD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # as the reference code has them
+CIFAR_MEAN, CIFAR_SD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # as in the reference code
 
 
 class Normalise(nn.Module):
     """Subtracts a mean and divides by a standard deviation per channel.
 
-    Plain numbers, not buffers: a network's state is its weights and nothing else. As tensors they are kept
-    by device: made at every call, they would have the host wait for a GPU each time.
+    Plain numbers, not buffers, so that a network's state consists of its weights only. Their tensors are
+    cached by device: created at every call, they would make the host wait for a GPU each time.
     """
 
     def __init__(self, mean: tuple[float, ...], sd: tuple[float, ...]) -> None:
@@ -72,7 +72,7 @@ def cifar(classes: int = 10) -> nn.Sequential:
     """The CIFAR network: 57,520 weights and 250 biases for ten classes.
 
     32 -> conv 16@3x3 -> pool 15 -> conv 32@3x3 -> pool 6 -> conv 64@3x3 -> pool 2 -> 256 -> 128 ->
-    classes, no padding: only so does Table 4's 256 = 64*2*2 come out. Its "32x64x3x3" must be
+    classes, without padding, as Table 4's 256 = 64*2*2 implies. Its "32x64x3x3" must be
     64x32x3x3. Input [B, 3, 32, 32] in [0, 1]; output logits [B, K]. Source: paper, Table 4.
     """
     return nn.Sequential(
@@ -98,8 +98,8 @@ def cifar(classes: int = 10) -> nn.Sequential:
 def toy() -> nn.Sequential:
     """The regression network: 1 -> 100 units with ReLU -> 1, 200 weights and 101 biases.
 
-    Input [B, 1], as it is; output [B, 1]. Without biases it would have one kink, at 0, and could not
-    follow x^3. Source: paper, section 4.3.
+    Input [B, 1], not normalised; output [B, 1]. Without biases its only kink would be at 0, and it could
+    not fit x^3. Source: paper, section 4.3.
     """
     return nn.Sequential(
         OrderedDict(hidden=nn.Linear(1, 100), activation=nn.ReLU(), output=nn.Linear(100, 1))
@@ -107,7 +107,7 @@ def toy() -> nn.Sequential:
 
 
 def shapes(network: nn.Module) -> dict[str, torch.Size]:
-    """Name and shape of every weight and bias of a network, in its own order.
+    """Name and shape of every weight and bias of a network, in the network's order.
 
     Raises ValueError for a network with buffers: stacked weights could not carry them.
     """
@@ -128,17 +128,17 @@ def count(network: nn.Module) -> int:
 def stacked(vectors: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
     """Vectors [M, P] as stacked weights by name, [M, *shape]: the inverse of `Ensemble.vectors`.
 
-    shapes: of the network, in its own order, as `shapes` gives them.
+    shapes: of the network, in its order, as returned by `shapes`.
     """
     parts = vectors.split([shape.numel() for shape in shapes.values()], 1)
     return {n: part.unflatten(1, s) for (n, s), part in zip(shapes.items(), parts, strict=True)}
 
 
 def initial(shapes: Mapping[str, torch.Size], rng: torch.Generator) -> dict[str, Tensor]:
-    """PyTorch's default initialisation of one network, from a given stream and on the CPU.
+    """PyTorch's default initialisation of one network, from a given generator and on the CPU.
 
     Weights and biases ~ U(-1/sqrt(fan_in), 1/sqrt(fan_in)), fan_in that of the layer's weight.
-    shapes: of `<layer>.weight` and `<layer>.bias`, as `shapes` gives them.
+    shapes: of `<layer>.weight` and `<layer>.bias`, as returned by `shapes`.
     """
     fan_in = {n.rpartition(".")[0]: s[1:].numel() for n, s in shapes.items() if n.endswith("weight")}
     values = {}

@@ -1,12 +1,12 @@
-"""Names of methods, tasks and data sources, filled by plug-ins without importing what they name.
+"""Names of methods, tasks and data sources, registered by plug-ins as targets that are imported on use.
 
-A plug-in is a light module listed under the entry-point group `bench.plugins`; importing it calls
+A plug-in is a light module listed in the entry-point group `bench.plugins`; importing it calls
 `add_method`, `add_task` and `add_source` with targets of the form "package.module:attribute". The
 targets are imported only when used, so that listing and reporting need no torch.
 
-A plug-in that cannot be used is left out with a warning that names its package, and the others stay
-usable: one that fails to import, a method without a readable TOML file, and a name that is taken (this
-suite's own names are registered first). Asking for what was left out gives the reason.
+A plug-in that cannot be used is skipped with a warning that names its package, and the others remain
+usable: if it fails to import, a method has no readable TOML file, or a name is already taken (this
+suite's own names are registered first). Requesting a skipped name gives the reason.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from typing import Any
 from bench.errors import BenchError, UsageError, unknown
 
 PRESETS = {
-    "smoke": "a few seconds a cell: does everything work? (CI)",
-    "quick": "the default: minutes a cell on two CPU cores",
+    "smoke": "a few seconds per cell: checks that everything runs (CI)",
+    "quick": "the default: minutes per cell on two CPU cores",
     "paper": "the published scale, for a GPU",
 }
 
 MAX_TOML_BYTES = 2**20
-# Names become parts of file names, and stay in their folder.
+# Names become parts of file names and must not leave their folder.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _REPAIR = "repair the package, or uninstall it"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered name: what it is in one line, where its code is, and who registered it."""
+    """A registered name. target: its code; about: a one-line description; owner: the plug-in."""
 
     name: str
     target: str
@@ -51,10 +51,10 @@ class Entry:
         return self.target.partition(":")[0]
 
     def load(self) -> Any:
-        """What is registered, imported. Raises BenchError where it cannot be."""
+        """Import and return the target. Raises BenchError if that fails."""
         try:
             return getattr(import_module(self.module), self.target.partition(":")[2])
-        except (Exception, SystemExit) as error:  # somebody else's code may raise anything
+        except (Exception, SystemExit) as error:  # a plug-in's code may raise anything
             raise BenchError(
                 f"{self.owner or self.name}: expected to import {self.target} for {self.name!r}, "
                 f"found {_line(error)}; {_REPAIR}"
@@ -63,7 +63,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class MethodEntry(Entry):
-    """A method or one of its variants; `settings` are the variant's own, `toml` the method's file."""
+    """A method or a variant of it. base: the method; settings: the variant's; toml: the method's file."""
 
     base: str
     settings: Mapping[str, Any]
@@ -73,13 +73,13 @@ class MethodEntry(Entry):
 _methods: dict[str, Entry] = {}
 _tasks: dict[str, Entry] = {}
 _sources: dict[str, Entry] = {}
-_left_out: dict[str, str] = {}  # why, by name
+_skipped: dict[str, str] = {}  # reasons, by name
 _owner = ""  # the plug-in that is being imported
 _log = logging.getLogger("bench")
 
 
 def add_method(name: str, target: str) -> None:
-    """Register a method class; its TOML file lies beside the module under the same stem."""
+    """Register a method class; its TOML file has the module's path, with suffix `.toml`."""
     _add("method", _methods, Entry(name, target, "", owner=_owner))
 
 
@@ -97,7 +97,7 @@ def _add(kind: str, table: dict[str, Entry], entry: Entry) -> None:
     try:
         _check_name("registered", entry.name)
     except ValueError as error:
-        _leave_out(str(entry.name), f"{entry.owner or entry.target}: {error}; {kind} left out, rename it")
+        _skip(str(entry.name), f"{entry.owner or entry.target}: {error}; {kind} skipped, rename it")
         return
     before = table.setdefault(entry.name, entry)
     if before != entry:
@@ -105,21 +105,21 @@ def _add(kind: str, table: dict[str, Entry], entry: Entry) -> None:
 
 
 def _clash(kind: str, entry: Entry, before: Entry) -> None:
-    _leave_out(
+    _skip(
         entry.name,
-        f"{entry.owner or entry.target}: {kind} {entry.name!r} ({entry.target}) is left out, since "
+        f"{entry.owner or entry.target}: {kind} {entry.name!r} ({entry.target}) is skipped, since "
         f"{before.owner or before.target} has registered that name; rename it, or uninstall its package",
     )
 
 
-def _leave_out(name: str, reason: str) -> None:
-    _left_out.setdefault(name, reason)
+def _skip(name: str, reason: str) -> None:
+    _skipped.setdefault(name, reason)
     _log.warning("Warning: %s", reason)
 
 
 @cache
 def _load_plugins() -> None:
-    # This suite's own names come first: where two are equal, the first stays.
+    # This suite's own names come first: of equal names, the first is kept.
     own = f"{__package__}."
     for point in sorted(
         entry_points(group="bench.plugins"), key=lambda p: (not p.value.startswith(own), p.value)
@@ -135,20 +135,20 @@ def _load_plugin(point: EntryPoint) -> None:
     _owner = f"plug-in {point.name!r} of {package}"
     try:
         point.load()
-    except (Exception, SystemExit) as error:  # somebody else's code may raise anything
-        _leave_out(point.name, f"{_owner}: expected to import {point.value}, found {_line(error)}; {_REPAIR}")
+    except (Exception, SystemExit) as error:  # a plug-in's code may raise anything
+        _skip(point.name, f"{_owner}: expected to import {point.value}, found {_line(error)}; {_REPAIR}")
     finally:
         _owner = ""
 
 
 def _line(error: BaseException) -> str:
-    """Type and message of an error, in one line."""
+    """Type and message of an error, on one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _toml_of(entry: Entry) -> dict[str, Any]:
     try:
-        spec = find_spec(entry.module)  # imports the packages that the module lies in
+        spec = find_spec(entry.module)  # imports the packages that contain the module
     except (Exception, SystemExit) as error:
         raise BenchError(
             f"method {entry.name!r}: expected to find module {entry.module}, found {_line(error)}; {_REPAIR}"
@@ -159,9 +159,9 @@ def _toml_of(entry: Entry) -> dict[str, Any]:
 
 
 def read_toml(path: Path, method: str) -> dict[str, Any]:
-    """A method's file: what it is in one line, tables of presets, and its variants.
+    """A method's TOML file: a one-line description, tables of presets, and variants.
 
-    Raises BenchError where it cannot be read or holds anything else.
+    Raises BenchError if it cannot be read or contains anything else.
     """
     try:
         with path.open("rb") as file:
@@ -174,10 +174,10 @@ def read_toml(path: Path, method: str) -> dict[str, Any]:
             if not (presets or key in ("about", "variants")) or not isinstance(
                 value, str if key == "about" else dict
             ):
-                raise ValueError(f"{key} = {value!r}, which is neither about, a preset nor variants")
+                raise ValueError(f"{key} = {value!r}, which is not about, a preset or variants")
         for suffix, variant in found.get("variants", {}).items():
             if not (isinstance(variant, dict) and isinstance(variant.get("about", ""), str)):
-                raise ValueError(f"variant {suffix} = {variant!r}, which is no table")
+                raise ValueError(f"variant {suffix} = {variant!r}, which is not a table")
             _check_name("variant", variant.get("name", suffix))
         for preset in PRESETS:
             for train in (*_train_keys(found), ""):
@@ -190,20 +190,20 @@ def read_toml(path: Path, method: str) -> dict[str, Any]:
 
 
 def listed(header: str) -> tuple[str, ...]:
-    """Names in a table's header, as `cifar10,cifar5`. Raises ValueError for an empty or repeated one."""
+    """Names in a table's header, as in `cifar10,cifar5`. Raises ValueError for an empty or repeated name."""
     names = tuple(name.strip() for name in header.split(","))
     if not all(names) or len(set(names)) < len(names):
-        raise ValueError(f"header {header!r}: expected names, each once, with commas between them")
+        raise ValueError(f"header {header!r}: expected different names separated by commas")
     return names
 
 
 def preset_values(toml: Mapping[str, Any], preset: str, train: str) -> dict[str, Any]:
-    """What a method's file sets under a preset, for tasks with this train key.
+    """Settings in a method's file for a preset and a train key.
 
     A header may name several presets and several train keys, as in `["quick,paper".toy]` and
-    `[quick."cifar10,cifar5"]`. Tables with this train key go before tables without one; among each, a
-    table whose header names fewer presets and keys (their product) before one that names more.
-    Raises ValueError where two tables of equal standing set the same.
+    `[quick."cifar10,cifar5"]`. Tables with this train key take precedence over tables without one; within
+    each group, tables whose header names fewer presets and keys (their product) take precedence.
+    Raises ValueError if two tables of equal precedence set the same key.
     """
     found: dict[str, Any] = {}
     ranks: dict[str, tuple[bool, int]] = {}
@@ -211,8 +211,8 @@ def preset_values(toml: Mapping[str, Any], preset: str, train: str) -> dict[str,
         for key, value in values.items():
             if ranks.get(key) == rank:
                 raise ValueError(
-                    f"preset {preset}, tasks {train}: {key} is set by two tables that name as many presets "
-                    "and tasks; keep one of them"
+                    f"preset {preset}, tasks {train}: {key} is set by two tables of equal precedence "
+                    "(that name as many presets and tasks); keep one of them"
                 )
             found[key], ranks[key] = value, rank
     return found
@@ -221,7 +221,7 @@ def preset_values(toml: Mapping[str, Any], preset: str, train: str) -> dict[str,
 def _tables(
     toml: Mapping[str, Any], preset: str, train: str
 ) -> Iterator[tuple[tuple[bool, int], dict[str, Any]]]:
-    """Tables that hold for a preset and a train key, each behind its rank: the nearest has the highest."""
+    """(rank, values) of the tables that apply to a preset and a train key; higher ranks take precedence."""
     for header, table in toml.items():
         if header in ("about", "variants") or preset not in (presets := listed(header)):
             continue
@@ -232,28 +232,30 @@ def _tables(
 
 
 def _train_keys(toml: Mapping[str, Any]) -> set[str]:
-    """Train keys that a method's file names."""
+    """Train keys in a method's file."""
     tables = [table for header, table in toml.items() if header not in ("about", "variants")]
     headers = [name for table in tables for name, values in table.items() if isinstance(values, dict)]
     return {key for header in headers for key in listed(header)}
 
 
 def _check_name(kind: str, name: Any) -> None:
-    """Raises ValueError for a name that cannot be part of a file's name."""
+    """Raises ValueError for a name that cannot be part of a file name."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(f"{kind} name {name!r}: expected letters, digits, _ and - and ., a letter first")
+        raise ValueError(
+            f"{kind} name {name!r}: expected letters, digits, _, - and ., beginning with a letter"
+        )
 
 
 @cache
 def methods() -> dict[str, MethodEntry]:
-    """Every method and variant by name, in order of registration, variants after their method."""
+    """All methods and variants by name, in order of registration, variants after their method."""
     _load_plugins()
     found: dict[str, MethodEntry] = {}
     for entry in _methods.values():
         try:
             toml = _toml_of(entry)
         except BenchError as error:
-            _leave_out(entry.name, f"{entry.owner or entry.target}: {error}")
+            _skip(entry.name, f"{entry.owner or entry.target}: {error}")
             continue
         for kind, each in _with_variants(entry, toml):
             before = found.setdefault(each.name, each)
@@ -263,7 +265,7 @@ def methods() -> dict[str, MethodEntry]:
 
 
 def _with_variants(entry: Entry, toml: dict[str, Any]) -> Iterator[tuple[str, MethodEntry]]:
-    """A method and its variants, each with what it is called in errors."""
+    """A method and its variants, each with its kind in error messages."""
     name, target, owner = entry.name, entry.target, entry.owner
     yield "method", MethodEntry(name, target, toml.get("about", ""), name, {}, toml, owner=owner)
     for suffix, variant in toml.get("variants", {}).items():
@@ -285,14 +287,14 @@ def sources() -> dict[str, Entry]:
 
 
 def method(name: str) -> MethodEntry:
-    """The method or variant of that name. Raises `UsageError` where there is none."""
+    """The method or variant of that name. Raises `UsageError` if there is none."""
     return _get("method", methods(), name)
 
 
 def task(name: str) -> Any:
-    """The `bench.task.Task` of that name, imported. Raises `UsageError` where there is none.
+    """The `bench.task.Task` of that name, imported. Raises `UsageError` if there is none.
 
-    Raises BenchError for a task that bears another name than it is registered by: rows would carry it.
+    Raises BenchError for a task whose own name, which rows contain, differs from its registered name.
     """
     return _named("task", _get("task", tasks(), name))
 
@@ -304,11 +306,11 @@ def source(name: str) -> Any:
 
 def _named(kind: str, entry: Entry) -> Any:
     loaded = entry.load()
-    bears = getattr(loaded, "name", None)
-    if bears != entry.name:
+    own = getattr(loaded, "name", None)
+    if own != entry.name:
         raise BenchError(
             f"{entry.owner or entry.target}: expected {entry.target} to be a {kind} named {entry.name!r}, "
-            f"as it is registered, found the name {bears!r}; give both one name, or uninstall the package"
+            f"as registered, found the name {own!r}; use one name, or uninstall the package"
         )
     return loaded
 
@@ -320,5 +322,5 @@ def _get(kind: str, table: Mapping[str, Any], name: str) -> Any:
 
 
 def missing(kind: str, name: str, known: list[str]) -> UsageError:
-    """The error for a name that is not among the known: why it was left out, else the nearest names."""
-    return UsageError(_left_out[name]) if name in _left_out else unknown(kind, name, known)
+    """The error for an unknown name: why it was skipped, else the most similar names."""
+    return UsageError(_skipped[name]) if name in _skipped else unknown(kind, name, known)

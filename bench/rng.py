@@ -10,7 +10,7 @@ import torch
 
 
 def stream(seed: int, *purpose: str | int) -> torch.Generator:
-    """A CPU generator that depends on the seed and the purpose alone, and on nothing drawn before.
+    """A CPU generator that depends only on the seed and the purpose, not on earlier draws.
 
     The state is the first 63 bits of SHA-256 over the seed and the purpose, so that streams of
     neighbouring seeds or purposes are unrelated.
@@ -20,7 +20,7 @@ def stream(seed: int, *purpose: str | int) -> torch.Generator:
     True
     """
     digest = hashlib.sha256(repr((int(seed), *purpose)).encode()).digest()
-    # On the CPU: what is drawn must not depend on the device that trains.
+    # On the CPU: random numbers must not depend on the device that trains.
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
@@ -43,9 +43,9 @@ class Streams:
 
     @contextmanager
     def initialise(self, *purpose: str | int) -> Iterator[None]:
-        """Inside, modules are initialised from our stream; the global generator is left as it was.
+        """Inside, modules are initialised from this stream; afterwards the global generator is restored.
 
-        PyTorch's own initialisers read the global generator and take no other.
+        PyTorch's own initialisers use the global generator and accept no other.
         """
         with torch.random.fork_rng(devices=[]):
             # Not `torch.manual_seed`, which would seed the generators of all GPUs too, and leave them so.

@@ -1,6 +1,6 @@
-"""Settings of one cell: dataclass defaults, then the preset, the variant and `--set`, then frozen.
+"""Settings of a cell: dataclass defaults, overridden by the preset, the variant and `--set`.
 
-A method's `Config` is a class under `@settings` whose fields carry a range or choices beside their type:
+A method's `Config` is a class decorated with `@settings`, whose fields have a type and a range or choices:
 
     @settings
     class MyConfig:
@@ -8,9 +8,9 @@ A method's `Config` is a class under `@settings` whose fields carry a range or c
         p: Annotated[float, Field(ge=0, lt=1)] = 0.5
         kernel: Literal["full", "weight"] = "full"
 
-Direct construction is checked too. A rule over several fields is a `__post_init__` that raises
-ValueError. Integers are taken for float settings and become floats; nothing else is converted, and
-neither NaN nor infinity is a number.
+Direct construction is checked too. Rules that involve several fields are checked in `__post_init__`, which
+raises ValueError. Integers given for float settings become floats; nothing else is converted; NaN and
+infinity are refused.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]  # of what must not go altogether
-# The logarithm of a standard deviation: between these, its square is a normal float32 number.
+Share = Annotated[float, Field(ge=0, lt=1)]  # a fraction that must be below 1, such as a dropout rate
+# The logarithm of a standard deviation, in a range where the variance is a normal float32 number.
 LogSd = Annotated[float, Field(ge=-40, le=40)]
 
 _SIGNS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
@@ -57,10 +57,10 @@ def settings(cls: type[T]) -> type[T]:
 
 @settings
 class LoopConfig:
-    """Settings of the training loop, the same for every method; they stand in the same TOML tables."""
+    """Settings of the training loop, the same for every method and given in the same TOML tables."""
 
-    trace_every: CountOrZero = 0  # rounds between traces; 0: a tenth of the fit
-    tf32: bool = False  # train with TF32 on a GPU; evaluation is float32 always
+    trace_every: CountOrZero = 0  # rounds between traces; 0: a tenth of all rounds
+    tf32: bool = False  # train with TF32 on a GPU; evaluation always uses float32
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Settings:
 
 
 class _Refused(Exception):
-    """Values that a config does not take. found: what is wrong, by setting; "" for several together."""
+    """Invalid values for a config. found: messages by setting; "" for a rule over several settings."""
 
     def __init__(self, found: Mapping[str, str]) -> None:
         super().__init__("; ".join(f"{name}: {text}" if name else text for name, text in found.items()))
@@ -95,10 +95,10 @@ def digest(document: Any) -> str:
 def resolve(entry: MethodEntry, config: type, preset: str, train: str, sets: Mapping[str, str]) -> Settings:
     """Settings of a method under a preset, for tasks with this train key.
 
-    The nearest wins: `--set`; a variant's own settings; in the TOML file a table of the preset and the
-    train key, as `[quick.mnist]`; one of the preset, `[quick]`; the defaults of `config`. A header may
-    name several presets and train keys, as `[quick."cifar10,cifar5"]` or `["quick,paper".toy]`: among
-    tables of one sort, the one that names fewer is nearer (`bench.registry.preset_values`).
+    In order of precedence: `--set`; a variant's settings; TOML tables of the preset and the train key, as
+    `[quick.mnist]`; tables of the preset, as `[quick]`; the defaults of `config`. A header may name several
+    presets and train keys, as `[quick."cifar10,cifar5"]` or `["quick,paper".toy]`: among tables of the same
+    kind, those that name fewer take precedence (`bench.registry.preset_values`).
 
     Raises UsageError for a key of `--set` that does not exist or whose value is outside its range,
     BenchError for one in the TOML file.
@@ -129,16 +129,16 @@ def resolve(entry: MethodEntry, config: type, preset: str, train: str, sets: Map
 def from_document(config: type, document: Mapping[str, Any]) -> Settings:
     """Settings with these values: the inverse of `Settings.document`.
 
-    config: the method's `Config`. Raises BenchError where a setting is missing, is not one of the
-    method's or has a value outside its range: its code has changed since the document was written.
+    config: the method's `Config`. Raises BenchError if a setting is missing, unknown or outside its range:
+    then the code has changed since the document was written.
     """
     names = _fields(config) | _fields(LoopConfig)
     missing = [key for key in names if key not in document]
-    strange = [key for key in document if key not in names]
-    if missing or strange:
+    surplus = [key for key in document if key not in names]
+    if missing or surplus:
         raise BenchError(
             f"expected the settings {', '.join(names)}, found {', '.join(missing) or 'none'} missing "
-            f"and {', '.join(strange) or 'none'} unknown; use the code that wrote them"
+            f"and {', '.join(surplus) or 'none'} unknown; use the code that wrote them"
         )
     try:
         return _settings(config, document)
@@ -147,13 +147,13 @@ def from_document(config: type, document: Mapping[str, Any]) -> Settings:
 
 
 def described(config: type, changed: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """Every setting of a method: name, default, and what it may be. changed: a variant's own defaults."""
+    """Name, default and allowed values of every setting of a method. changed: a variant's defaults."""
     for name, info in (_fields(config) | _fields(LoopConfig)).items():
         yield name, changed.get(name, info.default), expected(info)
 
 
 def expected(info: FieldInfo) -> str:
-    """What a setting may be, as `a number of at least 0 and below 1`."""
+    """The allowed values of a setting in words, as `a number of at least 0 and below 1`."""
     if get_origin(info.annotation) is Literal:
         return f"one of {', '.join(map(str, get_args(info.annotation)))}"
     bounds = [
@@ -172,8 +172,8 @@ def expected(info: FieldInfo) -> str:
 def _fields(config: type) -> dict[str, FieldInfo]:
     if not pydantic.dataclasses.is_pydantic_dataclass(config):
         raise BenchError(
-            f"{config.__module__}.{config.__qualname__}: expected a class under @bench.training.settings, "
-            "found another, whose settings nothing checks; decorate it with that instead of dataclass"
+            f"{config.__module__}.{config.__qualname__}: expected a class decorated with "
+            "@bench.training.settings, found another, whose settings are not checked; replace its decorator"
         )
     return config.__pydantic_fields__
 
@@ -194,7 +194,7 @@ def _settings(config: type, values: Mapping[str, Any]) -> Settings:
 
 
 def _wrong(config: type, error: ValidationError) -> Iterator[tuple[str, str]]:
-    """Each setting that is wrong and why; the name is empty for a rule over several."""
+    """The name of each invalid setting and why; the name is empty for a rule over several."""
     for each in error.errors():
         if not each["loc"]:
             yield "", str(each["ctx"]["error"])
@@ -205,9 +205,9 @@ def _wrong(config: type, error: ValidationError) -> Iterator[tuple[str, str]]:
 
 
 def parse_sets(texts: Iterable[str], methods: Iterable[str]) -> dict[str, dict[str, str]]:
-    """`hypergan.beta=0.1` and its like, as {method: {key: text}}.
+    """Texts such as `hypergan.beta=0.1` as {method: {key: text}}.
 
-    Raises UsageError where the form is another or the method is not among those of the command.
+    Raises UsageError if the form is invalid or the method is not among those of the command.
     """
     methods = list(methods)
     found: dict[str, dict[str, str]] = {}
@@ -223,8 +223,8 @@ def parse_sets(texts: Iterable[str], methods: Iterable[str]) -> dict[str, dict[s
 
 
 def _parse(text: str) -> Any:
-    """A value as TOML writes it; a bare word is a string."""
+    """A value in TOML syntax; anything else is a string."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):  # ValueError: an integer of thousands of digits too
+    except (ValueError, RecursionError):  # ValueError is also raised for integers of thousands of digits
         return text

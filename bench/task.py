@@ -1,4 +1,4 @@
-"""What a benchmark question is made of: tasks, their data, and where the data's files come from."""
+"""Tasks, their data, the scale of their evaluation, and data sources."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-# Standard deviation of a label around the regression's target, in the data and in every likelihood.
+# Standard deviation of the label noise of the regression task, in the data and in every likelihood.
 NOISE_SD = 3.0  # HyperGAN paper, section 4.3: y = x^3 + N(0, 3^2)
-# What is added to a variance that a network predicts, in training as in evaluation.
+# Added to variances predicted by a network, in training and evaluation.
 MIN_VARIANCE = 1e-6  # Lakshminarayanan et al. 2017, section 2.2.1
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images and labels that belong together, under the name of what was really read.
+    """Images with their labels, named after the files that were actually read.
 
     name: as in the `dataset` column: `mnist`, `mnist-val`, `notmnist`, `digits:5-9`.
     images: [B, C, H, W] float32 in [0, 1] (for regression [B, D], any range).
     labels: [B] int64 (for regression [B, 1] float32).
-    augment: training sees every image through a random crop and flip (`bench.training.Minibatches`).
+    augment: training applies a random crop and flip to every image (`bench.training.Minibatches`).
     """
 
     name: str
@@ -43,13 +43,13 @@ class Split:
         return len(self.images)
 
     def first(self, count: int | None) -> Split:
-        """The first `count` examples; everything where count is None."""
+        """The first `count` examples; all if count is None."""
         if count is None:
             return self
         return replace(self, images=self.images[:count], labels=self.labels[:count])
 
     def at(self, index: Tensor) -> Split:
-        """The examples at these positions."""
+        """The examples with these indices."""
         return replace(self, images=self.images[index], labels=self.labels[index])
 
     def to(self, device: torch.device) -> Split:
@@ -58,10 +58,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Reference:
-    """What regression is held against: the target, and a posterior known better than any method's.
+    """The reference of a regression task: the target function, and a posterior computed accurately.
 
-    grid: inputs [G, 1] in ascending order, with the target function, without noise, as labels [G, 1].
-    inside: the interval that the data cover. mean, sd: [G], of a network's output under the posterior.
+    grid: inputs [G, 1] in ascending order, with the noise-free target function as labels [G, 1].
+    inside: the interval covered by the data. mean, sd: [G], of a network's output under the posterior.
     """
 
     grid: Split
@@ -72,9 +72,9 @@ class Reference:
 
 @dataclass(frozen=True)
 class Data:
-    """The parts of a task's data. `fit` sees train and val; `outliers` answer the OOD question.
+    """The data of a task. A fit uses train and val only; `outliers` are for OOD detection.
 
-    checksums: SHA-256 by file or array name, of what was read; part of a cell's key. reference: of
+    checksums: SHA-256 by file or array name, of what was read; part of a cell's key. reference: for
     regression.
     """
 
@@ -86,11 +86,11 @@ class Data:
     reference: Reference | None = None
 
     def fitted_on(self) -> str:
-        """SHA-256 of the images and labels that `fit` sees: tasks that differ elsewhere share a fit."""
+        """SHA-256 of the images and labels that a fit uses: tasks that differ elsewhere share a fit."""
         return fitted_on(self.train, self.val)
 
     def asked_of(self) -> str:
-        """SHA-256 of what evaluations see: names, images and labels of test, outliers and reference."""
+        """SHA-256 of the evaluation data: val, test, outliers and reference, with the splits' names."""
         whole = hashlib.sha256()
         splits, tensors = [self.val, self.test], []
         if self.outliers is not None:
@@ -107,7 +107,7 @@ class Data:
 
 
 def fitted_on(train: Split, val: Split) -> str:
-    """SHA-256 of the images and labels that a fit sees, and of whether they are augmented."""
+    """SHA-256 of the images and labels that a fit uses, and of whether they are augmented."""
     whole = hashlib.sha256(b"augment" if train.augment else b"")
     for part in (train.images, train.labels, val.images, val.labels):
         whole.update(part.contiguous().numpy().data)
@@ -116,10 +116,10 @@ def fitted_on(train: Split, val: Split) -> str:
 
 @dataclass(frozen=True)
 class AdaptiveScale:
-    """How hard a preset's adaptive attacks try, at the epsilons of its `AttackScale`.
+    """The strength of a preset's adaptive attacks, at the epsilons of its `AttackScale`.
 
-    members: networks attacked, so many for every method. images: the first of those that it attacks.
-    steps, restarts: of each gradient attack. draws: fresh networks of a step of `eot`. queries: of Square.
+    members: networks attacked, the same number for every method. images: the first of its `AttackScale`.
+    steps, restarts: of each gradient attack. draws: fresh networks per step of `eot`. queries: of Square.
     """
 
     members: int
@@ -130,7 +130,7 @@ class AdaptiveScale:
     queries: int
 
 
-# By preset. 5 networks: as many as every method can set against 5 fresh ones.
+# By preset. 5 networks: every method can provide 5 and 5 fresh ones.
 ADAPTIVE = {
     "smoke": AdaptiveScale(5, 16, steps=3, restarts=1, draws=2, queries=10),
     "quick": AdaptiveScale(5, 100, steps=20, restarts=2, draws=5, queries=200),
@@ -140,11 +140,11 @@ ADAPTIVE = {
 
 @dataclass(frozen=True)
 class AttackScale:
-    """How a preset attacks: the first `images` test images, ensembles of these sizes, at these epsilons.
+    """The attacks of a preset: on the first `images` test images, by ensemble size and epsilon.
 
-    steps: of PGD. others: networks that examples made against a single one are shown to (0: none).
-    searched: networks of the largest ensemble whose smallest fooling epsilon is searched. adaptive: attacks
-    that know the defence (None: none).
+    steps: of PGD. others: networks on which attacks on a single one are tested (0: none). searched:
+    size of the largest ensemble whose smallest fooling epsilon is searched. adaptive: adaptive attacks
+    (None: none).
     """
 
     images: int | None
@@ -158,10 +158,10 @@ class AttackScale:
 
 @dataclass(frozen=True)
 class Scale:
-    """What a preset changes about evaluating a task; never the training images or the network.
+    """The scale at which a preset evaluates a task; training images and network never change.
 
-    sizes: ensemble sizes asked for. images: test and OOD images evaluated (None: all). attacks: what
-    is attacked, no size twice; the first is the task's own, others add larger ensembles on fewer images.
+    sizes: ensemble sizes. images: number of test and OOD images (None: all). attacks: each size at most
+    once; the first entry is the task's own, others add larger ensembles on fewer images.
     """
 
     sizes: tuple[int, ...] = (1, 5, 10, 100)
@@ -169,7 +169,7 @@ class Scale:
     attacks: tuple[AttackScale, ...] = ()
 
     def asked(self, sizes: tuple[int, ...]) -> Scale:
-        """The scale where a command asks for these ensemble sizes: other ones are attacked as well."""
+        """The scale for ensemble sizes given in a command; other sizes than the task's are attacked too."""
         if sizes == self.sizes:
             return self
         ensembles = tuple(n for n in sizes if n > 1)
@@ -185,12 +185,12 @@ class Scale:
 
 @dataclass(frozen=True)
 class Task:
-    """A question asked of every method.
+    """A data set with a target network and evaluations, the same for every method.
 
     train: the train key; tasks with the same key share a trained method.
-    load: data root (None: none was given) -> Data. network: () -> target network, buffer-free,
-    input in [0, 1]. loss: of `bench.training.LOSSES`. evaluations: names in `bench.evaluations`.
-    embedded: needs no download.
+    load: data folder (None if not given) -> Data. network: () -> target network without buffers,
+    input in [0, 1]. loss: a name in `bench.training.LOSSES`. evaluations: names in `bench.evaluations`.
+    embedded: needs no download. scales: by preset.
     """
 
     name: str
@@ -203,7 +203,7 @@ class Task:
     scales: Mapping[str, Scale] = field(default_factory=dict)
 
     def scale(self, preset: str) -> Scale:
-        """What the preset means for this task; a preset without an entry changes nothing."""
+        """The scale of the preset for this task; the default scale if it has none."""
         return self.scales.get(preset, Scale())
 
 
@@ -213,7 +213,7 @@ class Source(Protocol):
     name: str
 
     def fetch(self, root: Path, progress: bool) -> list[Path]:
-        """Download what is missing, verify it, and only then let it appear under its name."""
+        """Download missing files, verify them, and only then move them to their final names."""
 
     def verify(self, root: Path) -> list[tuple[Path, str]]:
-        """Every file of the set with `ok`, `missing`, or what is wrong with it."""
+        """Every file of the data set with `ok`, `missing`, or what is wrong with it."""

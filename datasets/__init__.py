@@ -1,4 +1,4 @@
-"""The suite's tasks and the sources of their files, by name; nothing is imported until it is used."""
+"""Registers the suite's tasks and data sources by name; their modules are imported on use."""
 
 from bench.registry import add_source, add_task
 

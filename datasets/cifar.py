@@ -1,7 +1,7 @@
 """CIFAR-10: its canonical files, its fixed splits, and the tasks on all classes and on the first five.
 
-Where any of torchvision's `cifar-10-batches-py` is there, they are read, as `cifar10`. Otherwise a tree
-of class folders is, under the name of what its files are (`bench.datasets.cifar_tree`).
+If any file of torchvision's `cifar-10-batches-py` exists, these files are read, as `cifar10`. Otherwise a
+tree of class folders is read, named after the kind of its files (`bench.datasets.cifar_tree`).
 
 Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 """
@@ -28,9 +28,9 @@ from bench.task import Data, Scale, Split, Task
 
 KNOWN = 5  # `cifar5` and `cifar5-open` train on classes 0-4, as the paper did
 VALIDATION = 5_000  # training images of all ten classes that are held out, for every task on CIFAR-10
-SUBSET = 5_000  # training images of `cifar10-5000`: the first of those that `cifar10` trains on
-SPLIT_SEED = 0  # of the splits; a constant: every run seed trains on the same images
-ARCHIVE_BYTES = 170_498_071  # of the archive; torchvision knows its MD5 alone
+SUBSET = 5_000  # training images of `cifar10-5000`: the first ones of `cifar10`
+SPLIT_SEED = 0  # of the splits; a constant, so that all run seeds train on the same images
+ARCHIVE_BYTES = 170_498_071  # size of the archive, of which torchvision gives only the MD5
 
 
 def _archive() -> File:
@@ -38,7 +38,7 @@ def _archive() -> File:
 
 
 def _batches() -> tuple[File, ...]:
-    """The seven files that torchvision reads, with the checksums that it has for them."""
+    """The seven files that torchvision reads, with torchvision's checksums."""
     meta = CIFAR10.meta["filename"], CIFAR10.meta["md5"]
     listed = (*CIFAR10.train_list, *CIFAR10.test_list, meta)
     return tuple(File(f"{CIFAR10.base_folder}/{name}", MAX_BYTES, f"md5:{md5}") for name, md5 in listed)
@@ -55,11 +55,11 @@ def _has_batches(root: Path) -> bool:
 def read_batches(root: Path) -> Pictures:
     """CIFAR-10 from the canonical files, by torchvision.
 
-    Raises: DataError naming the files that are missing, or the one whose checksum is another.
+    Raises: DataError naming the files that are missing, or the one with a wrong checksum.
     """
     if absent := _absent(root):
         raise missing("cifar10", root, CIFAR10.base_folder, ", ".join(file.name for file in absent))
-    for file in _batches():  # torchvision looks too, and does not say which
+    for file in _batches():  # torchvision checks too, but does not name the wrong file
         read_verified(root / file.path, file, "cifar10")
     train, test = (CIFAR10(root, train=flag) for flag in (True, False))
     return Pictures(
@@ -76,9 +76,9 @@ def _has_tree(root: Path) -> bool:
 
 
 def pictures(root: Path | None) -> Pictures:
-    """CIFAR-10 under the data root: the canonical files where any is there, else the tree.
+    """CIFAR-10 in the data folder: the canonical files if any exists, else the tree.
 
-    Raises: DataError where neither is there, or where what is there is not whole.
+    Raises: DataError if neither exists, or if files are missing or damaged.
     """
     if root and _has_batches(root):
         return read_batches(root)
@@ -91,11 +91,11 @@ def pictures(root: Path | None) -> Pictures:
 def load(root: Path | None, classes: int = 10, subset: int | None = None, outliers: bool = False) -> Data:
     """CIFAR-10, or its first classes: 45,000 training images, 5,000 of validation, 10,000 of test.
 
-    One stratified permutation of all 50,000 with a constant seed splits them; of its first 5,000 and of
-    the others, the first classes are taken (of five: 2,500 and 22,500), so that no task trains on what
-    another one validates on. subset: how many of the others remain (before classes are taken).
-    outliers: the other classes of the test set, under their own labels. Every part's prefixes hold the
-    classes in proportion. Training images alone are augmented. Raises: DataError as `pictures` does.
+    One stratified permutation of all 50,000 with a constant seed splits them: the first 5,000 are for
+    validation, the others for training; then the first classes are selected (five: 2,500 and 22,500), so
+    that no task trains on another's validation images. subset: number of training images (before classes are
+    selected). outliers: the other classes of the test set, with their own labels. Every prefix of a part has
+    the classes in proportion. Only training images are augmented. Raises: DataError as `pictures` does.
     """
     found = pictures(root)
     order = stratified(found.train_labels, SPLIT_SEED)
@@ -121,20 +121,20 @@ def load(root: Path | None, classes: int = 10, subset: int | None = None, outlie
 
 
 def _split(name: str, levels: np.ndarray, labels: np.ndarray, order: np.ndarray) -> Split:
-    """Images [B, 3, 32, 32] float32 in [0, 1] and labels at these positions; no other image is made float."""
+    """Images [B, 3, 32, 32] float32 in [0, 1] and labels at these indices; converts only these to float."""
     images = torch.from_numpy(levels[order]).to(torch.float32).div_(255)
     return Split(name, images, torch.from_numpy(labels[order].astype(np.int64)))
 
 
 class Cifar10:
-    """The `bench.task.Source` of CIFAR-10; what it fetches are the canonical files, beside a tree too."""
+    """The `bench.task.Source` of CIFAR-10; always fetches the canonical files, even if a tree exists."""
 
     name = "cifar10"
 
     def fetch(self, root: Path, progress: bool) -> list[Path]:
-        """Verify what is there, and unpack the rest from the archive: the one there, else a download.
+        """Verify existing files, and unpack missing ones from the archive, downloaded if necessary.
 
-        Raises: DataError where a file that is there, or the archive, has another checksum.
+        Raises: DataError if an existing file or the archive has a wrong checksum.
         """
         absent = {file.path: file for file in _absent(root)}
         for file in _batches():
@@ -146,7 +146,7 @@ class Cifar10:
         return [root / file.path for file in _batches()]
 
     def _packed(self, root: Path, progress: bool) -> bytes:
-        """The verified bytes of the archive, which torchvision leaves in the data root."""
+        """The verified bytes of the archive, which torchvision leaves in the data folder."""
         archive = _archive()
         path = root / archive.path
         if not path.is_file():
@@ -158,7 +158,7 @@ class Cifar10:
         return data
 
     def verify(self, root: Path) -> list[tuple[Path, str]]:
-        """The canonical files or, where there is none of them, the tree, with `ok` or what is wrong."""
+        """The canonical files or, if none exists, the tree, with `ok` or what is wrong."""
         if _has_batches(root) or not _has_tree(root):
             return Files(self.name, _batches()).verify(root)
         try:
@@ -169,7 +169,7 @@ class Cifar10:
 
 
 def _unpack(data: bytes, files: dict[str, File]) -> Iterator[tuple[str, bytes]]:
-    """Path and verified bytes of those members of the archive that are asked for; writes nothing."""
+    """Path and verified bytes of the requested members of the archive; writes nothing."""
     missed = dict(files)
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
         for member in archive:

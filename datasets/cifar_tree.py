@@ -1,15 +1,15 @@
-"""CIFAR-10 from class folders of PNG or JPEG files, decoded once; what such a copy is called.
+"""CIFAR-10 from class folders of PNG or JPEG files, decoded once and named after the file format.
 
-Several mirrors distribute `cifar10/{train,test}/<class>/*`. Its files, never its folder, decide its name:
+Several mirrors distribute `cifar10/{train,test}/<class>/*`. The name depends on the files, not the folder:
 
-- `cifar10-png`: PNG files, which lose nothing themselves; what they were made from, they do not say;
+- `cifar10-png`: PNG files, which are lossless, though they may have been made from lossy files;
 - `cifar10-jpeg75`: JPEG files, lossy, with the standard's quantisation tables at quality 75 and chroma
   halved in both directions (4:2:0); other qualities have their own number;
-- `cifar10-jpeg75-422`, `cifar10-jpeg75-444`: chroma halved in one direction, and whole;
+- `cifar10-jpeg75-422`, `cifar10-jpeg75-444`: chroma halved in one direction, or not subsampled;
 - `cifar10-jpeg`: JPEG files with other tables or another sampling;
-- `cifar10-mixed`: files of which some would have one of these names and some another.
+- `cifar10-mixed`: files of more than one of these kinds.
 
-`cifar10` alone is the canonical files' name (`bench.datasets.cifar`), so that no copy passes for them.
+The name `cifar10` is reserved for the canonical files (`bench.datasets.cifar`).
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 PER_CLASS = {"train": 5_000, "test": 1_000}  # images of each class
 SIDE = 32  # pixels
 TREE = "cifar10"
-VERSION = b"1"  # of what a cached file holds; another number makes every tree be decoded again
+VERSION = b"1"  # of the cache format; changing it invalidates all caches
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_PICTURE = 2**16  # bytes; as PNG, 32x32 pixels of noise have about 3,200
 SAMPLING = {2: "", 1: "-422", 0: "-444"}  # Pillow's numbers for 4:2:0, 4:2:2 and 4:4:4
-# SHA-256 of names, sizes and bytes of the one lossy copy that this suite was checked with.
+# SHA-256 of names, sizes and bytes of the one lossy copy with which this suite was tested.
 CHECKED = {"cifar10-jpeg75": "28395a3b36c62ef69966a5c4535d90d864297cc5abdba09901854977e9f33871"}
 log = logging.getLogger("bench.datasets")
 _BROKEN_PICTURE = (
     OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 _BROKEN_CACHE = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
-_ADVICE = "put it right, or get the canonical files, which go first, with `bench data fetch cifar10`"
+_ADVICE = "correct it, or get the canonical files, which take precedence, with `bench data fetch cifar10`"
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """All of CIFAR-10: levels [B, 3, 32, 32] and labels [B] of both parts, uint8, and what it is called."""
+    """All of CIFAR-10: pixels [B, 3, 32, 32] and labels [B] of both parts, uint8, and the copy's name."""
 
     name: str
     train: np.ndarray
@@ -61,7 +61,7 @@ class Pictures:
 
     @cached_property
     def checksum(self) -> str:
-        """SHA-256 of levels and labels: of what was decoded, whatever decoded it."""
+        """SHA-256 of the decoded pixels and labels."""
         whole = hashlib.sha256()
         for array in (self.train, self.train_labels, self.test, self.test_labels):
             whole.update(array.data)
@@ -69,7 +69,7 @@ class Pictures:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, by name, without hidden files. Raises: DataError where there is no folder."""
+    """The entries of a folder, by name, without hidden files. Raises: DataError if there is no folder."""
     try:
         with os.scandir(folder) as found:
             return sorted((e for e in found if not e.name.startswith(".")), key=lambda e: e.name)
@@ -78,17 +78,17 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _listing(tree: Path, part: str) -> list[Path]:
-    """The files of a part, class by class and by name within a class.
+    """The files of a part, by class and by name within a class.
 
-    Raises: DataError where a class is missing, a folder has another name, or images are too few or many.
+    Raises: DataError if a class is missing, a folder has another name, or the number of files is wrong.
     """
     found = {entry.name for entry in _entries(tree / part) if entry.is_dir()}
     if found != set(CLASSES):
         lacking = [f"no {name}" for name in CLASSES if name not in found]
-        strange = [f"{name}, which is none" for name in sorted(found - set(CLASSES))]
+        surplus = [f"{name}, which is not a class" for name in sorted(found - set(CLASSES))]
         raise DataError(
             f"{tree / part}: expected the class folders {', '.join(CLASSES)}, found "
-            f"{' and '.join(lacking + strange)}; {_ADVICE}"
+            f"{' and '.join(lacking + surplus)}; {_ADVICE}"
         )
     paths = []
     for name in CLASSES:
@@ -115,7 +115,7 @@ def _contents(tree: Path, paths: list[Path]) -> tuple[list[bytes], str]:
 
 @cache
 def _qualities() -> dict[tuple[tuple[int, ...], ...], int]:
-    """Quality 1 to 100 by the quantisation tables that the standard's give there: libjpeg's own scale."""
+    """Quality 1 to 100 by quantisation tables, on libjpeg's scale of the standard's tables."""
     found = {}
     for quality in range(1, 101):
         out = io.BytesIO()
@@ -131,7 +131,7 @@ def _tables(image: Image.Image) -> tuple[tuple[int, ...], ...]:
 
 
 def _form(image: Image.Image) -> str:
-    """What a name says of an opened image: `png`, `jpeg75`, `jpeg75-444`, or `jpeg` where it is neither."""
+    """The kind of an opened image, as in names: `png`, `jpeg75`, `jpeg75-444`, or `jpeg` for others."""
     if image.format == "PNG":
         return "png"
     quality = _qualities().get(_tables(image))
@@ -140,7 +140,7 @@ def _form(image: Image.Image) -> str:
 
 
 def _picture(data: bytes, path: Path) -> tuple[np.ndarray, str]:
-    """Levels [3, 32, 32] and form of a PNG or JPEG file. Raises: DataError where it is none in 32x32 RGB."""
+    """Pixels [3, 32, 32] and kind of a PNG or JPEG file. Raises: DataError if it is not one of 32x32 RGB."""
     wanted = f"{path}: expected a PNG or JPEG image of {SIDE}x{SIDE} RGB pixels, found"
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:  # reads the header only
@@ -167,7 +167,7 @@ def _decode(contents: list[bytes], paths: list[Path]) -> Pictures:
 
 
 def _read_cache(path: Path) -> Pictures | None:
-    """What was decoded before; None where there is nothing, or not what was written there."""
+    """The cached images; None if there are none, or if the cache is damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = [stored[key] for key in ("train", "train_labels", "test", "test_labels")]
@@ -194,9 +194,9 @@ def _write_cache(path: Path, pictures: Pictures) -> None:
 
 
 def read_tree(tree: Path) -> Pictures:
-    """CIFAR-10 from class folders `{train,test}/<class>/*`, decoded once and kept beside them.
+    """CIFAR-10 from class folders `{train,test}/<class>/*`, decoded once and cached in the same folder.
 
-    The file `decoded-<SHA-256 of the tree's names, sizes and bytes>.npz` holds the decoded images; where
+    The file `decoded-<SHA-256 of the tree's names, sizes and bytes>.npz` holds the decoded images; if
     it cannot be written, they are decoded each time. Images are in the order of classes and file names.
     Raises: DataError naming the folder or file that is not as expected, and what was expected.
     """
@@ -208,5 +208,5 @@ def read_tree(tree: Path) -> Pictures:
         pictures = _decode(contents, paths)
         _write_cache(kept, pictures)
     if CHECKED.get(pictures.name, checksum) != checksum:
-        log.warning("%s: not the copy this suite was checked with; its checksum goes with the rows", tree)
+        log.warning("%s: not the copy that this suite was tested with; its checksum is recorded", tree)
     return pictures

@@ -1,4 +1,4 @@
-"""Tasks on scikit-learn's handwritten digits: embedded, so that everything runs without a download."""
+"""Tasks on scikit-learn's handwritten digits: embedded, no download needed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from bench.datasets.splits import split, stratified, unit
 from bench.task import ADAPTIVE, AttackScale, Data, Scale, Task
 
 LEVELS = 16  # the brightest value of scikit-learn's digits; 17 values in all
-SPLIT_SEED = 0  # of the splits; a constant: every run seed trains on the same images
-KNOWN = 5  # `digits-open` trains on digits 0-4; as many as CIFAR's first five classes in the paper
+SPLIT_SEED = 0  # of the splits; a constant, so that all run seeds train on the same images
+KNOWN = 5  # `digits-open` trains on digits 0-4, as the paper does on CIFAR's first five classes
 
 
 @cache
@@ -32,7 +32,7 @@ def _levels() -> tuple[np.ndarray, np.ndarray]:
 def upsample(levels: np.ndarray, size: int) -> Tensor:
     """8x8 grey levels 0..16, [B, 8, 8], as images [B, 1, size, size], float32 in [0, 1], bilinear."""
     images = interpolate(unit(levels, LEVELS), size=(size, size), mode="bilinear", align_corners=False)
-    return images.clamp_(0, 1)  # weights that sum to one do so only up to rounding
+    return images.clamp_(0, 1)  # rounding errors of the interpolation may exceed the range
 
 
 def _checksum(levels: np.ndarray, labels: np.ndarray) -> str:
@@ -98,8 +98,8 @@ digits = Task(
     name="digits",
     train="digits",
     load=_digits,
-    # MNIST's mean and deviation (0.1307, 0.3081), though the digits have 0.305 and 0.325: one network
-    # for both tasks; what it is given has mean 0.57 and deviation 1.05.
+    # The same network as for MNIST: it normalises with MNIST's mean and standard deviation (0.1307, 0.3081);
+    # the digits' are 0.305 and 0.325, so normalised inputs have mean 0.57 and standard deviation 1.05.
     network=networks.mnist,
     evaluations=("accuracy", "diversity", "ood", "attack", "adaptive", "fooling-epsilon"),
     embedded=True,

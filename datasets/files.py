@@ -1,4 +1,4 @@
-"""Data files: known by checksum, read within bounds, and never there under their name but whole."""
+"""Data files: verified by checksum, read up to a size limit, and written atomically."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from bench.errors import DataError
 
-MAX_BYTES = 64 * 2**20  # of any file whose size is not known beforehand; MNIST's largest has 47 MB
+MAX_BYTES = 64 * 2**20  # limit for files of unknown size; MNIST's largest has 47 MB
 CHUNK = 2**16
 
 
 @dataclass(frozen=True)
 class File:
-    """A file of a data set, known by its checksum wherever it comes from.
+    """A file of a data set, identified by its checksum.
 
-    path: below the data root, `/` between folders. size: bytes, as stored, or MAX_BYTES where it is
-    not known; nothing longer is read or downloaded. digest: "sha256:..." (or "md5:...") of the stored
-    file. urls: mirrors, best first. packed: digest of the download where that is a gzip of the file.
+    path: relative to the data folder, with `/`. size: bytes, as stored, or MAX_BYTES if unknown; larger
+    files are not read or downloaded. digest: "sha256:..." (or "md5:...") of the stored file. urls: mirrors,
+    in order of preference. packed: digest of the download if that is a gzip of the file.
     """
 
     path: str
@@ -43,23 +43,23 @@ class File:
 
 
 def sha256(data: bytes) -> str:
-    """SHA-256 of some bytes, in hexadecimal."""
+    """SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def matches(data: bytes, digest: str) -> str:
-    """Empty where the bytes have this digest, else what was expected and what was found."""
+    """Empty if the bytes have this digest, else what was expected and what was found."""
     algorithm = digest.partition(":")[0]
     found = f"{algorithm}:{hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()}"
     return "" if found == digest else f"expected {digest}, found {found}"
 
 
 def missing(source: str, root: Path | None, folder: str, names: str) -> DataError:
-    """The error for files that are not there: which, where, and what to do.
+    """The error for missing files: which, where, and what to do.
 
-    folder: below the data root, which is None where none was given.
+    folder: relative to the data folder, which is None if not given.
     """
-    where = f"DIR/{folder}, but no data root DIR was given" if root is None else f"{root / folder}, not found"
+    where = f"DIR/{folder}, but no data folder was given" if root is None else f"{root / folder}, not found"
     return DataError(
         f"{source}: expected {names} in {where}; fetch it with `bench data fetch {source} --data DIR`, or "
         f"name the folder that holds {folder} with --data DIR or BENCH_DATA; the task `digits` needs no "
@@ -68,7 +68,7 @@ def missing(source: str, root: Path | None, folder: str, names: str) -> DataErro
 
 
 def find(root: Path, path: str) -> Path | None:
-    """The file, or its gzip beside it where there is only that; None where there is neither."""
+    """The path of the file, or else of the same file with suffix .gz; None if neither exists."""
     plain = root / path
     for candidate in (plain, plain.with_name(f"{plain.name}.gz")):
         if candidate.is_file():
@@ -77,10 +77,10 @@ def find(root: Path, path: str) -> Path | None:
 
 
 def read(path: Path, limit: int, advice: str) -> bytes:
-    """The bytes of a file, unpacked where its name ends in .gz but not in .tar.gz: archives stay as they are.
+    """The bytes of a file, decompressed if its name ends in .gz but not in .tar.gz.
 
-    advice: what to do about a bad file. Raises: DataError where it cannot be read, is a broken gzip, or
-    holds more than `limit` bytes (no more than that is ever unpacked).
+    advice: what to do about a bad file. Raises: DataError if it cannot be read, is a broken gzip, or
+    holds more than `limit` bytes (no more are decompressed).
     """
     packed = path.suffix == ".gz" and not path.name.endswith(".tar.gz")
     try:
@@ -95,7 +95,7 @@ def read(path: Path, limit: int, advice: str) -> bytes:
 
 
 def read_verified(path: Path, file: File, source: str) -> bytes:
-    """The bytes of a known file. Raises: DataError where they are not what they should be."""
+    """The bytes of a file with known checksum. Raises: DataError if they do not match it."""
     advice = f"remove it, then `bench data fetch {source}`"
     data = read(path, file.size, advice)
     if len(data) < file.size != MAX_BYTES:
@@ -108,8 +108,8 @@ def read_verified(path: Path, file: File, source: str) -> bytes:
 def idx(data: bytes, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
     """The array of unsigned bytes in an IDX file, the format of MNIST.
 
-    shape: expected sizes, None where any will do. Returns a read-only view of `data`.
-    Raises: DataError where magic number, sizes or length differ from what was expected.
+    shape: expected sizes, None if any will do. Returns a read-only view of `data`.
+    Raises: DataError if magic number, sizes or length differ from what was expected.
     Source: LeCun, Cortes & Burges, "The MNIST database": magic 0x08 (unsigned byte) and the number of
     dimensions, then their sizes as big-endian 32-bit integers, then the values.
     """
@@ -127,7 +127,7 @@ def idx(data: bytes, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
         raise DataError(
             f"{name}: expected sizes {wanted}, found {' x '.join(map(str, sizes))}; fetch it again"
         )
-    count = int(np.prod(sizes, dtype=object))  # as a Python integer: sizes are not to be trusted
+    count = int(np.prod(sizes, dtype=object))  # a Python integer cannot overflow: sizes are untrusted
     if len(data) != start + count:
         kind = "truncated" if len(data) < start + count else "too long"
         raise DataError(
@@ -137,7 +137,7 @@ def idx(data: bytes, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
 
 
 class _Sink(io.BytesIO):
-    """Memory that takes no more than `limit` bytes, however many a server sends."""
+    """A buffer that accepts at most `limit` bytes, however many a server sends."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -150,13 +150,13 @@ class _Sink(io.BytesIO):
 
 
 class _Meter:
-    """A progress bar that pooch can drive: it sets `total` and calls the last three methods."""
+    """A progress bar for pooch, which sets `total` and calls `update`, `reset` and `close`."""
 
     def __init__(self, name: str, show: bool) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         self.total = 0
         self._done = 0
-        self._bar = Progress(*columns, disable=not show, transient=True)  # what fetch prints are paths
+        self._bar = Progress(*columns, disable=not show, transient=True)  # the output of fetch is paths only
         self._line = self._bar.add_task(name, total=None)
 
     def __enter__(self) -> _Meter:
@@ -178,19 +178,19 @@ class _Meter:
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, without the layers and object addresses that network libraries wrap it in."""
+    """The underlying error message, without wrapping exceptions and object addresses."""
     cause = getattr(error.args[0] if error.args else None, "reason", error)
     return str(cause).rpartition(">: ")[2]
 
 
 def download(file: File, source: str, progress: bool) -> bytes:
-    """The verified, unpacked bytes of a file from the first mirror that has them right.
+    """The verified, decompressed bytes of a file from the first mirror that provides them correctly.
 
-    Raises: DataError naming each mirror and what was wrong there.
+    Raises: DataError naming each mirror and what went wrong.
     """
     reasons = []
     for url in file.urls:
-        # A gzip of what cannot be compressed is a little longer than that.
+        # The gzip of an incompressible file is slightly larger than the file.
         sink = _Sink(file.size + CHUNK if file.packed else file.size)
         try:
             with _Meter(file.name, progress) as meter:
@@ -208,12 +208,12 @@ def download(file: File, source: str, progress: bool) -> bytes:
             reasons.append(f"{url}: {_reason(error)}")
     raise DataError(
         f"{source}: expected to download {file.name}, found {'; '.join(reasons)}; try again, or put the file "
-        "into the data root by hand; the task `digits` needs no download"
+        "into the data folder by hand; the task `digits` needs no download"
     )
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write a file that is either absent (or as before) or whole. Raises: DataError where it cannot be."""
+    """Write a file atomically: after a failure it is absent or as before. Raises: DataError on failure."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -221,7 +221,7 @@ def write(path: Path, data: bytes) -> None:
         os.replace(part, path)
     except OSError as error:
         raise DataError(
-            f"cannot write {path}: {error.strerror or error}; choose a writable data root with --data DIR"
+            f"cannot write {path}: {error.strerror or error}; choose a writable data folder with --data DIR"
         ) from error
     finally:
         if part.is_file():
@@ -230,13 +230,13 @@ def write(path: Path, data: bytes) -> None:
 
 @dataclass(frozen=True)
 class Files:
-    """A `bench.task.Source` whose files are all needed and all known by checksum."""
+    """A `bench.task.Source` of files that are all required and have known checksums."""
 
     name: str
     files: tuple[File, ...]
 
     def paths(self, root: Path | None) -> list[Path]:
-        """Where the files are, in order. Raises: DataError naming every one that is missing."""
+        """The paths of the files, in order. Raises: DataError naming all missing files."""
         found = {file: root and find(root, file.path) for file in self.files}
         absent = [file for file in self.files if found[file] is None]
         if absent:
@@ -250,7 +250,7 @@ class Files:
         return {f.name: read_verified(p, f, self.name) for f, p in zip(self.files, paths, strict=True)}
 
     def fetch(self, root: Path, progress: bool) -> list[Path]:
-        """Download what is missing, verified; verify what is there. Raises: DataError."""
+        """Download and verify missing files; verify existing ones. Raises: DataError."""
         paths = []
         for file in self.files:
             path = find(root, file.path)

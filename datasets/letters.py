@@ -1,9 +1,9 @@
-"""Letters A-J made as scikit-learn's digits were: the outliers of task `digits`, without a download.
+"""Letters A-J processed like scikit-learn's digits: the outliers of task `digits`, without a download.
 
-The digits are 32x32 bitmaps of pen strokes, scaled to fill the height, whose 4x4 blocks were counted:
+The digits are 32x32 bitmaps of pen strokes, scaled to full height, reduced by counting ink in 4x4 blocks:
 8x8 pixels of 0 to 16 (Alpaydin & Kaynak 1998, UCI "Optical Recognition of Handwritten Digits"). Here
-the outlines of printed letters go the same way, drawn with as much ink as digits have, so that neither
-sharpness nor brightness nor size gives a letter away.
+outlines of printed letters are processed in the same way, with the same share of ink as digits, so that
+letters cannot be recognised by sharpness, brightness or size.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bench.errors import DataError
 
 LETTERS = "ABCDEFGHIJ"  # notMNIST's classes, in its order
 BITMAP, BLOCK = 32, 4  # the digits' own bitmaps and blocks
-# Files of matplotlib's own, by name, so that no font of the system changes the set.
+# Font files shipped with matplotlib, so that the set does not depend on system fonts.
 FONTS = (
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSans-BoldOblique",
     "DejaVuSerif", "DejaVuSerif-Bold", "DejaVuSerif-Italic", "DejaVuSerif-BoldItalic",
@@ -30,10 +30,10 @@ FONTS = (
     "STIXGeneral", "STIXGeneralBol", "STIXGeneralItalic", "STIXGeneralBolIta",
     "cmr10", "cmti10", "cmss10", "cmtt10",
 )  # fmt: skip
-# Greatest width and shift to the right, in bitmap pixels: digits are about 20 to 24 wide and stand a
-# little to the right of the middle (measured: column 0 is blank in 99 % of them, column 7 in 88 %).
+# Maximum width and shift to the right, in bitmap pixels: digits are about 20 to 24 wide and slightly
+# right of the centre (measured: column 0 is blank in 99 % of them, column 7 in 88 %).
 PLACES = ((20, -0.5), (24, 1.0))
-# Share of a bitmap that is ink: from the 5 % to the 95 % quantile of the 1,797 digits (measured).
+# Share of ink in a bitmap: the 5 % and 95 % quantiles of the 1,797 digits (measured).
 INK = (0.255, 0.360)
 
 
@@ -42,7 +42,7 @@ def _outline(font: str, letter: str) -> list[np.ndarray]:
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
     if not path.is_file() or not get_font(str(path)).get_char_index(ord(letter)):
         raise DataError(
-            f"letters: expected {letter!r} in {path}, which matplotlib carries, found "
+            f"letters: expected {letter!r} in {path}, shipped with matplotlib, found "
             f"{'no such letter' if path.is_file() else 'no such file'}; reinstall matplotlib"
         )
     text = TextPath((0, 0), letter, size=100, prop=FontProperties(fname=str(path)))
@@ -65,7 +65,7 @@ def _bitmap(curves: list[np.ndarray], width: float, shift: float) -> np.ndarray:
 
 
 def _pen(ink: np.ndarray) -> np.ndarray:
-    """The bitmap with strokes widened or narrowed until its share of ink is a digit's."""
+    """The bitmap with strokes widened or narrowed until its share of ink is in the range of digits."""
     target = np.clip(ink.mean(), *INK)
     distance = distance_transform_edt(~ink) - distance_transform_edt(ink)  # to the edge; negative inside
     steps, counts = np.unique(distance, return_counts=True)
@@ -78,9 +78,9 @@ def letters() -> tuple[np.ndarray, np.ndarray]:
     """360 letters as images of 17 grey levels: 18 fonts, 10 letters, 2 places, in that order.
 
     Returns levels [360, 8, 8] uint8, 0..16, white on black, and labels [360] int64, 0..9 for A..J,
-    both read-only. The same on every call: outlines are unhinted and filled by geometry alone. A few
-    coincide: the I of one font is the bar of another.
-    Raises: DataError where matplotlib lacks a font or a letter.
+    both read-only. Deterministic: outlines are unhinted and filled geometrically. A few images
+    coincide, such as the plain bar of the I in several fonts.
+    Raises: DataError if matplotlib lacks a font or a letter.
     """
     blocks = BITMAP // BLOCK
     levels = []

@@ -15,12 +15,12 @@ from bench.datasets.splits import split, stratified, unit
 from bench.task import ADAPTIVE, AttackScale, Data, Scale, Task
 
 VALIDATION = 5_000  # training images that are held out, for every task on MNIST
-SUBSET = 5_000  # training images of `mnist-5000`: the first of those that `mnist` trains on
-SPLIT_SEED = 0  # of the splits; a constant: every run seed trains on the same images
+SUBSET = 5_000  # training images of `mnist-5000`: the first ones of `mnist`
+SPLIT_SEED = 0  # of the splits; a constant, so that all run seeds train on the same images
 
 # torchvision 0.29, datasets.MNIST.mirrors and .resources (MD5 of the downloads, as `packed`). Yann
-# LeCun's own server, its second mirror, no longer answers (pytorch/vision#8568). SHA-256 computed from
-# the unpacked files.
+# LeCun's server, its second mirror, no longer answers (pytorch/vision#8568). SHA-256 computed from
+# the decompressed files.
 MIRRORS = ("https://ossci-datasets.s3.amazonaws.com/mnist/", "http://yann.lecun.com/exdb/mnist/")
 _KNOWN = (
     (
@@ -48,7 +48,7 @@ _KNOWN = (
         "ec29112dd5afa0611ce80d1b7f02629c",
     ),
 )
-# The folder is that of torchvision.datasets.MNIST(root), so that both share one copy.
+# The folder that torchvision.datasets.MNIST(root) uses, so that both share one copy.
 source = Files(
     "mnist",
     tuple(
@@ -67,9 +67,8 @@ source = Files(
 def load(root: Path | None, subset: int | None = None) -> Data:
     """MNIST: 55,000 training images (or the first `subset`), 5,000 of validation, 10,000 of test.
 
-    All parts are in the order of a stratified permutation with a constant seed, so that the first n
-    images of any of them hold the classes in proportion. Raises: DataError where a file is missing or
-    not MNIST's.
+    All parts are in the order of a stratified permutation with a constant seed, so that every prefix of
+    a part has the classes in proportion. Raises: DataError if a file is missing or not MNIST's.
     """
     raw = source.read(root)
     images, labels = _part(raw, "train", 60_000)

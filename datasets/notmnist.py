@@ -1,4 +1,4 @@
-"""notMNIST: letters A-J in 28x28, from any of the forms it is passed around in, and task `notmnist`.
+"""notMNIST: letters A-J in 28x28, in any of the forms in which it is distributed, and task `notmnist`.
 
 Source: Y. Bulatov, "notMNIST dataset", 2011. The small set holds 18,726 PNG files in folders A to J,
 two of which are broken: `A/RGVtb2NyYXRpY2FCb2xkT2xkc3R5bGUgQm9sZC50dGY=.png` and
@@ -42,13 +42,13 @@ from bench.task import Data, Task
 
 FOLDER, SMALL = "notMNIST", "notMNIST_small"
 LETTERS = "ABCDEFGHIJ"
-COUNT = 10_000  # letters asked about: as many as MNIST has test images, and all of the MNIST-format files
-ORDER_SEED = 0  # of the choice and order of letters; a constant, the same for every run seed
+COUNT = 10_000  # letters evaluated: as many as MNIST's test images, and all of the MNIST-format files
+ORDER_SEED = 0  # of the selection and order of letters; a constant, the same for every run seed
 BROKEN = 2  # unreadable PNG files in the original small set
-MAX_PNG = 2**16  # bytes; a 28x28 image of grey levels has below 1,000
-MAX_MEMBERS = 40_000  # of an archive: 18,726 images, twice where another system's shadow files came along
+MAX_PNG = 2**16  # bytes; a 28x28 grey image has less than 1,000
+MAX_MEMBERS = 40_000  # of an archive: 18,726 images, twice that with macOS resource files
 
-# The copy of the MNIST-format files that this suite was checked with: 1,000 letters a class.
+# The copy of the MNIST-format files that this suite was tested with: 1,000 letters per class.
 IMAGES = File(
     f"{FOLDER}/t10k-images-idx3-ubyte",
     7_840_016,
@@ -67,8 +67,8 @@ ARCHIVES = (
         "md5:3de91fb69221d9c2d5c57387101ebc6c",
         (f"https://zenodo.org/record/8274268/files/{SMALL}.zip",),
     ),
-    # The author's archive, at the two addresses it was published under; MD5 as clarena's loader has
-    # it, size as the notebooks of Udacity's deep-learning course.
+    # The author's archive, at the two addresses where it was published; MD5 from clarena's loader,
+    # size from the notebooks of Udacity's deep-learning course.
     File(
         f"{FOLDER}/{SMALL}.tar.gz",
         8_458_043,
@@ -81,7 +81,7 @@ ARCHIVES = (
 )
 log = logging.getLogger("bench.datasets")
 _PICTURE = re.compile(rf"(?:\./)?{SMALL}/(?P<name>[A-J]/[^/]+\.png)")
-# What the libraries raise for broken files; zipfile a RuntimeError for an encrypted one.
+# Exceptions for broken files; zipfile raises RuntimeError for an encrypted one.
 _BROKEN_ARCHIVE = (
     tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error, RuntimeError,
 )  # fmt: skip
@@ -96,14 +96,14 @@ Letters = tuple[np.ndarray, np.ndarray, Mapping[str, str]]  # grey levels, label
 def read_files(images: Path, labels: Path) -> Letters:
     """The letters of a pair of MNIST-format files: levels [B, 28, 28], labels [B], SHA-256 by file.
 
-    Any copy is read, its checksum recorded, but for one: MNIST under notMNIST's name is refused.
+    Any copy is read and its checksum recorded, except that MNIST under notMNIST's name is refused.
     """
     raw = {IMAGES: read(images, MAX_BYTES, _ADVICE), LABELS: read(labels, MAX_BYTES, _ADVICE)}
     sums = {file.path: sha256(data) for file, data in raw.items()}
     if f"sha256:{sums[IMAGES.path]}" in {file.digest for file in mnist.source.files}:
         raise DataError(f"{images}: expected notMNIST, found MNIST itself; {_ADVICE}")
     if any(file.digest != f"sha256:{sums[file.path]}" for file in raw):
-        log.warning("%s: not the copy this suite was checked with; its checksum goes with the rows", images)
+        log.warning("%s: not the copy that this suite was tested with; its checksum is recorded", images)
     levels = idx(raw[IMAGES], str(images), (None, 28, 28))
     names = idx(raw[LABELS], str(labels), (len(levels),))
     if len(names) and names.max() >= len(LETTERS):
@@ -121,8 +121,8 @@ def read_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
 def read_archive(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
     """Name (`A/....png`) and bytes of every PNG file in a .zip or .tar.gz archive; writes nothing.
 
-    Raises: DataError for a broken archive, and for one with a path that leaves its folder, a link, or
-    more or longer members than the data set has.
+    Raises: DataError for a broken archive, and for one with a path outside its folder, a link, or
+    more or larger members than the data set has.
     """
     members = _zip_members if name.endswith(".zip") else _tar_members
     try:
@@ -131,7 +131,7 @@ def read_archive(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
             if path.startswith("/") or ".." in parts or "\\" in path:
                 raise DataError(f"{name}: expected paths inside the archive, found {path!r}; {_ADVICE}")
             picture = _PICTURE.fullmatch(path)
-            limit = MAX_PNG if picture else MAX_BYTES  # what is skipped has to be unpacked all the same
+            limit = MAX_PNG if picture else MAX_BYTES  # skipped members are decompressed too
             if size > limit or count >= MAX_MEMBERS:
                 raise DataError(
                     f"{name}: expected at most {MAX_MEMBERS:,} members, this one of {limit:,} bytes, found "
@@ -159,7 +159,7 @@ def _zip_members(data: bytes) -> Iterator[tuple[str, int, IO[bytes] | None]]:
 
 
 def _picture(data: bytes) -> np.ndarray | None:
-    """Grey levels of a 28x28 PNG file; None where it is not one."""
+    """Grey levels of a 28x28 PNG file; None if it is not one."""
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:  # reads the header only
             return np.asarray(image.convert("L")) if image.size == (28, 28) else None
@@ -170,7 +170,7 @@ def _picture(data: bytes) -> np.ndarray | None:
 def decode(pictures: Iterable[tuple[str, bytes]], name: str) -> Letters:
     """The letters of named PNG files, sorted by name: levels [B, 28, 28], labels [B], one checksum.
 
-    Skips the two files that are broken in the original and says so. Raises: DataError where more are.
+    Skips the two files that are broken in the original, with a warning. Raises: DataError for more.
     """
     named = sorted(pictures)
     levels = [_picture(data) for _, data in named]
@@ -187,7 +187,7 @@ def decode(pictures: Iterable[tuple[str, bytes]], name: str) -> Letters:
 
 
 def _forms(root: Path) -> list[Path]:
-    """The first form of notMNIST that is there: two files, a folder or an archive; else nothing."""
+    """The first form of notMNIST that exists: two files, a folder or an archive; else empty."""
     files = find(root, IMAGES.path), find(root, LABELS.path)
     if files[0] and files[1]:
         return [files[0], files[1]]
@@ -196,9 +196,9 @@ def _forms(root: Path) -> list[Path]:
 
 
 def letters(root: Path | None) -> Letters:
-    """All letters under the data root, in whatever form they are there.
+    """All letters in the data folder, in whichever form exists.
 
-    Raises: DataError where they are missing, broken, or fewer than 10,000.
+    Raises: DataError if they are missing, broken, or fewer than 10,000.
     """
     paths = _forms(root) if root else []
     if not paths:
@@ -220,7 +220,7 @@ def letters(root: Path | None) -> Letters:
 
 def load(root: Path | None) -> Data:
     """MNIST with 10,000 letters of notMNIST as outliers, in the order of a stratified permutation."""
-    levels, labels, sums = letters(root)  # before MNIST: what is missing is said at once
+    levels, labels, sums = letters(root)  # before MNIST, so that missing files are reported at once
     order = stratified(labels, ORDER_SEED)[:COUNT]
     data = mnist.load(root)
     outliers = split("notmnist", unit(levels, 255), labels, order)
@@ -228,12 +228,12 @@ def load(root: Path | None) -> Data:
 
 
 class NotMnist:
-    """The `bench.task.Source` of notMNIST, which comes in several forms, any of which will do."""
+    """The `bench.task.Source` of notMNIST, in any of several forms."""
 
     name = "notmnist"
 
     def fetch(self, root: Path, progress: bool) -> list[Path]:
-        """Download an archive, verified, where no form is there; read what is there. Raises: DataError."""
+        """Verify the form that exists, or download and verify an archive. Raises: DataError."""
         if paths := _forms(root):
             letters(root)
             return paths
@@ -247,7 +247,7 @@ class NotMnist:
         raise DataError("\n".join(errors))
 
     def verify(self, root: Path) -> list[tuple[Path, str]]:
-        """The form that is there with `ok` or what is wrong with it; else the folder with `missing`."""
+        """The form that exists with `ok` or what is wrong with it; else the folder with `missing`."""
         paths = _forms(root)
         if not paths:
             return [(root / FOLDER, "missing")]

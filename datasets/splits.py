@@ -1,4 +1,4 @@
-"""How labelled images are put in order, split and brought into [0, 1]."""
+"""Ordering, splitting and scaling of labelled images."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from bench.task import Split
 
 
 def stratified(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A permutation whose every prefix holds the classes in the proportions of the whole.
+    """A permutation of which every prefix has the class proportions of the whole.
 
-    Image j of the n_c of a class, in random order, stands at rank (j + 1/2) / n_c; sorting all images
-    by rank deviates from n_c / B of a prefix by less than 1/2 + K n_c / (2 B) images, about one.
+    Image j of the n_c images of a class, in random order, has rank (j + 1/2) / n_c. Sorted by rank, the
+    class's count in a prefix is within 1/2 + K n_c / (2 B), about one image, of its share n_c / B.
 
-    labels: [B], integers. Returns [B], positions in `labels`. Depends on labels and seed alone.
+    labels: [B], integers. Returns [B], indices into `labels`. Depends only on labels and seed.
     """
-    # RandomState, not Generator: NumPy promises that its stream never changes (NEP 19), and a split
-    # has to be the same under every version.
+    # RandomState, not Generator: NumPy guarantees that its stream never changes (NEP 19), and a split
+    # must be the same in every version.
     random = np.random.RandomState(seed)
     ranks = np.empty(len(labels))
     for label in np.unique(labels):
         members = random.permutation(np.flatnonzero(labels == label))
         ranks[members] = (np.arange(len(members)) + 0.5) / len(members)
-    # Equal ranks, one a class where classes are equally large, stand in random order too.
+    # Equal ranks, as of equally large classes, are ordered randomly.
     ties = random.permutation(len(labels))
     return np.lexsort((ties, ranks))
 
@@ -35,6 +35,6 @@ def unit(levels: np.ndarray, top: int) -> Tensor:
 
 
 def split(name: str, images: Tensor, labels: np.ndarray, order: np.ndarray) -> Split:
-    """The images and labels at these positions, under the name of their data set."""
+    """The images and labels at these indices, as a `Split`."""
     index = torch.from_numpy(order)
     return Split(name, images[index], torch.from_numpy(labels.astype(np.int64))[index])

@@ -1,4 +1,4 @@
-"""The toy regression: 20 points of a cube with noise, and what HMC makes of them; embedded."""
+"""The toy regression: 20 noisy points of x^3, and the reference posterior from HMC; embedded."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from bench.datasets.files import sha256
 from bench.task import NOISE_SD, Data, Reference, Scale, Split, Task
 
 POINTS = 20  # HyperGAN paper, section 4.3, after Hernandez-Lobato & Adams 2015
-INSIDE = (-4.0, 4.0)  # where the points lie; HyperGAN paper, section 4.3
-OUTSIDE = (-6.0, 6.0)  # where the bands are drawn; HyperGAN paper, Figure 2
-STEPS = 120  # of the grid over `OUTSIDE`, a tenth wide
-HELD_OUT = 1000  # points for the log-likelihood: its error is then a thirtieth of a point's spread
-# Of all points; a constant: every run seed trains on the same 20. The first seed whose points leave no
-# place in `INSIDE` farther than 0.6 from one: else an error against x^3 tells how the sample fell and not
-# what a method made of it (seeds 0 to 9: 3.9 to 8.5 for the mean of the exact posterior).
+INSIDE = (-4.0, 4.0)  # interval of the points; HyperGAN paper, section 4.3
+OUTSIDE = (-6.0, 6.0)  # interval of the bands; HyperGAN paper, Figure 2
+STEPS = 120  # grid intervals over `OUTSIDE`, each 0.1 wide
+HELD_OUT = 1000  # points for the log-likelihood: its standard error is about a thirtieth of a point's sd
+# Of all points; a constant, so that all run seeds train on the same 20. The first seed whose points leave
+# no gap in `INSIDE` farther than 0.6 from a point: otherwise the RMSE to x^3 depends more on the sample than
+# on the method (seeds 0 to 9: 3.9 to 8.5 for the mean of the exact posterior).
 POINTS_SEED = 4
 REFERENCE = Path(__file__).with_name("toy_reference.csv")
 
@@ -44,19 +44,19 @@ def grid() -> np.ndarray:
 @cache
 def points() -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     """Training, validation and test points, (x, y) each."""
-    # RandomState, not Generator: NumPy promises that its stream never changes (NEP 19).
+    # RandomState, not Generator: NumPy guarantees that its stream never changes (NEP 19).
     random = np.random.RandomState(POINTS_SEED)
     return tuple(draw(count, random) for count in (POINTS, POINTS, HELD_OUT))
 
 
 def points_checksum() -> str:
-    """SHA-256 of the training points, which the reference names."""
+    """SHA-256 of the training points, recorded in the reference file."""
     return sha256(b"".join(values.tobytes() for values in points()[0]))
 
 
 @cache
 def reference() -> Reference:
-    """Mean and sd of the networks' outputs under the posterior on the grid, as HMC has left them."""
+    """Mean and sd of the network's output under the posterior on the grid, from HMC."""
     with REFERENCE.open(encoding="utf-8") as file:
         lines = list(csv.DictReader(line for line in file if not line.startswith("#")))
     x, mean, sd = (torch.tensor([float(line[name]) for line in lines]) for name in ("x", "mean", "sd"))

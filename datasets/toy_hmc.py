@@ -1,9 +1,9 @@
-"""The posterior of the toy network by Hamiltonian Monte Carlo; run to write `toy_reference.csv`.
+"""The posterior of the toy network by Hamiltonian Monte Carlo; running it writes `toy_reference.csv`.
 
     python -m bench.datasets.toy_hmc
 
-Chains run side by side as rows of one tensor, in float64. What has to mix is the network's outputs:
-its weights may be permuted and need not.
+Chains run in parallel as rows of one tensor, in float64. Only the network's outputs have to mix; its
+weights need not, because hidden units can be permuted.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from bench.task import NOISE_SD
 
 SEED = 0
 CHAINS = 32
-WARM_UP = 300  # trajectories of each chain in which the step size adapts; none of them is kept
-DRAWS = 700  # trajectories of each chain that are kept
-LEAPFROGS = 60  # mean number of steps of a trajectory, uniform between half and one and a half of it
-ACCEPTED = 0.8  # share of proposals that the step size is adapted to, Hoffman & Gelman 2014
+WARM_UP = 300  # discarded trajectories per chain, during which the step size adapts
+DRAWS = 700  # kept trajectories per chain
+LEAPFROGS = 60  # mean number of steps per trajectory, uniform between 0.5 and 1.5 times this
+ACCEPTED = 0.8  # target acceptance rate of the step-size adaptation, Hoffman & Gelman 2014
 
 LogDensity = Callable[[Tensor], Tensor]
 
@@ -58,10 +58,10 @@ def slope(log_density: LogDensity, theta: Tensor) -> tuple[Tensor, Tensor]:
 def hmc(
     log_density: LogDensity, start: Tensor, warm_up: int, draws: int, leapfrogs: int, rng: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Positions [C, P] and probabilities of acceptance [C] of all chains, after each kept trajectory.
+    """Positions [C, P] and acceptance probabilities [C] of all chains, after each kept trajectory.
 
-    Leapfrog steps of unit mass, momenta drawn anew for every trajectory. All chains have one step size,
-    which dual averaging adapts in warm-up to accept `ACCEPTED` of the proposals. Source: Hoffman &
+    Leapfrog steps with unit mass and new momenta for every trajectory. All chains share one step size,
+    adapted by dual averaging during warm-up to an acceptance rate of `ACCEPTED`. Source: Hoffman &
     Gelman 2014, "The No-U-Turn Sampler", section 3.2 (adaptation) and algorithm 1 (HMC); their
     constants.
     """
@@ -98,7 +98,7 @@ def hmc(
 def r_hat(values: np.ndarray) -> np.ndarray:
     """Split R-hat of each quantity: values [draws, C, G] -> [G].
 
-    sqrt(((n - 1) / n W + B / n) / W) over the 2 C half chains of length n, W the mean of their
+    sqrt(((n - 1) / n W + B / n) / W) over the 2 C half-chains of length n, W the mean of their
     variances, B / n the variance of their means. Source: Gelman et al., "Bayesian Data Analysis", 3rd
     edition, section 11.4.
     """
@@ -110,7 +110,7 @@ def r_hat(values: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    """Run the chains and write the reference beside this file."""
+    """Run the chains and write the reference file."""
     x, y = (torch.from_numpy(values).double() for values in toy.points()[0])
     grid = torch.from_numpy(toy.grid())
     rng = torch.Generator().manual_seed(SEED)

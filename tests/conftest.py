@@ -1,4 +1,4 @@
-"""What every test may use. Imports no torch: tests of the report and of rows run without it."""
+"""Shared fixtures. Imports no torch: tests of the report and of rows run without it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The picture of who may import whom, held by parsing the imports."""
+"""The architecture: which modules may import which, checked by parsing the imports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 
-# The rooms of bench/ from the top floor down, and what each may import beside itself.
+# The packages and modules of bench/, top down, and what each may import besides itself.
 ALLOWED = {
     "__main__": {"cli"},
     "cli": {
@@ -47,7 +47,7 @@ ALLOWED = {
 METHODS = {"training", "ensemble", "engine", "networks", "metrics", "rng", "registry", "settings", "task"}
 EXAMPLES = {"bench.training", "bench.registry"}  # all that a method of another package needs
 DATASETS = {"task", "networks", "registry", "errors", "datasets"}
-# The modules at the top of bench/; everything else lies in a package.
+# The top-level modules of bench/; all others are in packages.
 TOP = {
     "__init__", "__main__", "task", "networks", "ensemble", "registry", "settings", "errors", "rng", "perf",
 }  # fmt: skip
@@ -79,14 +79,14 @@ MODULES = {module_of(path): path for place in ("bench", "methods", "datasets") f
 
 
 def named(node: ast.ImportFrom, alias: ast.alias) -> str:
-    """The module that `from X import Y` reads: X.Y where that is one, else X."""
+    """The module that `from X import Y` imports: X.Y if that is a module, else X."""
     whole = f"{node.module}.{alias.name}"
     return whole if whole in MODULES else node.module or ""
 
 
 @cache
 def imported(path: Path) -> frozenset[str]:
-    """Modules of this suite that a file imports, inside functions and for types alone too."""
+    """Modules of this suite that a file imports, including those inside functions and for types."""
     found = set()
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
@@ -103,25 +103,25 @@ def room(module: str) -> str:
 
 
 @pytest.mark.parametrize("place", ALLOWED)
-def test_rooms_import_only_what_the_picture_allows(place):
+def test_packages_import_only_what_the_architecture_allows(place):
     for module, path in MODULES.items():
         if room(module) == place:
             rooms = {room(name) for name in imported(path)} - {place}
             assert rooms <= ALLOWED[place], f"{module} imports {rooms - ALLOWED[place]}"
 
 
-def test_the_picture_has_every_room_and_no_arrow_runs_up():
+def test_the_architecture_lists_all_packages_and_no_upward_import():
     assert {room(m) for m in MODULES} - {"methods", "datasets"} == set(ALLOWED)
     floors = list(ALLOWED)
     for i, place in enumerate(floors):
         assert ALLOWED[place] <= set(floors[i + 1 :]), place
 
 
-def test_only_the_modules_of_the_picture_lie_at_the_top():
+def test_bench_has_only_the_listed_top_level_modules():
     assert {path.stem for path in (ROOT / "bench").glob("*.py")} == TOP
 
 
-def test_methods_and_datasets_import_only_what_the_picture_allows():
+def test_methods_and_datasets_import_only_what_the_architecture_allows():
     for module, path in MODULES.items():
         if room(module) in ("methods", "datasets"):
             allowed = METHODS if room(module) == "methods" else DATASETS
@@ -134,7 +134,7 @@ def test_examples_import_only_the_facade_and_the_registry():
         assert imported(path) <= EXAMPLES, path
 
 
-def test_no_module_imports_itself_by_way_of_others():
+def test_there_is_no_import_cycle():
     ended: set[str] = set()
 
     def follow(module: str, way: tuple[str, ...]) -> None:
@@ -148,7 +148,7 @@ def test_no_module_imports_itself_by_way_of_others():
         follow(module, ())
 
 
-def test_planning_needs_nothing_of_a_run():
+def test_planning_does_not_import_modules_of_a_run():
     reached: set[str] = set()
     left = ["bench.running.plan"]
     while left:
@@ -177,7 +177,7 @@ def private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
 
-def test_the_machinery_names_no_method_and_no_data_set():
+def test_bench_mentions_no_method_and_no_data_set():
     for path in sources("bench"):
         assert not {name for name in imported(path) if room(name) in ("methods", "datasets")}, path
 
@@ -195,7 +195,7 @@ def test_the_command_line_and_the_report_need_neither_torch_nor_pydantic(module)
     assert done.stdout.strip() == ""
 
 
-def test_files_and_functions_stay_readable():
+def test_files_and_functions_are_short():
     for place in ("bench", "methods", "datasets", "examples", "tests"):
         for path in sources(place):
             text = path.read_text("utf-8")
@@ -206,7 +206,7 @@ def test_files_and_functions_stay_readable():
                     assert node.end_lineno - node.lineno < LONGEST_FUNCTION, f"{path}: {node.name}"
 
 
-def test_public_functions_say_what_they_are():
+def test_public_functions_have_docstrings():
     for place in ("bench", "methods", "datasets", "examples/swag/swag_example"):
         for path in sources(place):
             tree = parsed(path)

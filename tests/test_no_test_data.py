@@ -1,4 +1,4 @@
-"""No test data reach a fit: with test images and outliers poisoned, every method ends in the same weights."""
+"""No test data reach a fit: corrupted test images and outliers do not change any method's weights."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def noise(split: Split) -> Split:
 
 
 def nothing(split: Split) -> Split:
-    """Images that are no numbers: whatever is computed from them is none either."""
+    """NaN images: anything computed from them is NaN."""
     return replace(split, images=torch.full_like(split.images, torch.nan))
 
 
@@ -50,7 +50,7 @@ def poisoned(data: Data, poison) -> Data:
 
 
 def small(entry: MethodEntry, task=TASK, **changes):
-    """Settings small enough for a test, with traces in every round: they look at data too."""
+    """Small settings, with a trace in every round, since traces use data too."""
     config = resolve(entry, entry.load().Config, "smoke", task.train, {}).method
     fields = {f.name for f in dataclasses.fields(config)}
     config = replace(config, **{k: v for k, v in (SMALL | changes).items() if k in fields})
@@ -66,7 +66,7 @@ def run_cell(entry: MethodEntry, data: Data, results, task=TASK, **changes) -> N
 
 
 def fitted(results):
-    """What a run's fits left: tensors of each checkpoint and of each shared round, by file and name."""
+    """Tensors of a run's fits: of each checkpoint and of each shared round, by file and name."""
     found = {}
     for path in sorted((results / "checkpoints").rglob("*.safetensors")):
         tensors, about = checkpoint.read(path)
@@ -86,14 +86,14 @@ def same(first, second) -> bool:
 
 
 def numbers(results, *, traced: bool):
-    """Values without costs: of traces, which a fit makes, or of evaluations."""
+    """Values without costs: of traces, which belong to a fit, or of evaluations."""
     frame = store.read(results)
     frame = frame[(frame["evaluation"] == "trace") == traced]
     return frame.loc[~frame["metric"].str.contains("seconds|bytes|per_s"), [*schema.KEY, "value"]]
 
 
 @every_method
-def test_poisoned_test_data_change_rows_and_no_weight(name, tmp_path):
+def test_corrupted_test_data_change_rows_but_no_weight(name, tmp_path):
     data = load_stripes(None)
     for folder, each in (("clean", data), ("noise", poisoned(data, noise))):
         run_cell(registry.method(name), each, tmp_path / folder)
@@ -107,7 +107,7 @@ def test_poisoned_test_data_change_rows_and_no_weight(name, tmp_path):
 
 
 @every_method
-def test_test_data_that_are_no_numbers_leave_every_weight_as_it_was(name, tmp_path):
+def test_nan_test_data_change_no_weight(name, tmp_path):
     task = replace(TASK, evaluations=())
     data = load_stripes(None)
     for folder, each in (("clean", data), ("nothing", poisoned(data, nothing))):
@@ -118,7 +118,7 @@ def test_test_data_that_are_no_numbers_leave_every_weight_as_it_was(name, tmp_pa
 
 
 def lines() -> Data:
-    """A small regression with a reference that no fit has to do with."""
+    """A small regression with a reference that fits do not use."""
     x = torch.linspace(-2, 2, 41)[:, None]
     grid = Split("line:grid", x, 2 * x + 0.5)
     reference = Reference(grid, (-1.0, 1.0), grid.labels[:, 0], torch.ones(len(grid)))
@@ -139,8 +139,8 @@ def bent(data: Data) -> Data:
 
 
 @every_method
-def test_another_target_and_posterior_change_the_rows_of_a_regression_and_no_weight(name, tmp_path):
-    # Its name is that of a registered task, of which a run keeps the code's version.
+def test_another_target_and_posterior_change_rows_of_a_regression_but_no_weight(name, tmp_path):
+    # Named like a registered task, whose code version a run records.
     shown = ("stripes", "line", lambda root: lines(), small_regression, ("regression",))
     task = Task(*shown, loss="mse", scales={"smoke": Scale((1, 4))})
     for folder, each in (("clean", lines()), ("bent", bent(lines()))):
@@ -151,7 +151,7 @@ def test_another_target_and_posterior_change_the_rows_of_a_regression_and_no_wei
 
 
 class Peeking(StandardEnsemble):
-    """Trains on test images as well, through a leak that only this file makes."""
+    """Trains also on test images, by a leak created in this file."""
 
     leak: ClassVar[Split]
 
@@ -162,7 +162,7 @@ class Peeking(StandardEnsemble):
 
 
 class Validating(StandardEnsemble):
-    """Trains on validation images as well, which is not forbidden: no test image is among them."""
+    """Trains also on validation images, which is allowed."""
 
     def start(self, train: Split, val: Split, *, loss: Loss, rng: Streams) -> None:
         images = torch.cat([train.images, val.images])
@@ -175,7 +175,7 @@ def entry_of(cls: type) -> MethodEntry:
     return MethodEntry(cls.__name__, f"{cls.__module__}:{cls.__name__}", "", cls.__name__, {}, toml)
 
 
-def test_a_method_that_peeks_ends_in_other_weights(tmp_path, monkeypatch):
+def test_a_method_that_trains_on_test_data_is_detected(tmp_path, monkeypatch):
     clean = load_stripes(None)
     for folder, data in (("clean", clean), ("again", clean), ("noise", poisoned(clean, noise))):
         monkeypatch.setattr(Peeking, "leak", data.test, raising=False)
@@ -185,14 +185,14 @@ def test_a_method_that_peeks_ends_in_other_weights(tmp_path, monkeypatch):
     assert first.keys() == other.keys() and not same(first, other)
 
 
-def test_a_method_that_peeks_at_what_is_no_number_does_not_end(tmp_path, monkeypatch):
+def test_a_method_that_trains_on_nan_test_data_fails(tmp_path, monkeypatch):
     data = poisoned(load_stripes(None), nothing)
     monkeypatch.setattr(Peeking, "leak", data.test, raising=False)
     with pytest.raises(BenchError, match="expected finite losses"):
         run_cell(entry_of(Peeking), data, tmp_path, replace(TASK, evaluations=()))
 
 
-def test_validation_images_that_are_test_images_end_in_other_weights(tmp_path):
+def test_validation_images_that_are_test_images_are_detected(tmp_path):
     clean = load_stripes(None)
     other = poisoned(clean, noise)
     honest = [("honest", clean), ("honest-noise", other)]
@@ -202,6 +202,6 @@ def test_validation_images_that_are_test_images_end_in_other_weights(tmp_path):
     assert same(*(fitted(tmp_path / folder) for folder, _ in honest))
     first, second = (fitted(tmp_path / folder) for folder, _ in leaking)
     assert not same(first, second)
-    # A fit's place hangs on its data: beside it the tensors themselves are others.
+    # A fit's folder depends on its data; the tensors themselves differ too.
     weights = [[t for name, t in found.items() if "weights" in name] for found in (first, second)]
     assert weights[0] and not any(torch.equal(a, b) for a, b in zip(*weights, strict=True))

@@ -1,4 +1,4 @@
-"""What is built and installed is everything that the source tree holds."""
+"""The installed package is complete."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-COMPILED = (".pyc", ".so", ".pyd")  # made anew by each installation
+COMPILED = (".pyc", ".so", ".pyd")  # created by each installation
 FOLDERS = {"bench": "bench", "methods": "bench.methods", "datasets": "bench.datasets"}
 
 
@@ -36,5 +36,5 @@ def test_kernels_are_compiled_where_there_is_a_compiler() -> None:
     assert spec is not None and spec.submodule_search_locations is not None
     (installed,) = spec.submodule_search_locations
     assert [p for p in Path(installed).glob("_kernels*") if p.suffix in (".so", ".pyd")], (
-        "expected bench/engine/_kernels beside kernels.cpp; install again and read what the compiler says"
+        "expected bench/engine/_kernels next to kernels.cpp; install again and check the compiler output"
     )

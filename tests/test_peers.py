@@ -1,7 +1,7 @@
-"""Attacks and metrics against libraries that others wrote: foolbox, ART, torchmetrics, scipy.
+"""Attacks and metrics against independent libraries: foolbox, ART, torchmetrics, scipy.
 
-Attacks are compared bit for bit. That asks for 2^n images: torchattacks and ART climb the mean of the losses,
-foolbox their sum, and a division by 2^n changes no sign.
+Attacks are compared bit for bit. This needs 2^n images: torchattacks and ART maximise the mean loss, foolbox
+the sum, and division by 2^n is exact.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def small_case():
 
 
 def mnist_case():
-    """Five MNIST networks as they start, and noise with rows of black and of white, which clipping meets."""
+    """Five untrained MNIST networks, and noise images with black and white rows, where clipping matters."""
     network = networks.mnist()
     starts = [networks.initial(networks.shapes(network), stream(m)) for m in range(5)]
     weights = {n: torch.stack([start[n] for start in starts]) for n in starts[0]}
@@ -60,7 +60,7 @@ def mnist_case():
 
 @pytest.fixture(scope="module", params=[small_case, mnist_case])
 def case(request):
-    """An ensemble, images, labels, and the ensemble's mean logits as foolbox and as ART see them."""
+    """An ensemble, images, labels, and the ensemble's mean logits as models of foolbox and ART."""
     ensemble, images, labels, classes = request.param()
     model = MeanLogits(ensemble).eval()
     theirs = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
@@ -80,7 +80,7 @@ def equal(found, peer):
 
 
 @pytest.mark.parametrize("epsilon", EPSILONS)
-def test_fgsm_is_that_of_foolbox_and_art_bit_for_bit(case, epsilon):
+def test_fgsm_agrees_with_foolbox_and_art_bit_for_bit(case, epsilon):
     ensemble, images, labels, theirs, art = case
     found = oblivious.fgsm(ensemble, images, labels, epsilon)
     assert (found - images).abs().max() == pytest.approx(epsilon, rel=1e-6)
@@ -92,10 +92,10 @@ def test_fgsm_is_that_of_foolbox_and_art_bit_for_bit(case, epsilon):
 
 @pytest.mark.parametrize("epsilon", EPSILONS)
 @pytest.mark.parametrize("steps", [1, 3, 10])
-def test_pgd_without_a_random_start_is_that_of_foolbox_and_art_bit_for_bit(case, epsilon, steps):
+def test_pgd_without_a_random_start_agrees_with_foolbox_and_art_bit_for_bit(case, epsilon, steps):
     ensemble, images, labels, theirs, art = case
     found = oblivious.pgd(ensemble, images, labels, epsilon, steps)
-    # Several steps are no FGSM: gradients change on the way, and so would those of a wrong step size.
+    # Several steps differ from FGSM: gradients change between steps, and a wrong step size would matter.
     assert torch.equal(found, oblivious.fgsm(ensemble, images, labels, epsilon)) == (steps == 1)
     step = oblivious.STEP * epsilon / steps
     attack = foolbox.attacks.LinfProjectedGradientDescentAttack(
@@ -108,7 +108,7 @@ def test_pgd_without_a_random_start_is_that_of_foolbox_and_art_bit_for_bit(case,
     equal(found, attack.generate(images.numpy(), labels.numpy()))
 
 
-def test_who_is_fooled_is_who_foolbox_says(case):
+def test_success_agrees_with_foolbox(case):
     ensemble, images, _, theirs, _ = case
     labels = theirs(images).argmax(-1)
     counts = set()
@@ -123,9 +123,9 @@ def test_who_is_fooled_is_who_foolbox_says(case):
     assert counts - {0, IMAGES}, "at no epsilon are some images fooled and some not"
 
 
-def test_the_smallest_epsilon_of_fgsm_on_a_grid_is_that_of_art(case):
+def test_the_smallest_epsilon_of_fgsm_on_a_grid_agrees_with_art(case):
     ensemble, images, _, theirs, art = case
-    labels = theirs(images).argmax(-1)  # right as they are: ART never asks for epsilon 0
+    labels = theirs(images).argmax(-1)  # classified correctly: ART does not test epsilon 0
     step, largest = 0.005, 0.1
     grid = np.arange(1, round(largest / step) + 1) * step
     found = search.smallest_epsilon(ensemble, images, labels, "fgsm", grid.tolist(), halvings=0)
@@ -148,10 +148,10 @@ def random_predictions(seed, images=500, members=1):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_ece_is_that_of_torchmetrics_away_from_edges_of_bins(seed):
+def test_ece_agrees_with_torchmetrics_away_from_bin_edges(seed):
     (logits,), labels = random_predictions(seed)
     log_p = predictions.log_probabilities(logits)
-    # On an edge theirs are closed on the left, and 1 has a bin of its own: facts of theirs, not compared.
+    # Torchmetrics' bins are closed on the left, with a separate bin for 1: edges are not compared.
     confidence = np.exp(log_p.max(-1))
     edges = np.arange(1, predictions.ECE_BINS + 1) / predictions.ECE_BINS
     assert np.abs(confidence[:, None] - edges).min() > 1e-7
@@ -166,9 +166,9 @@ def test_ece_is_that_of_torchmetrics_away_from_edges_of_bins(seed):
 
 
 @pytest.mark.parametrize("levels", [16, 2**40])
-def test_separation_of_two_sets_is_that_of_torchmetrics_with_ties_and_without(levels):
+def test_separation_agrees_with_torchmetrics_with_and_without_ties(levels):
     rng = np.random.default_rng(levels)
-    # Within [0, 1]: torchmetrics takes other scores for logits and squashes them until they tie.
+    # Within [0, 1]: torchmetrics treats other scores as logits, and the sigmoid would create ties.
     inside = np.floor(rng.beta(2, 4, 300) * levels) / levels
     outside = np.floor(rng.beta(4, 3, 200) * levels) / levels
     found = predictions.separation(inside, outside)
@@ -176,7 +176,7 @@ def test_separation_of_two_sets_is_that_of_torchmetrics_with_ties_and_without(le
     outlying = torch.cat([torch.zeros(300), torch.ones(200)]).long()
 
     def false_positives(score, positive):
-        specificity, _ = binary_specificity_at_sensitivity(score, positive, min_sensitivity=predictions.RATE)
+        specificity, _ = binary_specificity_at_sensitivity(score, positive, min_sensitivity=predictions.TPR)
         return 1 - specificity
 
     peers = {
@@ -190,7 +190,7 @@ def test_separation_of_two_sets_is_that_of_torchmetrics_with_ties_and_without(le
     assert predictions.auroc(inside, outside) == found["auroc"]
 
 
-def test_entropies_and_information_of_an_ensemble_are_those_of_scipy():
+def test_entropies_and_mutual_information_agree_with_scipy():
     logits, _ = random_predictions(0, images=50, members=2)
     ((_, log_p, expected),) = predictions.prefixes(logits, {2})
     p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)

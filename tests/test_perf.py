@@ -1,4 +1,4 @@
-"""The speed benchmark does the same work by each way, and counts it right."""
+"""The speed benchmark does the same work in every implementation and counts operations correctly."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def test_json_holds_every_case_and_way(monkeypatch, tmp_path):
     )
 
 
-def test_case_names_are_unique_and_the_promised_ones_are_there():
+def test_case_names_are_unique_and_complete():
     names = [case.name for cases in perf.CASES.values() for case in cases]
     assert len(names) == len(set(names))
     assert {"predict-mnist-100x1000", "train-mnist-32x100-shared", "attack-mnist-100x100"} <= set(names)
 
 
-def test_as_many_graphs_are_kept_of_3000_networks_as_of_1000():
+def test_the_number_of_graphs_does_not_depend_on_the_number_of_networks():
     if not kernels.compiled():
         pytest.skip("the kernels were not compiled")
     engine = Engine(perf.NETWORKS["mnist"][0]())

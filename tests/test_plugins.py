@@ -1,4 +1,4 @@
-"""Plug-ins that cannot be used: one line that names them, and everything else stays usable."""
+"""Plug-ins that cannot be used: one warning that names them, and everything else stays usable."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_plugin_is_one_warning_and_the_others_stay(plugin, kind):
+def test_a_broken_plugin_gives_one_warning_and_others_stay_usable(plugin, kind):
     names, files, asked = BROKEN[kind]
     folder = plugin(names, **files)
     done = run(folder, "list", "methods")
@@ -99,18 +99,18 @@ CLASHES = {
 
 
 @pytest.mark.parametrize("kind", CLASHES)
-def test_a_name_that_is_taken_stays_with_its_owner(plugin, kind):
+def test_the_first_registration_of_a_name_wins(plugin, kind):
     names, toml, table, name, module = CLASHES[kind]
     folder = plugin(names, mine_dot_py=METHOD, mine_dot_toml=toml)
     code = f"from bench import registry; print(registry.{table}()[{name!r}].module)"
     done = run(folder, code=code)
     assert done.stdout.strip() == module
     (warning,) = done.stderr.splitlines()
-    assert f"{name!r} (mine:M) is left out" in warning
+    assert f"{name!r} (mine:M) is skipped" in warning
     assert "plug-in 'point' of package pack 0.1" in warning and "of package ensemble-bench" in warning
 
 
-def test_one_name_left_out_leaves_the_rest_of_its_plugin(plugin):
+def test_a_skipped_name_does_not_affect_the_rest_of_its_plugin(plugin):
     folder = plugin(
         "add_method('hypergan', 'mine:M')\nadd_method('mine', 'mine:M')",
         mine_dot_py=METHOD,
@@ -119,17 +119,17 @@ def test_one_name_left_out_leaves_the_rest_of_its_plugin(plugin):
     assert "mine" in run(folder, "list", "methods").stdout.split()
 
 
-def test_a_task_with_another_name_than_its_registered_one_is_refused(plugin):
+def test_a_task_whose_name_differs_from_its_registration_is_refused(plugin):
     mine = "from dataclasses import replace\nfrom bench.datasets.digits import digits\nmine = digits\n"
     folder = plugin("add_task('mine', 'mine:mine', 'x')", mine_dot_py=mine)
     done = run(folder, "plan", "--method", "mc_dropout", "--task", "digits,mine", "--preset", "smoke")
     assert done.returncode == 1
     (error,) = done.stderr.splitlines()
     assert error.startswith("Error: plug-in 'point' of package pack 0.1: ")
-    assert "named 'mine', as it is registered, found the name 'digits'" in error
+    assert "named 'mine', as registered, found the name 'digits'" in error
 
 
-def test_this_suite_s_own_names_are_all_there():
-    code = "from bench import registry; registry.methods(); registry.tasks(); print(registry._left_out)"
+def test_this_suite_s_own_names_are_all_registered():
+    code = "from bench import registry; registry.methods(); registry.tasks(); print(registry._skipped)"
     done = run("/", code=code)
     assert done.stdout.strip() == "{}" and done.stderr == ""

@@ -1,4 +1,4 @@
-"""Settings: every bound is refused just outside and taken at the edge; the nearest table wins."""
+"""Settings: bounds are accepted at the edge and refused just outside; precedence of TOML tables."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def config(name):
 
 
 def edges(info):
-    """What each bound of a setting takes, just at it, and what it refuses, just outside."""
+    """For each bound of a setting, the accepted value at the edge and the refused one just outside."""
     whole = info.annotation is int
     for bound in info.metadata:
         for sign, outward in (("ge", -1), ("gt", -1), ("le", 1), ("lt", 1)):
@@ -59,7 +59,7 @@ def resolved(name, **sets):
 
 
 @pytest.mark.parametrize(("name", "key", "taken", "refused"), list(every_bound()))
-def test_every_bound_is_taken_at_the_edge_and_refused_just_outside(name, key, taken, refused):
+def test_every_bound_is_accepted_at_the_edge_and_refused_just_outside(name, key, taken, refused):
     assert resolved(name, **{key: taken}).document()[key] == taken
     with pytest.raises(UsageError, match=rf"--set {name}\.{key}={refused}: expected .*, found .*{refused}"):
         resolved(name, **{key: refused})
@@ -69,7 +69,7 @@ def test_every_bound_is_taken_at_the_edge_and_refused_just_outside(name, key, ta
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_every_number_has_a_range_unless_any_will_do(name):
+def test_every_number_has_a_range_unless_all_are_valid(name):
     free = {
         key
         for key, info in config(name).__pydantic_fields__.items()
@@ -80,7 +80,7 @@ def test_every_number_has_a_range_unless_any_will_do(name):
 
 @pytest.mark.parametrize("name", BASES)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_neither_nan_nor_infinity_is_a_number(name, value):
+def test_nan_and_infinity_are_refused(name, value):
     for key, info in config(name).__pydantic_fields__.items():
         if info.annotation is float:
             with pytest.raises(UsageError, match=f"found {value}"):
@@ -101,7 +101,7 @@ def test_an_integer_becomes_a_float_and_nothing_else_is_converted(name):
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_a_document_gives_its_settings_back_and_one_outside_is_refused(name):
+def test_settings_are_restored_from_a_document_and_checked(name):
     found = resolved(name)
     assert from_document(config(name), found.document()) == found
     with pytest.raises(BenchError, match=r"batch: expected .*; use the code that wrote it") as error:
@@ -126,7 +126,7 @@ def bench(*arguments):
     ("key", "value"),
     [("epochs", "0"), ("batch", "-5"), ("lr", "nan"), ("networks", "-1"), ("networks", "2.5")],
 )
-def test_the_command_line_exits_with_two_and_has_read_no_data(tmp_path, monkeypatch, key, value):
+def test_an_invalid_setting_exits_with_two_before_data_are_read(tmp_path, monkeypatch, key, value):
     def load(root):
         raise AssertionError("data were read")
 
@@ -170,7 +170,7 @@ class Config:
     b: Annotated[float, Field(le=2)] = 0.5
 
 
-def test_a_value_outside_in_the_file_is_an_error_of_the_file():
+def test_a_value_outside_its_range_in_a_toml_file_names_the_file():
     for toml in ({"quick": {"a": 0}}, {"quick": {"x": {"a": "many"}}}, {"quick": {"c": 1}}):
         with pytest.raises(BenchError, match=r"m_file.toml, preset quick, m: .*correct the file") as error:
             resolve(entry(toml), Config, "quick", "x", {})
@@ -182,18 +182,18 @@ def test_a_config_without_ranges_is_refused():
     class Plain:
         a: int = 1
 
-    with pytest.raises(BenchError, match=r"Plain: expected a class under @bench.training.settings"):
+    with pytest.raises(BenchError, match=r"Plain: expected a class decorated with @bench.training.settings"):
         resolve(entry({}), Plain, "quick", "x", {})
 
 
-def test_described_takes_a_variant_s_own_defaults():
+def test_described_shows_a_variant_s_own_defaults():
     assert list(described(Config, {"a": 7}))[:2] == [
         ("a", 7, "an integer of at least 1"),
         ("b", 0.5, "a number of at most 2"),
     ]
 
 
-def test_the_nearest_table_wins():
+def test_the_most_specific_table_wins():
     toml = {
         "smoke,quick": {"a": 1, "b": 1, "c": 1, "d": 1, "e": 1, "x,y": {"d": 5, "e": 5}},
         "quick": {"b": 2, "c": 2, "d": 2, "e": 2, "x,y,z": {"c": 3, "d": 3, "e": 3}, "x": {"e": 4}},
@@ -206,7 +206,7 @@ def test_the_nearest_table_wins():
     assert preset_values(toml, "paper", "x") == {"a": 9}
 
 
-def test_a_variant_comes_before_the_file_and_set_before_both():
+def test_a_variant_overrides_the_file_and_set_overrides_both():
     toml = {"quick": {"a": 2, "x": {"a": 3}}}
     assert resolve(entry(toml), Config, "quick", "x", {}).method.a == 3
     assert resolve(entry(toml, a=4), Config, "quick", "x", {}).method.a == 4
@@ -216,14 +216,14 @@ def test_a_variant_comes_before_the_file_and_set_before_both():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('["quick,huge"]\na = 1', "neither about, a preset nor variants"),
-        ('["quick,"]\na = 1', "expected names, each once"),
-        ('[quick."x,x"]\na = 1', "expected names, each once"),
+        ('["quick,huge"]\na = 1', "not about, a preset or variants"),
+        ('["quick,"]\na = 1', "expected different names"),
+        ('[quick."x,x"]\na = 1', "expected different names"),
         ('[quick."x,y"]\na = 1\n[quick."y,z"]\na = 2', "a is set by two tables"),
         ('["quick,smoke"]\na = 1\n["quick,paper"]\na = 2', "a is set by two tables"),
     ],
 )
-def test_a_file_that_is_ambiguous_or_names_nothing_is_refused(tmp_path, text, said):
+def test_an_ambiguous_or_invalid_file_is_refused(tmp_path, text, said):
     path = tmp_path / "m.toml"
     path.write_text(text)
     with pytest.raises(BenchError, match=said):
@@ -231,7 +231,7 @@ def test_a_file_that_is_ambiguous_or_names_nothing_is_refused(tmp_path, text, sa
 
 
 @pytest.mark.parametrize("command", ["--help", "list methods", "list tasks", "list presets"])
-def test_commands_that_only_show_import_neither_torch_nor_pydantic(command):
+def test_list_and_help_import_neither_torch_nor_pydantic(command):
     code = (
         "import sys\nfrom bench.cli.main import main\ntry: main(sys.argv[1:])\n"
         "finally: print('heavy:', *(m for m in ('torch', 'pydantic') if m in sys.modules))"

@@ -1,1 +1,1 @@
-"""Adversarial examples: how images are attacked, who is fooled, and by how small a change."""
+"""Adversarial examples: attacks, criteria of success, and the smallest epsilon that succeeds."""

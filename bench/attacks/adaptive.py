@@ -1,9 +1,9 @@
-"""Attacks that know the defence: fresh networks at every step, and a detector that looks at entropy.
+"""Adaptive attacks: aware that networks are resampled and that a detector rejects high entropy.
 
 Threat model: the attacker knows the networks it attacks, may draw others of the same method, and knows that
-images of high predictive entropy are rejected; the networks that test the images it does not know. Epsilon
-is in pixels of [0, 1], in the maximum norm. Sources: Athalye et al. 2018, "Obfuscated Gradients Give a False
-Sense of Security"; Tramèr et al. 2020, "On Adaptive Attacks to Adversarial Example Defenses".
+images of high predictive entropy are rejected; it does not know the fresh networks used for testing. Epsilon
+bounds the maximum norm, for pixels in [0, 1]. Sources: Athalye et al. 2018, "Obfuscated Gradients Give a
+False Sense of Security"; Tramèr et al. 2020, "On Adaptive Attacks to Adversarial Example Defenses".
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from bench.attacks.oblivious import BATCH, STEP
 from bench.ensemble import Ensemble, MeanProbability
 from bench.rng import Streams
 
-LAMBDA = 1.0  # nats of entropy that weigh as much as a nat of cross-entropy: the two have one unit
-KAPPA = 1.0  # of the margin: a member counts as fooled once another class leads by so much
+LAMBDA = 1.0  # weight of entropy relative to cross-entropy; both are in nats
+KAPPA = 1.0  # margin in logits by which another class must lead for a member to count as fooled
 
 DETECTOR_AWARE = ("low-entropy", "low-entropy-targeted")
 GRADIENT = ("eot", *DETECTOR_AWARE, "margin")
-# (images [B, ...], step) -> what the attacker raises, [B]; the step chooses fresh networks.
+# (images [B, ...], step) -> the value that the attacker maximises, [B]; the step selects fresh networks.
 Objective = Callable[[Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
-class Found:
-    """Images [B, ...] on the CPU, the same after three quarters of the steps, and how good they are, [B]."""
+class AttackResult:
+    """Attacked images [B, ...] on the CPU, also after three quarters of the steps, and their score [B]."""
 
     images: Tensor
     earlier: Tensor
     score: Tensor
 
 
-def climb(
+def ascend(
     objective: Objective,
     images: Tensor,
     epsilon: float,
     steps: int,
     start: Tensor,
-    judge: Objective | None = None,
-) -> Found:
+    score_objective: Objective | None = None,
+) -> AttackResult:
     """Projected sign ascent on any objective: x <- clip(x + 2.5 eps / steps sign(grad), ball, [0, 1]).
 
-    start: where in the ball to begin, [B, ...]. judge: what the score is, where that is not the objective
-    itself, as one that changes with the step is not. With the cross-entropy of the mean logits it is `pgd`,
-    bit for bit. Raises ValueError for images beyond [0, 1]. Source: Madry et al. 2018, section 2.
+    start: initial images in the ball, [B, ...]. score_objective: computes the score in place of an objective
+    that changes with the step. With the cross-entropy of the mean logits the result equals `pgd` bit for bit.
+    Raises ValueError for images outside [0, 1]. Source: Madry et al. 2018, section 2.
     """
     if images.min() < 0 or images.max() > 1:
         raise ValueError(f"expected pixels in [0, 1], found {images.min():.3g} to {images.max():.3g}")
@@ -62,19 +62,19 @@ def climb(
         x = (images + (moved - images).clamp(-epsilon, epsilon)).clamp(0, 1)
         earlier = x if step < 3 * steps // 4 else earlier
     with torch.no_grad():
-        score = (judge or objective)(x, steps).cpu()
-    return Found(x.cpu(), earlier.cpu(), score)
+        score = (score_objective or objective)(x, steps).cpu()
+    return AttackResult(x.cpu(), earlier.cpu(), score)
 
 
 def cross_entropy(ensemble: Ensemble, labels: Tensor) -> Objective:
-    """Cross-entropy of the mean logits in nats: what the oblivious attacks climb."""
+    """Cross-entropy of the mean logits in nats: the objective of the oblivious attacks."""
     return lambda x, step: F.cross_entropy(ensemble(x).mean(0), labels, reduction="none")
 
 
 def expectation(pool: Ensemble, labels: Tensor, draws: int) -> Objective:
     """Cross-entropy of the mean logits of `draws` networks, at every step the next ones of a pool.
 
-    A pool of steps x draws networks gives every step fresh ones; a smaller one comes round again.
+    A pool of steps x draws networks gives every step fresh ones; a smaller pool is used cyclically.
     """
 
     def value(x: Tensor, step: int) -> Tensor:
@@ -89,10 +89,10 @@ def expectation(pool: Ensemble, labels: Tensor, draws: int) -> Objective:
 
 
 def low_entropy(ensemble: Ensemble, labels: Tensor, after: int = 0) -> Objective:
-    """-ln p(y) - lambda H(p), p the mean probability: wrong, and sure of it; lambda is 0 before step `after`.
+    """-ln p(y) - lambda H(p), p the mean probability: confidently wrong; lambda is 0 before step `after`.
 
-    Near p(y) = 1 entropy falls faster than the cross-entropy rises: with lambda from the start an image that
-    is right is made surer and never wrong.
+    Near p(y) = 1 entropy changes faster than cross-entropy: with lambda from the start, a correctly
+    classified image becomes more confident and is never misclassified.
     """
     view = MeanProbability(ensemble)
 
@@ -107,7 +107,7 @@ def low_entropy(ensemble: Ensemble, labels: Tensor, after: int = 0) -> Objective
 
 
 def targeted(ensemble: Ensemble, images: Tensor, labels: Tensor) -> Objective:
-    """ln p(t), p the mean probability and t the likeliest wrong class of the image as it was."""
+    """ln p(t), p the mean probability and t the most probable wrong class of the clean image."""
     view = MeanProbability(ensemble)
     with torch.no_grad():
         target = view(images).scatter(1, labels[:, None], -torch.inf).argmax(-1)
@@ -115,7 +115,7 @@ def targeted(ensemble: Ensemble, images: Tensor, labels: Tensor) -> Objective:
 
 
 def margin(ensemble: Ensemble, labels: Tensor) -> Objective:
-    """-mean_m max(0, l_my - max_{j != y} l_mj + kappa): members that are not fooled yet pull, no softmax.
+    """-mean_m max(0, l_my - max_{j != y} l_mj + kappa): only members not yet fooled have a gradient.
 
     It does not saturate: cross-entropy has no gradient in float32 beyond margins of 104 nats.
     """
@@ -142,12 +142,12 @@ def attack(
     restarts: int,
     draws: int,
     rng: Streams,
-) -> Found:
-    """The best of `restarts` climbs from random places of the ball, image by image.
+) -> AttackResult:
+    """For each image the best of `restarts` ascents from random points of the ball.
 
-    name: one of `GRADIENT`. Best by what the attack raises; `eot`, which raises something else at every
-    step, by the cross-entropy of the networks attacked. `low-entropy` looks at entropy in the second half of
-    its steps. Raises ValueError for another name.
+    name: one of `GRADIENT`. Best by the attack's objective; for `eot`, whose objective changes with the
+    step, by the cross-entropy of the attacked networks. `low-entropy` adds the entropy term in the second
+    half of its steps. Raises ValueError for another name.
     """
     if name not in GRADIENT:
         raise ValueError(f"expected one of {', '.join(GRADIENT)}, found {name}")
@@ -155,18 +155,18 @@ def attack(
     parts = []
     for begin in range(0, len(images), BATCH):
         x, y = (t[begin : begin + BATCH].to(device) for t in (images, labels))
-        judge = cross_entropy(attacked, y) if name == "eot" else None
-        best: Found | None = None
+        score_objective = cross_entropy(attacked, y) if name == "eot" else None
+        best: AttackResult | None = None
         for restart in range(restarts):
             generator = rng(name, repr(epsilon), begin, restart)
             shift = torch.rand(x.shape, generator=generator).mul(2).sub(1).mul(epsilon)
             place = (x + shift.to(device)).clamp(0, 1)
             objective = _objective(name, attacked, pool, x, y, draws, steps)
-            found = climb(objective, x, epsilon, steps, place, judge)
+            found = ascend(objective, x, epsilon, steps, place, score_objective)
             best = found if best is None else _better(best, found)
         assert best is not None
         parts.append(best)
-    return Found(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Found)))
+    return AttackResult(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(AttackResult)))
 
 
 def _objective(
@@ -183,11 +183,11 @@ def _objective(
             return margin(attacked, y)
 
 
-def _better(one: Found, other: Found) -> Found:
-    """Image by image the one of the higher score."""
+def _better(one: AttackResult, other: AttackResult) -> AttackResult:
+    """For each image, the one with the higher score."""
     wins = other.score > one.score
 
     def pick(a: Tensor, b: Tensor) -> Tensor:
         return torch.where(wins.view(-1, *[1] * (a.dim() - 1)), b, a)
 
-    return Found(*(pick(getattr(one, f.name), getattr(other, f.name)) for f in fields(Found)))
+    return AttackResult(*(pick(getattr(one, f.name), getattr(other, f.name)) for f in fields(AttackResult)))

@@ -1,8 +1,8 @@
-"""torchattacks' FGSM, PGD and Square on an ensemble, who is fooled, and the smallest epsilon that fools.
+"""torchattacks' FGSM, PGD and Square on an ensemble, and noise of the same size.
 
-Threat model: the attacker knows every network of the ensemble it attacks and adds to each pixel of an
-image at most epsilon; pixels stay in [0, 1]. It climbs the cross-entropy of the mean logits. No function
-here reads or moves the global generator.
+Threat model: the attacker knows every network of the ensemble it attacks and changes each pixel of an
+image by at most epsilon; pixels stay in [0, 1]. It maximises the cross-entropy of the mean logits. No
+function here changes the state of the global generator.
 """
 
 from __future__ import annotations
@@ -20,15 +20,14 @@ from bench.ensemble import Ensemble, MeanLogits
 
 ATTACKS = ("fgsm", "pgd")
 BATCH = 1000  # images attacked at once
-STEP = 2.5  # PGD's step times its number over epsilon: Madry et al. 2018 (2.5 eps / 100 for 100 steps)
+STEP = 2.5  # PGD's step size times the number of steps over epsilon: Madry et al. 2018 (2.5 eps / 100)
 
 
 def fgsm(ensemble: Ensemble, images: Tensor, labels: Tensor, epsilon: float | Tensor) -> Tensor:
-    """Images [B, ...] one step of size epsilon up the loss: clip(x + eps sign(dL/dx), 0, 1).
+    """Images [B, ...] after one ascent step of size epsilon: clip(x + eps sign(dL/dx), 0, 1).
 
-    L is the cross-entropy of the mean logits. epsilon: a number, or one an image [B]. Returns images on
-    the CPU. Raises ValueError for images beyond [0, 1]; warns of images without a gradient. Source:
-    Goodfellow et al. 2015, section 4.
+    L is the cross-entropy of the mean logits. epsilon: a number, or one per image [B]. Returns images on
+    the CPU. Raises ValueError for images outside [0, 1]. Source: Goodfellow et al. 2015, section 4.
     """
     return _attack(ensemble, images, labels, epsilon, lambda m, eps: torchattacks.FGSM(m, eps=eps))
 
@@ -41,10 +40,10 @@ def pgd(
     steps: int,
     rng: torch.Generator | None = None,
 ) -> Tensor:
-    """Images after `steps` projected steps of size 2.5 eps / steps up the loss; the last iterate.
+    """Images after `steps` projected ascent steps of size 2.5 eps / steps; the last iterate.
 
-    rng: where the random start in the ball comes from, the same on every device; without one PGD starts at
-    the image, and epsilon may be one number an image. Otherwise as `fgsm`. Source: Madry et al. 2018,
+    rng: generator of the random start in the ball, the same on every device; without one PGD starts at the
+    image, and epsilon may be one number per image. Otherwise as `fgsm`. Source: Madry et al. 2018,
     section 2.
     """
 
@@ -60,14 +59,14 @@ def pgd(
 def square(
     ensemble: Ensemble, images: Tensor, labels: Tensor, epsilon: float, queries: int, rng: torch.Generator
 ) -> Tensor:
-    """Images [B, ...] found by random search over squares, which asks for mean logits and no gradient.
+    """Images [B, ...] found by random search over squares, which needs mean logits but no gradient.
 
-    queries: at most. An image that does not fool the ensemble by then comes back as it was; images attacked
-    together share their squares. Otherwise as `fgsm`. Source: Andriushchenko et al. 2020, "Square Attack".
+    queries: at most. An image that does not fool the ensemble by then is returned unchanged; images of a
+    batch share their squares. Otherwise as `fgsm`. Source: Andriushchenko et al. 2020, "Square Attack".
     """
 
     def build(model: MeanLogits, eps: float | Tensor) -> torchattacks.Square:
-        # It seeds the global generator itself, and would with 0 for every caller.
+        # It seeds the global generator itself, by default always with 0.
         return torchattacks.Square(model, eps=eps, n_queries=queries, seed=rng.initial_seed())
 
     with _seeded(rng.initial_seed(), next(ensemble.parameters()).device):
@@ -75,7 +74,7 @@ def square(
 
 
 def noise(images: Tensor, epsilon: float, rng: torch.Generator) -> Tensor:
-    """Images [B, ...] moved by epsilon in every pixel, up or down at random: what an attack has to beat."""
+    """Images [B, ...] changed by epsilon in every pixel, up or down at random: the baseline of attacks."""
     signs = torch.rand(images.shape, generator=rng).sub(0.5).sign()
     return (images + epsilon * signs).clamp(0, 1)
 
@@ -95,9 +94,9 @@ class _StartOnCPU(TorchFunctionMode):
 
 @contextmanager
 def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Inside, the global generators follow `seed`; outside nothing of it is left.
+    """Inside, the global generators are seeded with `seed`; afterwards their state is restored.
 
-    torchattacks draws its random numbers from the global generators and takes no other.
+    torchattacks draws its random numbers from the global generators and accepts no other.
     """
     if seed is None:
         yield
@@ -118,7 +117,7 @@ def _attack(
     epsilon: float | Tensor,
     build: Callable[[MeanLogits, float | Tensor], torchattacks.attack.Attack],
 ) -> Tensor:
-    """Run a torchattacks attack in batches and bring the images back to the CPU."""
+    """Run a torchattacks attack in batches and return the images on the CPU."""
     if images.min() < 0 or images.max() > 1:
         raise ValueError(f"expected pixels in [0, 1], found {images.min():.3g} to {images.max():.3g}")
     model = MeanLogits(ensemble)

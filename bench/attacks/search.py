@@ -12,8 +12,10 @@ from bench.attacks.oblivious import ATTACKS, BATCH, fgsm, pgd
 from bench.attacks.success import SENSES, fooled
 from bench.ensemble import Ensemble
 
-TINY = 2.0**-12  # of an epsilon that shows a direction: a difference of pixels that float32 holds exactly
-HALVINGS = 4  # of the interval between two epsilons of the grid, in search of the smallest
+PROBE_EPSILON = (
+    2.0**-12
+)  # reveals the sign of the gradient; pixel differences of this size are exact in float32
+HALVINGS = 4  # bisections of the interval between two epsilons of the grid
 
 
 def smallest_epsilon(
@@ -28,9 +30,9 @@ def smallest_epsilon(
 ) -> np.ndarray:
     """The smallest epsilon found that fools the ensemble with each image, [B].
 
-    The grid is climbed up to the first epsilon that fools; the interval below it is then halved
-    `halvings` times, so that the result fools, and lies at most 2^-halvings of the interval above one
-    that does not. 0 where the image is wrong as it is, infinite where no epsilon of the grid fools. PGD
+    The grid is searched upwards to the first epsilon that fools; the interval below it is then bisected
+    `halvings` times, so that the result fools, and exceeds an epsilon that does not by at most 2^-halvings of
+    the interval. 0 if the clean image is misclassified, infinite if no epsilon of the grid fools. PGD
     starts at the image. Raises ValueError for another attack or sense.
     """
     if attack not in ATTACKS or sense not in SENSES:
@@ -65,11 +67,11 @@ def smallest_epsilon(
 
 
 def _direction(ensemble: Ensemble, images: Tensor, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """FGSM for every epsilon from one gradient: (places, epsilon [B']) -> images [B', ...].
+    """FGSM for every epsilon from one gradient: (indices, epsilon [B']) -> images [B', ...].
 
-    The sign does not hang on epsilon. Where clipping hides it, the pixel is at its bound and stays there.
+    The sign does not depend on epsilon. If clipping hides it, the pixel is at its bound and stays there.
     """
-    sign = (fgsm(ensemble, images, labels, TINY) - images).sign()
+    sign = (fgsm(ensemble, images, labels, PROBE_EPSILON) - images).sign()
 
     def craft(chosen: Tensor, epsilon: Tensor) -> Tensor:
         moved = images[chosen] + epsilon.view(-1, *[1] * (images.dim() - 1)) * sign[chosen]

@@ -1,4 +1,4 @@
-"""Who is fooled, in three senses, and which images an attack could not move."""
+"""Criteria of success of an attack: three senses of fooling an ensemble, and images left unchanged."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from torch import Tensor
 
 from bench.metrics import predictions
 
-# When an ensemble counts as fooled: by its mean logits, its mean probability, or in every member.
+# An ensemble is fooled if its mean logits, its mean probability or every member is wrong.
 SENSES = ("fused", "mixture", "every")
 
 
 def unmoved(images: Tensor, attacked: Tensor) -> np.ndarray:
-    """Which images [B] an attack left bit for bit as they were, with a warning where there are any.
+    """Which images [B] an attack left bit for bit unchanged, with a warning if there are any.
 
-    An image without a gradient in float32 (a margin beyond 104 nats) looks robust and is not.
+    An image without a gradient in float32 (a margin beyond 104 nats) looks robust but is not.
     """
     still = (images == attacked).flatten(1).all(1).numpy()
     if still.any():
         warnings.warn(
-            f"{still.sum()} of {len(still)} images have no gradient: the attack could not move them, "
-            "which is no robustness",
+            f"{still.sum()} of {len(still)} images have no gradient: the attack left them unchanged, "
+            "which is not robustness",
             stacklevel=2,
         )
     return still

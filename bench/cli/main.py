@@ -25,7 +25,7 @@ from bench.running import launchers
 
 
 class Commands(click.Group):
-    """Turns our errors into one line on standard error and the right exit code."""
+    """Reports a BenchError as one line on standard error and exits with its code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -42,10 +42,10 @@ class Commands(click.Group):
 )
 @click.version_option(__version__, prog_name="bench")
 def main() -> None:
-    """Bayesian-ensemble methods compared on the same networks, data and questions.
+    """Compare Bayesian-ensemble methods on the same networks, data and metrics.
 
     \b
-    First steps, without a download:
+    First steps, without downloads:
       bench run --method hypergan --task digits
       bench report
     """
@@ -69,19 +69,19 @@ def _selection(methods: list[str], tasks: list[str], options: dict[str, Any]) ->
 
 @main.command()
 @selectors
-@click.option("--force", is_flag=True, help="Run cells again that are done.")
-@click.option("--stale", is_flag=True, help="Run cells again whose code has changed since.")
+@click.option("--force", is_flag=True, help="Run finished cells again too.")
+@click.option("--stale", is_flag=True, help="Run finished cells again if their code has changed.")
 @click.option(
     "--limit",
     type=click.FloatRange(min=0, min_open=True),
     metavar="MINUTES",
-    help="Give up a cell after so long.",
+    help="Abort a cell that takes longer.",
 )
 @click.option(
     "--jobs",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Workers that share the cells. [default: this process]",
+    help="Number of workers. [default: this process]",
 )
 @click.option(
     "--launcher",
@@ -93,7 +93,7 @@ def _selection(methods: list[str], tasks: list[str], options: dict[str, Any]) ->
 @click.option("--address", metavar="RAY", help="Ray cluster to join. [default: start one here]")
 @click.pass_context
 def run(ctx: click.Context, methods: list[str], tasks: list[str], **options: Any) -> None:
-    """Train methods and evaluate them on tasks; one file of rows a cell.
+    """Train methods and evaluate them on tasks; one file of rows per cell.
 
     \b
     Examples:
@@ -102,15 +102,15 @@ def run(ctx: click.Context, methods: list[str], tasks: list[str], **options: Any
       bench run --method hypergan,standard_ensemble --task notmnist --data ~/data --seed 0-4
       bench run --method hypergan --task digits --set hypergan.beta=0.1
 
-    Cells that are done are skipped; a fit that was stopped goes on from its last checkpoint. Several
-    commands may share a results folder: none runs a cell that another works on.
+    Finished cells are skipped; an interrupted fit resumes from its last checkpoint. Several commands may
+    share a results folder: no cell runs twice at the same time.
     """
     from bench.running import sweep
     from bench.system.progress import reporter
 
     launcher, jobs, address = options["launcher"], options["jobs"], options["address"]
     if address is not None and launcher != "ray":
-        raise UsageError("--address: expected --launcher ray beside it")
+        raise UsageError("--address: expected --launcher ray as well")
     alone = launcher == "local" and jobs in (None, 1)
     workers = None if alone else launchers.Workers(launcher, jobs, address)
     with reporter() as out:
@@ -123,25 +123,25 @@ def run(ctx: click.Context, methods: list[str], tasks: list[str], **options: Any
             limit=options["limit"],
             workers=workers,
         )
-    counts = f"{len(done.finished)} run, {len(done.skipped)} done before, {len(done.failed)} failed"
-    counts += f", {len(done.left)} not come to" if done.left else ""
+    counts = f"{len(done.finished)} run, {len(done.skipped)} already done, {len(done.failed)} failed"
+    counts += f", {len(done.not_started)} not started" if done.not_started else ""
     click.echo(f"{counts} · next: bench report --results {options['results']}")
     for name, message in done.failed.items():
         click.echo(f"failed: {name}: {message.splitlines()[0] if message else ''}", err=True)
-    if done.failed or done.left:
+    if done.failed or done.not_started:
         ctx.exit(1)
 
 
 @main.command()
 @selectors
 def plan(methods: list[str], tasks: list[str], **options: Any) -> None:
-    """Show which cells are done, what the others will cost, and the commands that run them.
+    """Show which cells are done, the estimated cost of the others, and the commands that run them.
 
     \b
     Example:
       bench plan --method all --task digits,digits-open --preset smoke
 
-    A cost is what finished cells like it took to train, draw and predict; attacks come on top.
+    A cost is estimated from similar finished cells: training, sampling and prediction, without attacks.
     """
     from bench.running import plan as planning
 
@@ -158,20 +158,20 @@ def plan(methods: list[str], tasks: list[str], **options: Any) -> None:
 
 @main.command("verify")
 @click.argument("runs", metavar="RUN[,RUN..]|all")
-@click.option("--cells", type=click.IntRange(min=1), metavar="N", help="Take N of them, drawn at random.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of that draw.")
+@click.option("--cells", type=click.IntRange(min=1), metavar="N", help="Verify a random sample of N runs.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of that sample.")
 @data_option
 @results_option
 @click.pass_context
 def verify_runs(ctx: click.Context, runs: str, cells: int | None, seed: int, **places: Any) -> None:
-    """Run stored runs again and compare rows and arrays; exit code 1 where one is not what it was.
+    """Repeat stored runs and compare rows and arrays; exit code 1 if one is not reproduced.
 
     \b
     Example:
       bench verify all --cells 3
 
-    A stored fit is read back; without one the run trains again. On the machine, threads, packages and
-    code that made it a run must be the same to the bit, elsewhere within a tolerance that is named.
+    A stored fit is loaded; without one the method is trained again. With the same machine, threads, packages
+    and code, results must agree bit for bit, otherwise within a tolerance that is printed.
     """
     from bench.running import verify as verifying
     from bench.system.progress import reporter
@@ -188,10 +188,10 @@ def verify_runs(ctx: click.Context, runs: str, cells: int | None, seed: int, **p
 
 @main.command()
 @results_option
-@click.option("--check", is_flag=True, help="Exit with 1 where a claim departs from what is expected.")
+@click.option("--check", is_flag=True, help="Exit with 1 if a claim's verdict is not as expected.")
 @click.pass_context
 def report(ctx: click.Context, results: Path, check: bool) -> None:
-    """Write every table, figure and the page from stored rows alone.
+    """Write all tables, figures and the HTML page from stored rows.
 
     \b
     Examples:
@@ -214,16 +214,16 @@ def report(ctx: click.Context, results: Path, check: bool) -> None:
 @click.argument("kind", type=click.Choice(["predict", "train", "attack"]))
 @device_option
 @click.option(
-    "--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write a list of objects."
+    "--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write the results as JSON."
 )
 def perf(kind: str, device: str, file: Path | None) -> None:
-    """Measure how fast networks are evaluated: a plain loop, vmap, this suite's engine.
+    """Measure how fast stacked networks are evaluated: a plain loop, vmap, this suite's engine.
 
     \b
     Example:
       bench perf predict --json predict.json
 
-    All ways do the same work in one run; a float32 matrix product of that run is the ceiling.
+    All do the same work in the same run; a float32 matrix product timed in that run is the upper bound.
     """
     import json
 
@@ -240,9 +240,9 @@ def perf(kind: str, device: str, file: Path | None) -> None:
 
 @main.group("list")
 def list_() -> None:
-    """Show what there is: methods, tasks, presets, and the settings of a method.
+    """Show methods, tasks, presets, and the settings of a method.
 
-    Off a terminal only names are printed, one a line; of settings their defaults and ranges too.
+    When output is not a terminal, only names are printed, one per line; settings keep defaults and ranges.
     """
 
 
@@ -254,26 +254,26 @@ def list_methods() -> None:
 
 @list_.command("tasks")
 def list_tasks() -> None:
-    """Tasks: data, network and questions."""
+    """Tasks: data, network and evaluations."""
     _print_names((name, entry.about) for name, entry in registry.tasks().items())
 
 
 @list_.command("presets")
 def list_presets() -> None:
-    """Presets: how much of a task is trained and evaluated."""
+    """Presets: the scale of training and evaluation."""
     _print_names(registry.PRESETS.items())
 
 
 @list_.command("settings")
 @click.argument("name", type=Names("method", registry.methods), metavar="METHOD")
 def list_settings(name: list[str]) -> None:
-    """Settings of a method: name, default, and what may be given with --set.
+    """Settings of a method: name, default, and the values that --set accepts.
 
     \b
     Example:
       bench list settings mc_dropout
 
-    Defaults are those of the preset `paper`, unless the method's TOML file changes them there.
+    The preset `paper` uses these defaults, unless the method's TOML file changes them.
     """
     from bench.settings import described
 
@@ -301,7 +301,7 @@ def _print_names(items: Any) -> None:
 
 @main.group()
 def data() -> None:
-    """Fetch, verify and find the files of data sets."""
+    """Fetch, verify and locate the files of data sets."""
 
 
 def _root(folder: Path | None) -> Path:
@@ -330,7 +330,7 @@ def fetch(name: list[str], data: Path | None) -> None:
 @data_option
 @click.pass_context
 def verify(ctx: click.Context, name: list[str], data: Path | None) -> None:
-    """Compare the files of data sets with their checksums; exit code 1 where one is not right."""
+    """Check the files of data sets against their checksums; exit code 1 if one is wrong or missing."""
     states = [item for each in name for item in registry.source(each).verify(_root(data))]
     for path, state in states:
         click.echo(f"{state}  {path}")

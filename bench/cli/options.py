@@ -1,4 +1,4 @@
-"""Options that commands share: names, folders, and what selects cells. Imports no torch."""
+"""Options that commands share: names, folders, and the selection of cells. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bench.errors import UsageError
 
 DEFAULT_RESULTS = "results"
 NAMES = "NAME[,NAME..]|all"
-LARGEST = 2**63 - 1  # number that a row can hold
-MOST_SEEDS = 100_000  # of one command; a range may ask for more than memory holds
+MAX_INTEGER = 2**63 - 1  # integers in rows are 64-bit
+MAX_SEEDS = 100_000  # per command; a typed range could exceed memory
 
 
 class Names(click.ParamType):
@@ -66,7 +66,7 @@ data_option = click.option(
     help="Folder of data sets that are not embedded.",
 )
 device_option = click.option(
-    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Where."
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Device."
 )
 
 
@@ -77,7 +77,7 @@ _selectors = (
         type=Names("method", registry.methods),
         metavar=NAMES,
         required=True,
-        help="What to train.",
+        help="Methods to train.",
     ),
     click.option(
         "--task",
@@ -85,14 +85,14 @@ _selectors = (
         type=Names("task", registry.tasks),
         metavar=NAMES,
         required=True,
-        help="What to ask.",
+        help="Tasks to evaluate on.",
     ),
     click.option(
         "--preset",
         type=click.Choice(list(registry.PRESETS)),
         default="quick",
         show_default=True,
-        help="How much.",
+        help="Scale of training and evaluation.",
     ),
     click.option("--seed", "seeds", default="0", show_default=True, help="Seeds: 0, 0,1,2 or 0-4."),
     click.option("--members", help="Ensemble sizes, as in 1,5,10,100 [default: the task's]."),
@@ -106,14 +106,14 @@ _selectors = (
 
 
 def selectors(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that name cells, the same for every command that takes them."""
+    """Decorator: the options that select cells, the same for every command that takes them."""
     for option in reversed(_selectors):
         function = option(function)
     return function
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """`0`, `0,1,2` and `0-4` as seeds, at most `MOST_SEEDS`. Raises UsageError for anything else."""
+    """`0`, `0,1,2` and `0-4` as seeds, at most `MAX_SEEDS`. Raises UsageError for anything else."""
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
@@ -121,9 +121,11 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             low = _whole(first)
             high = _whole(last) if dash else low
         except ValueError:
-            raise UsageError(f"--seed {text:.80}: expected 0 or 0,1,2 or 0-4, none above {LARGEST}") from None
-        if (count := len(seeds) + high - low + 1) > MOST_SEEDS:
-            raise UsageError(f"--seed {text:.80}: expected at most {MOST_SEEDS:,} seeds, found {count:,}")
+            raise UsageError(
+                f"--seed {text:.80}: expected 0 or 0,1,2 or 0-4, none above {MAX_INTEGER}"
+            ) from None
+        if (count := len(seeds) + high - low + 1) > MAX_SEEDS:
+            raise UsageError(f"--seed {text:.80}: expected at most {MAX_SEEDS:,} seeds, found {count:,}")
         seeds += range(low, high + 1)
     if not seeds or len(set(seeds)) != len(seeds):
         raise UsageError(f"--seed {text:.80}: expected every seed once, in ascending ranges")
@@ -137,13 +139,13 @@ def parse_members(text: str) -> tuple[int, ...]:
     except ValueError:
         sizes = {0}
     if 0 in sizes:
-        raise UsageError(f"--members {text:.80}: expected sizes from 1 to {LARGEST}, as in 1,5,10,100")
+        raise UsageError(f"--members {text:.80}: expected sizes from 1 to {MAX_INTEGER}, as in 1,5,10,100")
     return tuple(sorted(sizes))
 
 
 def _whole(text: str) -> int:
-    """A number from 0 to `LARGEST` in decimal digits. Raises ValueError for any other text."""
-    # int also takes signs, blanks, underscores and the digits of other scripts.
-    if not (text.isascii() and text.isdigit()) or int(text) > LARGEST:
+    """An integer from 0 to `MAX_INTEGER` in decimal digits. Raises ValueError for any other text."""
+    # int() also accepts signs, blanks, underscores and the digits of other scripts.
+    if not (text.isascii() and text.isdigit()) or int(text) > MAX_INTEGER:
         raise ValueError(text)
     return int(text)

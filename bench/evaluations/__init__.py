@@ -1,4 +1,4 @@
-"""What is asked of an ensemble: each evaluation is a function (Subject, Streams) -> Result, named here."""
+"""Evaluations of an ensemble: functions (Subject, Streams) -> Result, listed here by name."""
 
 from bench.evaluations import accuracy, adaptive_attacks, attacks, diversity, fooling_epsilon, ood, regression
 from bench.evaluations.subject import Result, Subject
@@ -12,7 +12,7 @@ EVALUATIONS = {
     "ood": ood.evaluate,
     "regression": regression.evaluate,
 }
-# Networks that an evaluation wants drawn, where that is more than the largest size asked for.
+# The number of networks an evaluation needs, if it may exceed the largest requested size.
 DRAWS = {"adaptive": adaptive_attacks.draws, "attack": attacks.draws}
 
 __all__ = ["DRAWS", "EVALUATIONS", "Result", "Subject"]

@@ -13,10 +13,10 @@ from bench.rng import Streams
 
 
 def evaluate(subject: Subject, rng: Streams) -> Result:
-    """Rows of accuracy and calibration for each size; arrays per image: of 1 and the largest size, all.
+    """Rows of accuracy and calibration per size; arrays per image, complete for size 1 and the largest.
 
     Size 1 is the mean over single networks; larger sizes average probabilities over the first n.
-    accuracy_draw_sd: standard deviation (ddof=1) over disjoint ensembles of one size, where there are two.
+    accuracy_draw_sd: standard deviation (ddof=1) over at least two disjoint ensembles of one size.
     """
     test = subject.test
     labels = test.labels.numpy()
@@ -50,14 +50,14 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
 
 
 def draw_sd(metric: str, values: list[float], **common: Any) -> list[dict[str, Any]]:
-    """The row of a metric's spread over independent draws; none of fewer than two, which have no spread."""
+    """The row of a metric's standard deviation over independent draws; none for fewer than two draws."""
     if len(values) < 2:
         return []
     return [row(f"{metric}_draw_sd", float(np.std(values, ddof=1)), **common)]
 
 
 def per_image(prefix: str, log_p: np.ndarray, expected: np.ndarray) -> dict[str, np.ndarray]:
-    """What an image's prediction says without its label: entropy, expected entropy, class, confidence."""
+    """Per-image arrays that need no labels: entropy, expected entropy, predicted class, confidence."""
     return {
         f"{prefix}/entropy_nats": predictions.entropy(log_p).astype("f4"),
         f"{prefix}/expected_entropy_nats": expected.astype("f4"),

@@ -1,4 +1,4 @@
-"""Attacks that know the defence, beside noise and a black-box search: what is left of detection then?"""
+"""Adaptive attacks on the entropy detector, with noise and a black-box search for comparison."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.attacks import adaptive, oblivious
 from bench.evaluations.attacks import Trial, check_fresh, chosen_images
 from bench.evaluations.detector import Detector
 from bench.evaluations.subject import Result, Subject
-from bench.evaluations.views import View, attacked_rows, look, slice_of
+from bench.evaluations.views import View, attacked_rows, slice_of, views_of
 from bench.rng import Streams
 from bench.task import AdaptiveScale, AttackScale, Scale, Split
 
@@ -20,51 +20,51 @@ ATTACKS = (*adaptive.GRADIENT, "square", "noise")
 
 def draws(scale: Scale) -> int:
     """Networks to sample: attacked ones, fresh ones, and new ones for every step of `eot`."""
-    tries = [part.adaptive for part in scale.attacks if part.adaptive is not None]
-    return max((2 * t.members + t.steps * t.draws for t in tries), default=0)
+    found = [part.adaptive for part in scale.attacks if part.adaptive is not None]
+    return max((2 * a.members + a.steps * a.draws for a in found), default=0)
 
 
 def evaluate(subject: Subject, rng: Streams) -> Result:
-    """Rows of each adaptive attack at each epsilon, on the networks attacked and on as many fresh ones.
+    """Rows of each adaptive attack at each epsilon, on the attacked networks and on as many fresh ones.
 
-    Variant `same` is tested on the networks [0, n) that were attacked, `adaptive` on the fresh [n, 2n);
-    metrics are those of the evaluation `attack`, whose FGSM and PGD on as many networks are the oblivious
-    ones. late_gain: by how much the last quarter of an attack's steps raised its success on the networks
-    attacked, or, where it knows of the detector, its evasion rate; near 0 where more steps would change
-    little. A method that holds no others lets `eot` draw from the networks attacked, and a line says so.
+    Variant `same` is tested on the attacked networks [0, n), `adaptive` on the fresh [n, 2n); metrics are
+    those of the evaluation `attack`, which provides oblivious FGSM and PGD at this size for comparison.
+    late_gain: increase during the last quarter of an attack's steps of its success on the attacked networks,
+    or of its evasion rate if it is detector-aware; near 0 if more steps would change little. If the method
+    holds no further networks, `eot` draws from the attacked ones, and a message says so.
     """
     result = Result()
     jobs = [(part, part.adaptive) for part in subject.scale.attacks if part.adaptive is not None]
-    for part, tries in jobs:
-        size, held = tries.members, len(subject.drawn)
+    for part, adaptive_scale in jobs:
+        size, held = adaptive_scale.members, len(subject.drawn)
         if 2 * size > held:
             subject.say(
-                f"  left out: adaptive attacks on {size} networks (need {2 * size}, half of them fresh; "
+                f"  skipped: adaptive attacks on {size} networks (need {2 * size}, half of them fresh; "
                 f"the method holds {held})"
             )
             continue
-        result.rows += _attacked(subject, part, tries, rng)
+        result.rows += _attacked(subject, part, adaptive_scale, rng)
     return result
 
 
 def _attacked(
-    subject: Subject, part: AttackScale, tries: AdaptiveScale, rng: Streams
+    subject: Subject, part: AttackScale, adaptive_scale: AdaptiveScale, rng: Streams
 ) -> list[dict[str, Any]]:
-    size = tries.members
+    size = adaptive_scale.members
     trial = Trial(range(size), (("same", range(size)), ("adaptive", range(size, 2 * size))), range(0))
     check_fresh(subject.drawn, [trial])
-    split = subject.data.test.first(part.images).first(tries.images)
+    split = subject.data.test.first(part.images).first(adaptive_scale.images)
     detector = Detector(subject)
-    clean, _ = look(subject.drawn, trial.ensembles(), split.images, split.labels)
-    pool = range(2 * size, min(len(subject.drawn), 2 * size + tries.steps * tries.draws))
+    clean, _ = views_of(subject.drawn, trial.ensembles(), split.images, split.labels)
+    pool = range(2 * size, min(len(subject.drawn), 2 * size + adaptive_scale.steps * adaptive_scale.draws))
     if not pool:
         pool = range(size)
-        subject.say(f"  eot draws from the {size} networks attacked: the method holds no others to draw")
+        subject.say(f"  eot draws from the {size} attacked networks: the method holds no others")
     jobs = list(itertools.product(ATTACKS, part.epsilons))
     rows = []
     for done, (name, epsilon) in enumerate(jobs, start=1):
-        images, earlier = _craft(subject, trial.crafted, pool, split, name, epsilon, tries, rng)
-        seen, _ = look(subject.drawn, trial.ensembles(), images, split.labels)
+        images, earlier = _craft(subject, trial.crafted, pool, split, name, epsilon, adaptive_scale, rng)
+        seen, _ = views_of(subject.drawn, trial.ensembles(), images, split.labels)
         chosen = chosen_images(clean[trial.crafted], seen[trial.crafted])
         where = {
             "evaluation": "adaptive", "dataset": split.name, "attack": name, "epsilon": epsilon,
@@ -72,7 +72,7 @@ def _attacked(
         }  # fmt: skip
         own = attacked_rows(where | {"variant": "same"}, *_both(clean, seen, trial.crafted), chosen, detector)
         if earlier is not None:
-            before, _ = look(subject.drawn, [trial.crafted], earlier, split.labels)
+            before, _ = views_of(subject.drawn, [trial.crafted], earlier, split.labels)
             common = where | {"variant": "same"}
             then = attacked_rows(common, *_both(clean, before, trial.crafted), {}, detector)
             rows += _late_gain(name, own, then)
@@ -89,7 +89,7 @@ def _both(clean: dict[range, View], seen: dict[range, View], places: range) -> t
 
 
 def _late_gain(name: str, now: list[dict[str, Any]], then: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The row of what the last quarter of the steps gained; none where no image was right before."""
+    """The row of late_gain; none if no clean image was classified correctly."""
     metric = "evasion_rate" if name in adaptive.DETECTOR_AWARE else "success_rate"
     found = [[r for r in rows if r["metric"] == metric and r["success"] == "fused"] for rows in (now, then)]
     return [
@@ -105,17 +105,19 @@ def _craft(
     split: Split,
     name: str,
     epsilon: float,
-    tries: AdaptiveScale,
+    adaptive_scale: AdaptiveScale,
     rng: Streams,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attacked images, and those after three quarters of the steps where the attack climbs."""
+    """Attacked images; for gradient attacks also those after three quarters of the steps."""
     attacked = subject.drawn[slice_of(crafted)]
     x, y = split.images, split.labels
     if name == "noise":
         return oblivious.noise(x, epsilon, rng(name, repr(epsilon))), None
     if name == "square":
-        return oblivious.square(attacked, x, y, epsilon, tries.queries, rng(name, repr(epsilon))), None
+        return oblivious.square(
+            attacked, x, y, epsilon, adaptive_scale.queries, rng(name, repr(epsilon))
+        ), None
     networks = subject.drawn[slice_of(pool)]
-    how = {"steps": tries.steps, "restarts": tries.restarts, "draws": tries.draws}
+    how = {"steps": adaptive_scale.steps, "restarts": adaptive_scale.restarts, "draws": adaptive_scale.draws}
     found = adaptive.attack(name, attacked, networks, x, y, epsilon, rng=rng, **how)
     return found.images, found.earlier

@@ -1,4 +1,4 @@
-"""Adversarial examples: does an attack on one ensemble fool it, a fresh one, or many single networks?"""
+"""Oblivious attacks on an ensemble, tested on itself, on fresh ensembles and on single networks."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from bench.ensemble import Ensemble
 from bench.evaluations.accuracy import per_image
 from bench.evaluations.detector import Detector
 from bench.evaluations.subject import SINGLES, Result, Subject
-from bench.evaluations.views import Singles, View, attacked_rows, look, single_rows, slice_of
+from bench.evaluations.views import Singles, View, attacked_rows, single_rows, slice_of, views_of
 from bench.metrics import predictions
 from bench.records.schema import row
 from bench.rng import Streams
 from bench.task import AttackScale, Scale, Split
 
-ONE_TO_MANY = 100  # networks that test what was made against one, as an ensemble: the paper's baselines
+ONE_TO_MANY = 100  # size of the ensemble that tests attacks on one network: as the paper's baselines
 
 Views = tuple[dict[range, View], dict[range, Singles]]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Places of the networks that are attacked, and of those that test the images.
+    """Indices of the networks that are attacked, and of those that the attack is tested on.
 
-    tested: ensembles with their variant. singles: fresh networks that test one by one. others: networks
-    that what was made against a single one is counted on; empty where more than one is attacked.
+    crafted: the attacked ensemble. tested: ensembles with their variant. singles: fresh networks tested one
+    by one. others: networks for `fooled_share` of an attack on a single one; empty for larger ensembles.
     """
 
     crafted: range
@@ -40,16 +40,16 @@ class Trial:
     others: range = range(0)
 
     def ensembles(self) -> list[range]:
-        """All ensembles, each once."""
+        """All ensembles, without duplicates."""
         return [p for p in dict.fromkeys([self.crafted, *(p for _, p in self.tested), self.others]) if p]
 
     def fresh(self) -> list[range]:
-        """Those that must hold none of the networks attacked."""
+        """Those that must contain none of the attacked networks."""
         return [p for p in (*self.ensembles(), self.singles) if p != self.crafted]
 
 
 def draws(scale: Scale) -> int:
-    """Networks to sample, so that every ensemble attacked has a fresh one beside it."""
+    """Networks to sample, so that every attacked ensemble has a disjoint fresh one."""
     ensembles = [2 * n for part in scale.attacks for n in part.sizes]
     return max([*ensembles, *(1 + part.others for part in scale.attacks)], default=0)
 
@@ -57,18 +57,18 @@ def draws(scale: Scale) -> int:
 def evaluate(subject: Subject, rng: Streams) -> Result:
     """Rows of success, entropy, AUROC and detection for each attack, epsilon and ensemble; arrays per image.
 
-    Networks [0, n) are attacked; tested are these (`same`), others [n, n + m) for every size m (`fresh`; 1
-    is the mean of single networks) and, where one network is attacked, others as an ensemble
-    (`one-to-many`). `clean` has the images as they are.
+    Networks [0, n) are attacked; the images are tested on these (`same`), on others [n, n + m) for every
+    size m (`fresh`; m = 1 is the mean over single networks) and, if one network is attacked, on others as
+    an ensemble (`one-to-many`). `clean` refers to unattacked images.
 
-    success_rate: share of the images that the tested ensemble had right (mean logits) and that fool it
-    now, in the sense named; for `clean` the share of all images that it has wrong. entropy_nats and
-    auroc (predictive entropy, attacked images against all clean ones): of all images, or of those that
-    the *attacked* ensemble had right and that fool it in the sense named; without any there is no row.
-    detected_share: of these images, those whose entropy lies above the threshold of that size, set on clean
-    validation images (`Detector`); for `clean` false alarms. evasion_rate: success that is not detected.
-    fooled_share: mean share of single others that are wrong on these. unmoved_share: of images without a
-    gradient. `examples` counts the images. Raises ValueError where a fresh network is not fresh.
+    success_rate: of the images that the tested ensemble classified correctly (mean logits), the share that
+    fools it now, in the given sense; for `clean` the error rate on all images. entropy_nats and auroc
+    (predictive entropy, attacked against all clean images): over all images, or over those that the
+    *attacked* ensemble classified correctly and that fool it in the given sense; no row without such images.
+    detected_share: of these images, those with entropy above the size's threshold, set on clean
+    validation images (`Detector`); for `clean` false alarms. evasion_rate: undetected success.
+    fooled_share: mean share of other single networks that misclassify these images. unmoved_share: of
+    images without a gradient. `examples` counts images. Raises ValueError if a fresh network was attacked.
     """
     jobs = [(part, trial) for part in subject.scale.attacks for trial in _trials(subject, part)]
     if not jobs:
@@ -80,18 +80,18 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
     result = Result(rows=detector.rows(sorted({1, *subject.sizes})))
     for part, trial in jobs:
         split = subject.data.test.first(part.images)
-        clean = _look(subject.drawn, trial, split.images, split.labels)
+        clean = _views(subject.drawn, trial, split.images, split.labels)
         if len(trial.crafted) > 1:
             result.rows += _clean(split, clean[0][trial.crafted], detector)
         for attack, epsilon in itertools.product(oblivious.ATTACKS, part.epsilons):
             attacked = subject.drawn[slice_of(trial.crafted)]
             images = craft(attacked, split, attack, epsilon, part.steps, rng)
-            seen = _look(subject.drawn, trial, images, split.labels)
+            seen = _views(subject.drawn, trial, images, split.labels)
             where = {"evaluation": "attack", "dataset": split.name, "attack": attack, "epsilon": epsilon}
             result.rows += _rows(where, trial, clean, seen, detector)
             still = success.unmoved(split.images, images)
             result.rows.append(_unmoved(where, len(trial.crafted), still))
-            # Kept per image: the first network, and the task's own largest ensemble.
+            # Per-image arrays only for the first network and the task's own largest ensemble.
             if part is subject.scale.attacks[0] and len(trial.crafted) in (1, _largest(jobs, part)):
                 result.arrays |= _arrays(f"{split.name}/{attack}/{epsilon}", trial, seen[0], split)
             subject.progress(f"{split.name} attacked", next(count), total)
@@ -99,12 +99,12 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
 
 
 def _trials(subject: Subject, part: AttackScale) -> Iterator[Trial]:
-    """What can be attacked with the networks drawn; a line for every size that cannot."""
+    """The trials that the sampled networks allow; a message for every size that is skipped."""
     held = len(subject.drawn)
     for size in part.sizes:
         if 2 * size > held:
             subject.say(
-                f"  left out: attacks on {size} networks (need {2 * size}, half of them fresh; "
+                f"  skipped: attacks on {size} networks (need {2 * size}, half of them fresh; "
                 f"the method holds {held})"
             )
             continue
@@ -127,7 +127,7 @@ def _largest(jobs: list[tuple[AttackScale, Trial]], part: AttackScale) -> int:
 
 
 def check_fresh(drawn: Ensemble, trials: list[Trial]) -> None:
-    """Raises ValueError where a network that tests as a fresh one is among those attacked."""
+    """Raises ValueError if a fresh network is among the attacked ones."""
     last = max((p.stop for trial in trials for p in (trial.crafted, *trial.fresh())), default=0)
     hashes = drawn[:last].hashes()
     for trial in trials:
@@ -135,25 +135,25 @@ def check_fresh(drawn: Ensemble, trials: list[Trial]) -> None:
         shared = [i for places in trial.fresh() for i in places if hashes[i] in known]
         if shared:
             raise ValueError(
-                f"expected fresh networks to test attacks on {len(trial.crafted)}, found the same network "
-                f"again at place {shared[0]} of the draw; the method draws one network twice"
+                f"expected fresh networks to test attacks on {len(trial.crafted)}, found an attacked network "
+                f"again at index {shared[0]} of the sample; the method draws the same network twice"
             )
 
 
 def craft(ensemble: Ensemble, split: Split, attack: str, epsilon: float, steps: int, rng: Streams) -> Tensor:
-    """Images of an attack that knows nothing of a detector, or of fresh networks."""
+    """Images of an oblivious attack, which knows neither the detector nor that networks are resampled."""
     if attack == "fgsm":
         return oblivious.fgsm(ensemble, split.images, split.labels, epsilon)
     start = rng("pgd", len(ensemble), repr(epsilon))
     return oblivious.pgd(ensemble, split.images, split.labels, epsilon, steps, start)
 
 
-def _look(drawn: Ensemble, trial: Trial, images: Tensor, labels: Tensor) -> Views:
-    return look(drawn, trial.ensembles(), images, labels, [trial.singles] if trial.singles else [])
+def _views(drawn: Ensemble, trial: Trial, images: Tensor, labels: Tensor) -> Views:
+    return views_of(drawn, trial.ensembles(), images, labels, [trial.singles] if trial.singles else [])
 
 
 def _clean(split: Split, view: View, detector: Detector) -> list[dict[str, Any]]:
-    """Rows of images as they are: what attacks have to be compared with."""
+    """Rows of clean images, for comparison with attacked ones."""
     common = {"evaluation": "attack", "dataset": split.name, "variant": "clean", "members": view.members}
     common["examples"] = len(split)
     rows = [row("success_rate", float(wrong.mean()), success=s, **common) for s, wrong in view.fooled.items()]
@@ -165,9 +165,9 @@ def _clean(split: Split, view: View, detector: Detector) -> list[dict[str, Any]]
 
 
 def chosen_images(before: View, after: View) -> dict[str, np.ndarray]:
-    """Which images [B] count: all, and by sense those that the ensemble attacked had right before."""
+    """Masks [B]: all images, and by sense those that newly fool the attacked ensemble."""
     right = ~before.fooled["fused"]
-    # Of one network all senses are the same.
+    # For one network all senses coincide.
     senses = success.SENSES if after.members > 1 else success.SENSES[:1]
     return {"all": np.ones(len(right), bool)} | {s: right & after.fooled[s] for s in senses}
 
@@ -183,7 +183,7 @@ def _rows(
     for variant, places in trial.tested:
         before, after, common = clean[0][places], seen[0][places], where | {"variant": variant}
         if variant == "fresh" and len(places) != size:
-            # The resampling matrix has many cells: of each the main numbers.
+            # The resampling matrix is large: main metrics only.
             rows += attacked_rows(common, before, after, {"all": chosen["all"]}, detector, ("fused",))
         else:
             rows += attacked_rows(common, before, after, chosen, detector)
@@ -207,7 +207,7 @@ def _unmoved(where: dict[str, Any], size: int, still: np.ndarray) -> dict[str, A
 
 
 def _arrays(prefix: str, trial: Trial, seen: dict[range, View], split: Split) -> dict[str, np.ndarray]:
-    """Per image, by `<dataset>/<attack>/<epsilon>/<variant>/<members>/<quantity>`; one network is `same`."""
+    """Per image, by `<dataset>/<attack>/<epsilon>/<variant>/<members>/<quantity>`; for one network `same`."""
     labels = split.labels.numpy()
     found = {f"{split.name}/attacked/label": labels.astype("i2")}
     size = len(trial.crafted)

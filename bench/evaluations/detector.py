@@ -1,4 +1,4 @@
-"""A detector of attacked images: what clean validation images call a high entropy."""
+"""A detector of attacked images by predictive entropy, calibrated on clean validation images."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from bench.evaluations.subject import SINGLES, Subject
 from bench.metrics import predictions
 from bench.records.schema import row
 
-ALARM = 0.05  # share of clean validation images that the detector may reject
-THRESHOLD_IMAGES = 1000  # validation images behind it: 50 of them lie above
+FALSE_ALARM_RATE = 0.05  # share of clean validation images that the detector rejects
+THRESHOLD_IMAGES = 1000  # validation images that set the threshold: 50 of them lie above
 
 
 class Detector:
-    """Rejects images of high predictive entropy: one threshold a size, from clean validation images alone.
+    """Rejects images of high predictive entropy: one threshold per size, from clean validation images only.
 
-    The (1 - 5 %) quantile over the first validation images of the entropy of the first n networks; for
-    single networks over all of the first 100. Sizes beyond those asked for have none.
+    The threshold is the 95 % quantile over validation images of the entropy of the first n networks; for
+    single networks, pooled over the first 100. Sizes beyond the largest requested one have no threshold.
     """
 
     def __init__(self, subject: Subject) -> None:
@@ -30,17 +30,17 @@ class Detector:
         entropies = {1: np.concatenate(singles)}
         for size, log_p, _ in predictions.prefixes(logits, set(range(2, len(logits) + 1))):
             entropies[size] = predictions.entropy(log_p)
-        self.thresholds = {n: float(np.quantile(e, 1 - ALARM)) for n, e in entropies.items()}
+        self.thresholds = {n: float(np.quantile(e, 1 - FALSE_ALARM_RATE)) for n, e in entropies.items()}
 
     def rejects(self, members: int, entropy: np.ndarray) -> np.ndarray | None:
-        """Whether it rejects images of these entropies, as an ensemble of this size has them."""
+        """Which images are rejected, given an ensemble's size and entropies; None without a threshold."""
         return entropy > self.thresholds[members] if members in self.thresholds else None
 
     def rows(self, sizes: Sequence[int]) -> list[dict[str, Any]]:
         common = {
             "evaluation": "attack",
             "dataset": self.name,
-            "quantile": 1 - ALARM,
+            "quantile": 1 - FALSE_ALARM_RATE,
             "examples": self.images,
         }
         return [

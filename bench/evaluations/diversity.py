@@ -1,4 +1,4 @@
-"""Diversity of the largest ensemble: of its weights per layer, and of what its members predict."""
+"""Diversity of the largest ensemble: of the weights of each layer, and of the members' predictions."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from bench.metrics import diversity, symmetry
 from bench.records.schema import row
 from bench.rng import Streams
 
-# What Figure 8 of the paper shows: two filters of two layers, from 25 networks.
+# As in Figure 8 of the paper: two filters of two layers, from 25 networks.
 FILTER_LAYERS, FILTERS, FILTER_NETWORKS = 2, 2, 25
 
 
 def evaluate(subject: Subject, rng: Streams) -> Result:
-    """Rows of norms, spread, cosine and distance of weights, and of what networks predict on test images.
+    """Rows of norms, spread, cosine and distance of weights, and of diversity of predictions on test images.
 
-    Disagreement, pairwise KL, double fault and effective networks are about classes: regression has none.
-    A single network has norms and, with a line that says so, nothing that takes a pair. Arrays: the
-    filters that the report shows.
+    Disagreement, pairwise KL, double fault and effective networks need classes: not for regression.
+    A single network has norms but no pairwise metrics, and a message says so. Arrays: the filters that the
+    report shows.
     """
     members = len(subject.ensemble)
     weights = subject.ensemble.weights
@@ -32,20 +32,20 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
         kept = values if members > 1 else {"weight_norm_mean": values["weight_norm_mean"]}
         result.rows += [row(name, value, layer=layer, **common) for name, value in kept.items()]
     if members < 2:
-        subject.say("  left out: diversity of 1 network (expected two at least; ask for more with --members)")
+        subject.say("  skipped: diversity of 1 network (expected at least two; raise --members)")
         return result
     try:
         apart = symmetry.weight_distance(subject.ensemble.engine.network, weights)
         result.rows += [row(name, value, **common) for name, value in apart.items()]
-    except ValueError as error:  # a network whose symmetries are not known
-        subject.say(f"  left out: distance of weights ({error})")
+    except ValueError as error:  # the network's symmetries are not known
+        subject.say(f"  skipped: distance of weights ({error})")
     if not subject.test.labels.is_floating_point():
         result.rows += _predicted(subject)
     return result
 
 
 def _predicted(subject: Subject) -> list[dict[str, Any]]:
-    """Rows of how differently the networks predict; effective networks of every size above 1."""
+    """Rows of diversity of predictions; effective networks for every size above 1."""
     test = subject.test
     logits, labels = subject.logits(test), test.labels.numpy()
     predictions = logits.argmax(-1)

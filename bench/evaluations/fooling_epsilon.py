@@ -1,4 +1,4 @@
-"""How far an image has to be moved: the smallest epsilon that fools an ensemble, by FGSM and PGD."""
+"""The smallest epsilon at which FGSM and PGD fool an ensemble, per image."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from bench.rng import Streams
 
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 SENSES = ("fused", "every")  # `mixture` lies close to `fused`
-GRID = (0.02, 0.05, 0.1, 0.2, 0.4, 1.0)  # where the search begins: every step is then halved four times
+GRID = (0.02, 0.05, 0.1, 0.2, 0.4, 1.0)  # coarse search; the interval found is then halved four times
 
 
 def evaluate(subject: Subject, rng: Streams) -> Result:
     """Rows of quantiles over images of the smallest fooling epsilon; arrays per image.
 
-    Of the first network alone and of each ensemble up to the size that the preset searches, which tests
-    itself (`same`). An image that is wrong as it is counts as 0, one that no epsilon fools as infinite; a
-    quantile that is infinite has no row. success_rate: share fooled at the largest epsilon or below.
+    For the first network alone and for each ensemble up to the preset's size limit for this search; attacks
+    are tested on the attacked ensemble (`same`). A misclassified clean image counts as 0, an image that fools
+    at no epsilon as infinite; infinite quantiles have no row. success_rate: share that fools at any epsilon.
     """
     result = Result()
     if not subject.scale.attacks:
@@ -32,7 +32,7 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
     jobs = list(itertools.product(sizes, oblivious.ATTACKS, SENSES))
     for done, (size, attack, sense) in enumerate(jobs, start=1):
         if size == 1 and sense != "fused":
-            continue  # of one network both are the same
+            continue  # for one network both senses coincide
         found = search.smallest_epsilon(
             subject.drawn[:size], split.images, split.labels, attack, GRID, part.steps, sense
         )
@@ -40,7 +40,7 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
             "evaluation": "fooling-epsilon", "dataset": split.name, "variant": "same", "attack": attack,
             "success": sense, "members": size, "crafted_members": size, "examples": len(split),
         }  # fmt: skip
-        # Sorted, not interpolated: between two images one may be infinite.
+        # Not interpolated: one of two neighbouring values may be infinite.
         values = np.quantile(found, QUANTILES, method="inverted_cdf")
         result.rows += [
             row("fooling_epsilon", float(v), quantile=q, **common)

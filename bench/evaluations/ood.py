@@ -1,4 +1,4 @@
-"""Out-of-distribution detection: does the entropy tell outliers from test images?"""
+"""Out-of-distribution detection: how well entropy separates outliers from test images."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from bench.rng import Streams
 from bench.task import Split
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-EXTREMES = 8  # images of each set that are kept to be shown
+EXTREMES = 8  # images of each set stored for Figure 9
 
 
 def evaluate(subject: Subject, rng: Streams) -> Result:
     """Rows of AUROC, AUPR, FPR95 and entropies for each size; arrays per image as for accuracy.
 
-    Of the largest ensemble also the few images that look most like the other set.
-    A row that compares the two sets carries the outliers' name. Scores are larger for outliers:
-    predictive entropy, mutual information, and minus the largest probability. auroc_draw_sd: standard
-    deviation (ddof=1) over disjoint ensembles of one size. Raises CanaryError where a question with a
-    known answer gets another one (`bench.evaluations.canaries`).
+    For the largest ensemble also the few images of each set that look most like the other set.
+    Rows that compare the two sets carry the outliers' name. Scores are larger for outliers:
+    predictive entropy, mutual information, and minus the largest log-probability. auroc_draw_sd: standard
+    deviation (ddof=1) over disjoint ensembles of one size. Raises CanaryError if a check with a
+    known answer fails (`bench.evaluations.canaries`).
     """
     sets = (subject.test, subject.outliers)
     names = (sets[0].name, sets[1].name)
@@ -36,7 +36,7 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
         singles = [_single(names, counts, *map(predictions.log_probabilities, pair)) for pair in pairs]
         for same in zip(*singles, strict=True):
             result.rows.append(same[0] | {"value": float(np.mean([r["value"] for r in same]))})
-    result.rows += _drawing(subject, sets)
+    result.rows += _draw_spread(subject, sets)
     both = zip(*(predictions.prefixes(subject.logits(s), {1, *subject.sizes}) for s in sets), strict=True)
     for (size, inside, inside_expected), (_, outside, outside_expected) in both:
         found = ((inside, inside_expected), (outside, outside_expected))
@@ -44,7 +44,7 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
             result.rows += _rows(names, counts, size, *found)
         for name, (log_p, expected) in zip(names, found, strict=True):
             kept = per_image(f"{name}/{size}", log_p, expected)
-            # Of sizes between the smallest and the largest the entropy alone, to compare methods of one size.
+            # Sizes between 1 and the largest: entropy only, for comparing methods at equal size.
             whole = size in (1, max(subject.sizes))
             result.arrays |= {k: v for k, v in kept.items() if whole or k.endswith("/entropy_nats")}
         if size == max(subject.sizes):
@@ -53,8 +53,8 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
     return result
 
 
-def _drawing(subject: Subject, sets: tuple[Split, Split]) -> list[dict[str, Any]]:
-    """Spread of the AUROC over disjoint ensembles, by size."""
+def _draw_spread(subject: Subject, sets: tuple[Split, Split]) -> list[dict[str, Any]]:
+    """Standard deviation of the AUROC over disjoint ensembles, by size."""
     rows = []
     common = {"evaluation": "ood", "dataset": sets[1].name, "examples": len(sets[1])}
     for size in subject.sizes:
@@ -65,7 +65,7 @@ def _drawing(subject: Subject, sets: tuple[Split, Split]) -> list[dict[str, Any]
 
 
 def extremes(part: Split, prefix: str, score: np.ndarray) -> dict[str, np.ndarray]:
-    """The images of lowest score [B], ties in order: themselves, their labels and places in the split.
+    """The images with the lowest score [B], ties in order: pixels, labels and indices in the split.
 
     Source: paper, Figure 9: test images of the highest entropy, outliers of the lowest.
     """
@@ -80,7 +80,7 @@ def extremes(part: Split, prefix: str, score: np.ndarray) -> dict[str, np.ndarra
 def _single(
     names: tuple[str, str], counts: tuple[int, int], inside: np.ndarray, outside: np.ndarray
 ) -> list[dict[str, Any]]:
-    """Rows of one network, without the mutual information, of which it has none."""
+    """Rows of one network, for which mutual information is not defined."""
     rows = _rows(names, counts, 1, *((p, predictions.entropy(p)) for p in (inside, outside)))
     return [r for r in rows if "mutual_information" not in r["metric"]]
 
@@ -92,7 +92,7 @@ def _rows(
     inside: tuple[np.ndarray, np.ndarray],
     outside: tuple[np.ndarray, np.ndarray],
 ) -> list[dict[str, Any]]:
-    """Rows of one ensemble size; inside and outside are (log of mean probability, member entropy)."""
+    """Rows of one ensemble size; inside, outside: log of the mean probability and mean member entropy."""
     rows = []
     for name, count, found in zip(names, counts, (inside, outside), strict=True):
         rows += _entropies(name, count, size, *found)
@@ -116,7 +116,7 @@ def _compare(inside: dict[str, np.ndarray], outside: dict[str, np.ndarray]) -> d
 def _entropies(
     name: str, count: int, size: int, log_p: np.ndarray, expected: np.ndarray
 ) -> list[dict[str, Any]]:
-    """Mean and quantiles of the entropy on one set, and its split into expectation and information."""
+    """Mean and quantiles of the entropy on one set, and its split into expected entropy and information."""
     entropy = predictions.entropy(log_p)
     common = {"evaluation": "ood", "dataset": name, "members": size, "examples": count}
     rows = [

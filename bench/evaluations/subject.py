@@ -1,4 +1,4 @@
-"""What an evaluation sees: an ensemble, data, and the predictions that evaluations share."""
+"""The input of evaluations: an ensemble, data, and cached predictions; and their result."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from bench.ensemble import Ensemble
 from bench.task import Data, Reference, Scale, Split
 
-# Ensembles of size 1 are the mean of single networks over so many members (design: the first 100).
+# Size 1 is the mean over at most this many single networks, the first ones.
 SINGLES = 100
 BATCH = 1000  # images predicted between two progress reports
 
@@ -27,11 +27,11 @@ class Result:
 
 @dataclass
 class Subject:
-    """An ensemble with the data it is asked about; predictions are computed once per split.
+    """An ensemble with the data it is evaluated on; predictions are computed once per split.
 
-    sizes: ensemble sizes that the method can fill, in order. drawn: all networks sampled; `ensemble` is
-    the first of them, the largest size. progress: called with a split's name, images done and images in
-    all. say: takes a line on what was decided.
+    sizes: ensemble sizes to evaluate, ascending. drawn: all sampled networks; `ensemble` holds the first
+    ones, as many as the largest size. progress: called with a split's name, images done and images in
+    total. say: prints a message.
     """
 
     ensemble: Ensemble
@@ -52,14 +52,14 @@ class Subject:
 
     @property
     def outliers(self) -> Split:
-        """The outliers that the preset evaluates. Raises ValueError where the task has none."""
+        """The outliers that the preset evaluates. Raises ValueError if the task has none."""
         if self.data.outliers is None:
             raise ValueError("expected a task with outliers for the ood evaluation, found none")
         return self.data.outliers.first(self.scale.images)
 
     @property
     def reference(self) -> Reference:
-        """What regression is held against. Raises ValueError where the task has none."""
+        """The reference posterior of a regression. Raises ValueError if the task has none."""
         if self.data.reference is None:
             raise ValueError("expected a task with a reference for the regression evaluation, found none")
         return self.data.reference
@@ -72,14 +72,14 @@ class Subject:
     def logits(self, split: Split) -> np.ndarray:
         """Logits [M, B, K] of all members on a split, float32 on the host."""
         if split.name not in self._logits:
-            begun = time.perf_counter()
+            started = time.perf_counter()
             self._logits[split.name] = self.predict(split)
-            self.seconds += time.perf_counter() - begun
+            self.seconds += time.perf_counter() - started
             self.predicted += len(split)
         return self._logits[split.name]
 
     def predict(self, split: Split) -> np.ndarray:
-        """Logits [M, B, K] of all members on any split, computed anew."""
+        """Logits [M, B, K] of all members on any split, not cached."""
         parts = []
         for start in range(0, len(split), BATCH):
             parts.append(self.ensemble.logits(split.images[start : start + BATCH], BATCH).numpy())

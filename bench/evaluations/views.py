@@ -1,4 +1,4 @@
-"""What ensembles say of images before and after an attack, and the rows that this gives."""
+"""Predictions of ensembles on images before and after an attack, and rows computed from them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench.records.schema import row
 
 @dataclass(frozen=True)
 class View:
-    """What an ensemble of `members` networks says of images.
+    """Predictions of an ensemble of `members` networks on images.
 
     log_p: log of the mean probability [B, K]; expected: mean entropy of the members [B]; fooled: by
     sense, [B]; share: of the members that are wrong, [B].
@@ -39,14 +39,14 @@ class View:
 
 @dataclass(frozen=True)
 class Singles:
-    """What single networks say of images, each by itself: wrong [S, B] and entropy in nats [S, B]."""
+    """Predictions of S single networks on images: wrong [S, B] and entropy in nats [S, B]."""
 
     wrong: np.ndarray
     entropy: np.ndarray
 
 
 def slice_of(places: range) -> slice:
-    """The slice that takes these places of an ensemble."""
+    """The slice with these indices."""
     return slice(places.start, places.stop)
 
 
@@ -57,12 +57,12 @@ def view(logits: np.ndarray, labels: np.ndarray) -> View:
     return View(len(logits), log_p, expected, fooled(logits, labels), share)
 
 
-def look(
+def views_of(
     drawn: Ensemble, ensembles: Sequence[range], images: Tensor, labels: Tensor, singles: Sequence[range] = ()
 ) -> tuple[dict[range, View], dict[range, Singles]]:
-    """The views of several ensembles of the networks drawn, and of the first single networks of others.
+    """Views of several ensembles (index ranges of `drawn`), and of single networks of other ranges.
 
-    Images [B, ...] are taken in batches, so that memory is that of one. Every network sees them once.
+    Images [B, ...] are processed in batches to bound memory. Every network is evaluated once.
     """
     places = [*ensembles, *singles]
     first, last = min(p.start for p in places), max(p.stop for p in places)
@@ -100,10 +100,10 @@ def attacked_rows(
     detector: Detector,
     senses: Sequence[str] = SENSES,
 ) -> list[dict[str, Any]]:
-    """Rows of one tested ensemble: success by sense, entropy, AUROC, what is rejected and what evades.
+    """Rows of one tested ensemble: success by sense, entropy, AUROC, detected share and evasion rate.
 
-    chosen: which images [B] count, by the name in `success`. success_rate and evasion_rate are shares of the
-    images that this ensemble had right: wrong now (evasion: by mean logits, and not rejected).
+    chosen: masks of images [B], by the value of the column `success`. success_rate and evasion_rate: of the
+    images that this ensemble classified correctly, the share now wrong (evasion: by mean logits, undetected).
     """
     common = {**where, "members": after.members}
     rows = []
@@ -131,7 +131,7 @@ def attacked_rows(
 def single_rows(
     where: Mapping[str, Any], before: Singles, after: Singles, detector: Detector
 ) -> list[dict[str, Any]]:
-    """As `attacked_rows` of all images, the mean over single networks; of one network all senses are one."""
+    """As `attacked_rows` for all images, the mean over single networks, for which all senses coincide."""
     had = ~before.wrong
     common = {**where, "members": 1, "examples": after.wrong.shape[1]}
     rejected = detector.rejects(1, after.entropy)

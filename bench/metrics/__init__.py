@@ -1,1 +1,1 @@
-"""Pure functions of predictions and of weights: what an evaluation counts."""
+"""Metrics: pure functions of predictions and of weights."""

@@ -8,17 +8,16 @@ import numpy as np
 from scipy.special import log_softmax
 from torch import Tensor
 
-KERNEL_IMAGES = 1000  # images of one product of square roots: bounds memory, changes no number
+KERNEL_IMAGES = 1000  # images per matrix product: bounds memory, does not change the result
 
 
 def weight_statistics(weights: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
-    """Norm, spread and cosine of each layer's weights over M networks, biases left out.
+    """Norm, spread and cosine of each layer's weights over M networks, without biases.
 
-    weights: by name [M, *shape]; layers in order of the network. Per layer
+    weights: by name [M, *shape]; layers in the network's order. Per layer
     - `weight_norm_mean`, `weight_norm_sd`: of the 2-norm of the weight tensor over networks (sd with
-      ddof 0). Radial only: networks that point anywhere at one norm have none. Source: HyperGAN
-      paper, Table 1.
-    - `weight_spread`: sqrt(sum of variances) / norm of the mean, which sees directions too.
+      ddof 0). Blind to direction: zero for any networks of equal norm. Source: HyperGAN paper, Table 1.
+    - `weight_spread`: sqrt(sum of variances) / norm of the mean, sensitive to direction too.
     - `weight_cosine`: mean cosine between two different networks (one network: 1).
     """
     found = {}
@@ -36,7 +35,7 @@ def weight_statistics(weights: Mapping[str, Tensor]) -> dict[str, dict[str, floa
             "weight_norm_mean": norms.mean().item(),
             "weight_norm_sd": norms.std(correction=0).item(),
             "weight_spread": (w.var(0, correction=0).sum().sqrt() / mean.norm().clamp_min(1e-300)).item(),
-            # |sum of unit vectors|^2 counts every ordered pair once and each network with itself.
+            # |sum of unit vectors|^2 sums the cosines of all ordered pairs, including M pairs (i, i).
             "weight_cosine": ((unit_sum.square().sum().item() - members) / pairs) if pairs else 1.0,
         }
     return found
@@ -64,7 +63,7 @@ def pairwise_kl(logits: np.ndarray) -> float:
 
 
 def double_fault(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images that two different networks both have wrong, mean over pairs; one network: 0.
+    """Share of images that two different networks both misclassify, mean over pairs; one network: 0.
 
     predictions: [M, B] classes; labels: [B]. Low where networks err on different images. Source: Giacinto
     and Roli 2001, "Design of effective neural network ensembles".
@@ -77,11 +76,11 @@ def double_fault(predictions: np.ndarray, labels: np.ndarray) -> float:
 
 
 def effective_networks(logits: np.ndarray) -> float:
-    """How many wholly different networks are as diverse as these, from 1 to M; logits [M, B, K].
+    """Number of networks without any overlap that are as diverse as these, from 1 to M; logits [M, B, K].
 
     exp(-sum_i l_i ln l_i), l the eigenvalues of C / M, where C_ij is the mean over images of the
-    Bhattacharyya coefficient sum_k sqrt(p_ik p_jk): 1 where all networks are one function, M where no
-    two ever share a class. Source: the Vendi score, Friedman and Dieng 2023, definition 3.1.
+    Bhattacharyya coefficient sum_k sqrt(p_ik p_jk): 1 if all networks are the same function, M if the
+    probabilities of no two overlap. Source: the Vendi score, Friedman and Dieng 2023, definition 3.1.
     """
     members, images = logits.shape[:2]
     kernel = np.zeros((members, members))
@@ -97,7 +96,7 @@ def disagreement(predictions: np.ndarray) -> float:
     """Share of images on which two different networks predict different classes, mean over pairs.
 
     predictions: [M, B] classes. d = mean_b (1 - sum_k n_bk (n_bk - 1) / (M (M - 1))), n_bk the number
-    of networks that say k; exact for all pairs without forming them. One network: 0.
+    of networks that predict k; exact over all pairs without enumerating them. One network: 0.
     """
     members = predictions.shape[0]
     if members < 2:

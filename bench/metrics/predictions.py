@@ -1,8 +1,7 @@
 """Metrics of predictions: pure functions of outputs or probabilities and labels, in float64, on the host.
 
-Everything starts from log-probabilities, so that a probability of 1e-60 has a finite logarithm.
-Natural logarithms throughout. What is not a distribution, not a number or not there is a ValueError: no
-metric is made of it.
+Inputs are log-probabilities, so that a probability of 1e-60 has a finite logarithm. Natural logarithms
+throughout. Inputs that are not distributions, NaN or empty raise ValueError.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from bench.task import MIN_VARIANCE
 
 ECE_BINS = 15  # Guo et al. 2017, section 5
-RATE = 0.95  # of FPR at 95 % TPR
-TOLERANCE = 1e-6  # of a sum of probabilities: float32 softmax over ten classes stays within 1e-7 of one
+TPR = 0.95  # of FPR at 95 % TPR
+TOLERANCE = 1e-6  # for sums of probabilities: float32 softmax over ten classes is within 1e-7 of one
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
@@ -33,8 +32,8 @@ def entropy(log_p: np.ndarray) -> np.ndarray:
 def prefixes(logits: np.ndarray, sizes: Collection[int]) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """For each ensemble size n: n, log of the mean probability [B, K], mean member entropy [B].
 
-    log p(y|x) = logsumexp_{m<n} log p_m(y|x) - ln n. logits: [M, B, K]; members are streamed, memory
-    is that of one member. Sizes beyond M do not appear. Source: HyperGAN paper, section 4.2.
+    log p(y|x) = logsumexp_{m<n} log p_m(y|x) - ln n. logits: [M, B, K]; members are streamed, in the memory
+    of one member. Sizes above M are not yielded. Source: HyperGAN paper, section 4.2.
     """
     total = np.full(logits.shape[1:], -np.inf)
     entropies = np.zeros(logits.shape[1])
@@ -47,9 +46,9 @@ def prefixes(logits: np.ndarray, sizes: Collection[int]) -> Iterator[tuple[int, 
 
 
 def disjoint(logits: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """As `prefixes`, of every whole ensemble of `size` consecutive members, none in two of them.
+    """As `prefixes`, for every disjoint ensemble of `size` consecutive members.
 
-    They are independent draws of an ensemble, whose spread is that of drawing; logits: [M, B, K].
+    These are independent draws of an ensemble, so their spread is that of drawing; logits: [M, B, K].
     """
     for start in range(0, len(logits) - size + 1, size):
         ((_, log_p, expected),) = prefixes(logits[start : start + size], {size})
@@ -57,17 +56,17 @@ def disjoint(logits: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, np.nda
 
 
 def check_predictions(log_p: np.ndarray, labels: np.ndarray) -> None:
-    """Raises ValueError where log-probabilities [B, K] and labels [B] are no predictions of classes."""
+    """Raises ValueError unless log-probabilities [B, K] are normalised and fit the labels [B]."""
     if log_p.ndim != 2 or len(log_p) != len(labels) or not len(labels):
         raise ValueError(
             f"expected log-probabilities [B, K] and labels [B] of at least one image, found {log_p.shape} "
             f"and {labels.shape}"
         )
     off = np.abs(logsumexp(log_p, axis=-1))
-    wrong = int((~(off <= TOLERANCE)).sum())  # NaN is not below either
+    wrong = int((~(off <= TOLERANCE)).sum())  # also counts NaN
     if wrong:
         raise ValueError(
-            f"expected probabilities that sum to one, found {wrong} of {len(off)} images where they do not; "
+            f"expected probabilities that sum to one, found {wrong} of {len(off)} images whose do not; "
             "normalise the logits first (log_probabilities)"
         )
     if labels.min() < 0 or labels.max() >= log_p.shape[1]:
@@ -77,12 +76,12 @@ def check_predictions(log_p: np.ndarray, labels: np.ndarray) -> None:
 
 
 def check_scores(inside: np.ndarray, outside: np.ndarray) -> None:
-    """Raises ValueError where scores of two sets cannot be compared: one is empty, or one is no number."""
+    """Raises ValueError if the scores of two sets cannot be compared: a set is empty or contains NaN."""
     for name, scores in (("in-distribution", inside), ("outlying", outside)):
         if scores.ndim != 1 or not len(scores) or np.isnan(scores).any():
             raise ValueError(
                 f"expected {name} scores [n] that are numbers, found shape {scores.shape} with "
-                f"{int(np.isnan(scores).sum())} NaN; one set alone has no AUROC"
+                f"{int(np.isnan(scores).sum())} NaN; AUROC needs two sets"
             )
 
 
@@ -96,8 +95,8 @@ def brier(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def ece(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> float:
     """Expected calibration error sum_b (n_b / n) |accuracy_b - confidence_b|.
 
-    confidence: [B], the probability of the predicted class; correct: [B] booleans. Bins are equal in
-    width and closed on the right. A perfectly calibrated model does not score 0 on few images
+    confidence: [B], the probability of the predicted class; correct: [B] booleans. Bins have equal
+    width and are closed on the right. A perfectly calibrated model scores above 0 on few images
     (about 0.04 on 1,000). Source: Guo et al. 2017, equation 3.
     """
     which = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
@@ -106,10 +105,10 @@ def ece(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> fl
 
 
 def adaptive_ece(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BINS) -> float:
-    """Calibration error over bins that hold equally many images, in ascending order of confidence.
+    """Calibration error over bins with equally many images, in ascending order of confidence.
 
-    As `ece`, which has bins of equal width: few of those hold the images of an accurate model. Where the
-    images do not divide, the first bins hold one more. Source: Nguyen and O'Connor 2015, section 4.
+    As `ece`, whose bins of equal width are mostly empty for an accurate model. If the number of images is
+    not a multiple of the bins, the first ones hold one more. Source: Nguyen and O'Connor 2015, section 4.
     """
     order = np.argsort(confidence, kind="stable")
     gaps = np.array_split(correct[order] - confidence[order], bins)
@@ -119,9 +118,9 @@ def adaptive_ece(confidence: np.ndarray, correct: np.ndarray, bins: int = ECE_BI
 def aurc(confidence: np.ndarray, correct: np.ndarray) -> float:
     """Area under the risk-coverage curve: mean over i of the error rate on the i most confident images.
 
-    0 without errors; with errors it is least where they are the least confident. Images of one confidence
-    count with their mean error, so that their order changes nothing. Source: Geifman, Uziel and El-Yaniv
-    2019, section 3.
+    0 without errors; otherwise smallest if the errors are the least confident predictions. Images of equal
+    confidence count with their mean error, so that ties do not depend on order. Source: Geifman, Uziel and
+    El-Yaniv 2019, section 3.
     """
     order = np.argsort(-confidence, kind="stable")
     _, group, counts = np.unique(-confidence[order], return_inverse=True, return_counts=True)
@@ -151,10 +150,10 @@ def classification(log_p: np.ndarray, labels: np.ndarray) -> dict[str, float]:
 def separation(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
     """AUROC, AUPR and FPR at 95 % TPR of a score that is larger for outliers.
 
-    inside: [n] scores in distribution, outside: [m] of outliers. `aupr_out` takes outliers as the
-    positive class, `aupr_in` the others, both as average precision; `fpr95_id_positive` is the share
-    of outliers accepted where at least 95 % of the inliers are, `fpr95_ood_positive` the share of inliers
-    rejected where at least 95 % of the outliers are. Raises ValueError as `check_scores`.
+    inside: [n] in-distribution scores, outside: [m] of outliers. `aupr_out` takes outliers as the
+    positive class, `aupr_in` the inliers, both as average precision; `fpr95_id_positive` is the share
+    of outliers accepted when at least 95 % of the inliers are, `fpr95_ood_positive` the share of inliers
+    rejected when at least 95 % of the outliers are. Raises ValueError as `check_scores`.
     """
     check_scores(inside, outside)
     truth = np.concatenate([np.zeros(len(inside)), np.ones(len(outside))])
@@ -169,9 +168,9 @@ def separation(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
 
 
 def _false_positives(truth: np.ndarray, score: np.ndarray) -> float:
-    """False-positive rate at the first threshold whose true-positive rate reaches `RATE`."""
+    """False-positive rate at the first threshold whose true-positive rate reaches `TPR`."""
     false, true, _ = roc_curve(truth, score, drop_intermediate=False)
-    return float(false[np.searchsorted(true, RATE)])
+    return float(false[np.searchsorted(true, TPR)])
 
 
 def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
@@ -182,7 +181,7 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
 
 
 def variance(raw: np.ndarray) -> np.ndarray:
-    """The variance that a network's second output stands for, ln(1 + e^raw) + 1e-6.
+    """The variance encoded by a network's second output, ln(1 + e^raw) + 1e-6.
 
     Source: Lakshminarayanan et al. 2017, "Deep Ensembles", section 2.2.1.
     """
@@ -192,7 +191,7 @@ def variance(raw: np.ndarray) -> np.ndarray:
 def gaussian_log_likelihoods(outputs: np.ndarray, labels: np.ndarray, noise_sd: float) -> np.ndarray:
     """ln N(y; f_m(x), v_m(x)) in nats of each member and example, [M, B].
 
-    outputs: [M, B, D], f alone (v is then noise_sd^2), or f and a raw variance; labels: [B].
+    outputs: [M, B, D], only f (then v = noise_sd^2), or f and a raw variance; labels: [B].
     Raises ValueError for another D.
     """
     f = outputs[..., 0].astype(np.float64)
@@ -203,7 +202,7 @@ def gaussian_log_likelihoods(outputs: np.ndarray, labels: np.ndarray, noise_sd: 
 
 
 def mixture_log_likelihood(likelihoods: np.ndarray) -> float:
-    """Mean over examples of ln (1/M sum_m N(y; f_m, v_m)); likelihoods: [M, B], as logarithms."""
+    """Mean over examples of ln (1/M sum_m N(y; f_m, v_m)); likelihoods: [M, B], log-likelihoods."""
     return float((logsumexp(likelihoods, 0) - np.log(len(likelihoods))).mean())
 
 
@@ -215,5 +214,5 @@ def covered(target: np.ndarray, mean: np.ndarray, sd: np.ndarray, width: float) 
 def gaussian_wasserstein2(
     mean: np.ndarray, sd: np.ndarray, other_mean: np.ndarray, other_sd: np.ndarray
 ) -> np.ndarray:
-    """Wasserstein-2 distance of normal distributions on a line, sqrt((m - m')^2 + (s - s')^2), [G]."""
+    """Wasserstein-2 distance of univariate normal distributions, sqrt((m - m')^2 + (s - s')^2), [G]."""
     return np.hypot(mean - other_mean, sd - other_sd)

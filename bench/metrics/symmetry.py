@@ -1,8 +1,8 @@
-"""Distances of networks once the symmetries that change weights and no function have been removed.
+"""Weight distances between networks modulo symmetries, which change weights but not the function.
 
 Two are removed. Scaling: ReLU, leaky ReLU and max-pooling are positively homogeneous, so that a hidden
 channel's incoming weights and bias may be multiplied by c > 0 and its outgoing weights by 1/c. Permutation:
-the channels of a hidden layer may change places. Pure functions of weights, in float64, on the host.
+the channels of a hidden layer may be reordered. Pure functions of weights, in float64, on the host.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from bench.engine.steps import Step, read
 
 Weights = Mapping[str, Tensor | np.ndarray]
 
-TOLERANCE = 1e-12  # of ln c in one sweep: well above what rounding leaves of it, far below float32
-GAIN = 1e-12  # of the largest inner product: a permutation that gains less is a tie, and could alternate
-NETWORKS = 20  # that `weight_distance` compares: its cost, about a second, then hangs on no ensemble size
+TOLERANCE = 1e-12  # for changes of ln c in one sweep: well above rounding errors, far below float32
+MIN_GAIN = 1e-12  # relative to the largest inner product: permutations that gain less are ties and may cycle
+NETWORKS = 20  # compared by `weight_distance`: bounds its cost, about a second, for any ensemble size
 
 
 @dataclass(frozen=True)
 class _Layer:
-    """Weights [M, O, I, S] and biases [M, O] (zeros where there are none) of one layer.
+    """Weights [M, O, I, S] and biases [M, O] (zeros if it has none) of one layer.
 
-    I counts the channels of the layer before, S their places: of a kernel, or of a map that was flattened.
+    I counts the channels of the previous layer, S spatial positions: of a kernel, or of a flattened map.
     So the outgoing weights of channel i are `weight[:, :, i]` of the next layer, whatever its kind.
     """
 
@@ -37,30 +37,30 @@ class _Layer:
 
 
 def balanced(steps: Sequence[Step], weights: Weights) -> dict[str, np.ndarray]:
-    """The same functions, by weights whose hidden channels have ||incoming with bias|| = ||outgoing||.
+    """Weights of the same functions, rescaled such that ||incoming with bias|| = ||outgoing|| per channel.
 
     Channel j's incoming weights and bias are multiplied by c_j > 0 and its outgoing weights by 1/c_j; biases
     of later layers stay. Layer by layer c_j^2 = ||outgoing_j|| / ||incoming_j||, in sweeps, until no ln c_j
-    moves by more than 1e-12. With L hidden layers a sweep leaves at most cos(pi / (L + 1)) of the error. The
-    end has the least norm that scaling can reach and is the only one: networks that differ by a scaling get
-    the same weights. A dead channel, without incoming or without outgoing weights, is left alone.
+    changes by more than 1e-12. With L hidden layers a sweep reduces the error to at most cos(pi / (L + 1))
+    of it. The result is the unique minimum of the norm over scalings: networks that differ by a scaling get
+    the same weights. A dead channel, without incoming or without outgoing weights, is not changed.
 
     steps: of `bench.engine.steps.read`; weights: by name [M, *shape]. Returns the same names and shapes.
-    Raises ValueError where weights do not fit the steps, are not finite or have squares beyond float64, or
-    where a layer does not read the channels of the one before.
+    Raises ValueError if weights do not fit the steps, are not finite or have squares beyond float64, or
+    if a layer does not read the channels of the previous one.
     """
     return _named(_balance(_layers(steps, weights)), weights)
 
 
 def matched(steps: Sequence[Step], weights: Weights, reference: Weights) -> dict[str, np.ndarray]:
-    """The same function, by weights whose hidden channels stand where they are nearest to the reference's.
+    """Weights of the same function, hidden channels permuted to be closest to the reference's.
 
     max over permutations p of sum_j <v_p(j), r_j>, with v and r the incoming weights, bias and outgoing
-    weights of a channel: for one hidden layer exact, by linear assignment. Several layers take turns until
-    nothing changes, which is a local optimum: the distance is an upper bound of the least one. Two starts,
-    the channels as they stand and a match from the first layer on by what comes in; the nearer end is taken.
-    So the distance never exceeds that of the weights as they are, and a permuted copy whose channels differ
-    in what comes in is matched exactly. Nothing is scaled: see `balanced`.
+    weights of a channel: exact for one hidden layer, by linear assignment. Several layers are optimised in
+    turn until nothing changes, a local optimum: the distance is an upper bound on the minimum. Two starts,
+    the given order and a match of incoming weights from the first layer on; the closer result is taken.
+    So the distance never exceeds that of the given weights, and a permuted copy whose channels differ
+    in their incoming weights is matched exactly. Nothing is scaled: see `balanced`.
 
     steps: as in `balanced`; weights, reference: one network each, by name [*shape]. Raises ValueError as
     `balanced`. Source: Ainsworth, Hayase and Srinivasa 2023, "Git Re-Basin", section 3.2, layers in order.
@@ -73,12 +73,12 @@ def matched(steps: Sequence[Step], weights: Weights, reference: Weights) -> dict
 def distances(
     steps: Sequence[Step], weights: Weights, pairs: Sequence[tuple[int, int]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Distance of each pair of networks as they are, and once both are balanced and matched; [n] each.
+    """Distance of each pair of networks as given, and after balancing and matching them; [n] each.
 
-    ||a - b|| / sqrt((||a||^2 + ||b||^2) / 2) over all weights and biases, norms being those of the weights
-    compared: 0 for equal networks, sqrt 2 for orthogonal ones of one norm, 2 for opposite ones. Aligned, it
-    is 0 for a network and its scaled and permuted copy (`matched` says for which without fail). Other
-    symmetries remain: channels that copy each other or never fire, one constant added to all logits.
+    ||a - b|| / sqrt((||a||^2 + ||b||^2) / 2) over all weights and biases, with the norms of the weights
+    compared: 0 for equal networks, sqrt 2 for orthogonal ones of equal norm, 2 for opposite ones. Aligned, it
+    is 0 for a network and its scaled and permuted copy (see `matched` for when this is guaranteed). Other
+    symmetries remain: duplicate or inactive channels, a constant added to all logits.
 
     steps, weights: as in `balanced`; pairs: indices of networks. Raises ValueError as `balanced`.
     """
@@ -93,22 +93,22 @@ def distances(
 
 
 def weight_distance(network: nn.Module, weights: Weights) -> dict[str, float]:
-    """Mean distance of two networks: `weight_distance`, and without symmetries `weight_distance_aligned`.
+    """Mean distance of two networks: `weight_distance`, and modulo symmetries `weight_distance_aligned`.
 
-    As `distances`, over the consecutive pairs of the first 20 networks; for exchangeable draws the choice of
+    As `distances`, over consecutive pairs of the first 20 networks; for exchangeable draws the choice of
     pairs does not matter. weights: by name [M, *shape]. Raises ValueError for fewer than two networks, for a
-    network with a layer that `bench.engine.steps` does not know, and as `balanced`.
+    network with a layer that `bench.engine.steps` does not support, and as `balanced`.
     """
     steps = read(network)
     if steps is None:
         raise ValueError(
             "expected a sequence of convolutions, linear layers, ReLU, leaky ReLU and max-pooling, found "
-            "another layer or setting, whose symmetries are not known; leave this distance out"
+            "another layer or setting, whose symmetries are not known; omit this distance"
         )
     first = {name: _array(w[:NETWORKS]) for name, w in weights.items()}
     members = min((len(w) for w in first.values()), default=0)
     if members < 2:
-        raise ValueError(f"expected two networks or more, found {members}; one alone has no distance")
+        raise ValueError(f"expected two networks or more, found {members}; a distance needs two")
     raw, aligned = distances(steps, first, [(m, m + 1) for m in range(members - 1)])
     return {"weight_distance": float(raw.mean()), "weight_distance_aligned": float(aligned.mean())}
 
@@ -120,12 +120,12 @@ def _array(values: Tensor | np.ndarray) -> np.ndarray:
 
 
 def _layers(steps: Sequence[Step], weights: Weights) -> list[_Layer]:
-    """The layers that have weights, checked as `balanced` says."""
+    """The layers that have weights, checked as documented in `balanced`."""
     expected = {f"{s.name}.{n}" for s in steps if s.has_weights for n, _ in s.module.named_parameters()}
     if expected != set(weights):
         raise ValueError(f"expected weights named {sorted(expected)}, found {sorted(weights)}")
     layers: list[_Layer] = []
-    form = ""  # how channels stand here: a map, a flattened map or a vector; nothing before the first layer
+    form = ""  # of the activations here: a map, a flattened map or a vector; empty before the first layer
     for step in steps:
         if step.has_weights:
             found = {n: _parameter(step, n, p, weights) for n, p in step.module.named_parameters()}
@@ -134,7 +134,7 @@ def _layers(steps: Sequence[Step], weights: Weights) -> list[_Layer]:
             if not _reads(form, step.kind, inputs, channels):
                 raise ValueError(
                     f"{step.name}: expected a layer that reads {channels} channels from a {form}, found "
-                    f"{step.module}; symmetries are known where maps are flattened before a linear layer"
+                    f"{step.module}; symmetries are known only if maps are flattened before a linear layer"
                 )
             bias = found["bias"] if "bias" in found else np.zeros((members, outputs))
             layers.append(_Layer(step.name, found["weight"].reshape(members, outputs, channels, -1), bias))
@@ -147,7 +147,7 @@ def _layers(steps: Sequence[Step], weights: Weights) -> list[_Layer]:
 
 
 def _network(steps: Sequence[Step], weights: Weights) -> list[_Layer]:
-    """The layers of one network, whose weights have no first dimension."""
+    """The layers of one network, given weights without the member axis."""
     return _layers(steps, {name: _array(w)[None] for name, w in weights.items()})
 
 
@@ -159,12 +159,14 @@ def _parameter(step: Step, name: str, parameter: nn.Parameter, weights: Weights)
             f"{list(found.shape)}; stack the weights of this network"
         )
     if not np.isfinite(found).all():
-        raise ValueError(f"{step.name}.{name}: expected finite numbers, found others; has the fit diverged?")
+        raise ValueError(
+            f"{step.name}.{name}: expected finite weights, found NaN or infinity; has the fit diverged?"
+        )
     return found
 
 
 def _reads(form: str, kind: str, inputs: int, channels: int) -> bool:
-    """Whether a layer reads each channel of the one before through weights of its own."""
+    """Whether each channel of the previous layer has its own weights in this layer."""
     match form, kind:
         case ("", _):
             return True
@@ -182,7 +184,7 @@ def _named(layers: Sequence[_Layer], weights: Weights) -> dict[str, np.ndarray]:
 
 
 def _balance(layers: Sequence[_Layer]) -> list[_Layer]:
-    # Only sums of squares from channel to channel matter, [M, O, I]: sweeps over them cost little.
+    # Only sums of squares per pair of channels matter, [M, O, I], so sweeps are cheap.
     with np.errstate(over="ignore"):
         squares = [np.square(layer.weight).sum(-1) for layer in layers]
         biases = [np.square(layer.bias) for layer in layers]
@@ -198,7 +200,7 @@ def _balance(layers: Sequence[_Layer]) -> list[_Layer]:
                 if i + 1 < len(logs):
                     after = after * np.exp(2 * logs[i + 1])[:, :, None]
                 incoming, outgoing = biases[i] + before.sum(2), after.sum(1)
-                # ln c = ln(||outgoing|| / ||incoming||) / 2, from squares; of a dead channel 0.
+                # ln c = ln(||outgoing|| / ||incoming||) / 2, from squares; 0 for a dead channel.
                 live = (incoming > 0) & (outgoing > 0)
                 into, out = (np.log(x, where=live, out=np.zeros_like(log)) for x in (incoming, outgoing))
                 best = (out - into) / 4
@@ -210,7 +212,7 @@ def _balance(layers: Sequence[_Layer]) -> list[_Layer]:
 
 
 def _scaled(layers: Sequence[_Layer], scales: Sequence[np.ndarray]) -> list[_Layer]:
-    """Layers whose hidden channels are multiplied by scales [M, O] and divided where they are read."""
+    """Layers with hidden channels multiplied by scales [M, O], and divided by them in the next layer."""
     found = []
     for i, layer in enumerate(layers):
         weight, bias = layer.weight, layer.bias
@@ -223,7 +225,7 @@ def _scaled(layers: Sequence[_Layer], scales: Sequence[np.ndarray]) -> list[_Lay
 
 
 def _permuted(layers: Sequence[_Layer], orders: Sequence[np.ndarray]) -> list[_Layer]:
-    """Layers whose hidden channel at place j is the one that was at `order[j]`."""
+    """Layers whose j-th hidden channel is the former `order[j]`-th."""
     found = []
     for i, layer in enumerate(layers):
         weight, bias = layer.weight, layer.bias
@@ -236,7 +238,7 @@ def _permuted(layers: Sequence[_Layer], orders: Sequence[np.ndarray]) -> list[_L
 
 
 def _distance(ours: Sequence[_Layer], theirs: Sequence[_Layer]) -> float:
-    """||a - b|| over the root mean square of both norms, of one network each; 0 where both have no weight."""
+    """||a - b|| over the root mean square of both norms, for one network each; 0 if all weights are 0."""
 
     def squares(parts: list[np.ndarray]) -> float:
         return float(sum(np.vdot(x, x) for x in parts))
@@ -247,7 +249,7 @@ def _distance(ours: Sequence[_Layer], theirs: Sequence[_Layer]) -> float:
 
 
 def _match(ours: Sequence[_Layer], theirs: Sequence[_Layer]) -> list[_Layer]:
-    """One network's layers with hidden channels where `matched` puts them."""
+    """One network's layers with hidden channels permuted as `matched` describes."""
     hidden = range(len(ours) - 1)
     places = [np.arange(ours[i].bias.shape[1]) for i in hidden]
     forward = list(places)
@@ -263,7 +265,7 @@ def _match(ours: Sequence[_Layer], theirs: Sequence[_Layer]) -> list[_Layer]:
                 inner = _incoming(ours, theirs, orders, i) + _outgoing(ours, theirs, orders, i)
                 best = _assigned(inner)
                 gain = inner[best, places[i]].sum() - inner[orders[i], places[i]].sum()
-                if gain > GAIN * np.abs(inner).max():
+                if gain > MIN_GAIN * np.abs(inner).max():
                     orders[i], changed = best, True
         ends.append(_permuted(ours, orders))
     return min(ends, key=lambda end: _distance(end, theirs))
@@ -272,7 +274,7 @@ def _match(ours: Sequence[_Layer], theirs: Sequence[_Layer]) -> list[_Layer]:
 def _incoming(
     ours: Sequence[_Layer], theirs: Sequence[_Layer], orders: Sequence[np.ndarray], i: int
 ) -> np.ndarray:
-    """Inner products [channel, place] of incoming weights and biases, given the order of the layer before."""
+    """Inner products [ours, theirs] of incoming weights and biases, given the previous layer's order."""
     weight, channels = ours[i].weight[0], ours[i].bias.shape[1]
     if i > 0:
         weight = weight[:, orders[i - 1]]
@@ -283,7 +285,7 @@ def _incoming(
 def _outgoing(
     ours: Sequence[_Layer], theirs: Sequence[_Layer], orders: Sequence[np.ndarray], i: int
 ) -> np.ndarray:
-    """Inner products [channel, place] of outgoing weights, given the order of the layer after."""
+    """Inner products [ours, theirs] of outgoing weights, given the next layer's order."""
     weight, channels = ours[i + 1].weight[0], ours[i].bias.shape[1]
     if i + 1 < len(orders):
         weight = weight[orders[i + 1]]
@@ -292,5 +294,5 @@ def _outgoing(
 
 
 def _assigned(inner: np.ndarray) -> np.ndarray:
-    """The channel for each place with the largest sum of inner products [channel, place]."""
+    """For each of their channels one of ours, maximising the sum of inner products [ours, theirs]."""
     return np.asarray(linear_sum_assignment(inner.T, maximize=True)[1])

@@ -1,1 +1,1 @@
-"""What crosses from a run to the report: the schema of rows, and the files that hold them."""
+"""The interface between runs and the report: the schema of rows, and the files that store them."""

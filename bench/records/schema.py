@@ -1,4 +1,4 @@
-"""What a row is: its columns, its key, and what every metric is."""
+"""The schema of rows: columns, key and metrics."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ FLOATS = ("quantile", "epsilon", "value")
 
 
 class Metric(NamedTuple):
-    """One metric: the unit of its rows, which direction is better, and how tables and figures write it.
+    """One metric: the unit of its rows, which direction is better, and how tables and figures show it.
 
-    direction: `higher`, `lower` or, where none is better, empty. heading: its name in a table; empty: the
-    metric's own. shown: the unit behind the heading; factor: from the unit of the rows to that. decimals:
+    direction: `higher`, `lower` or, if neither is better, empty. heading: its name in tables; empty: the
+    metric's own. shown: the unit after the heading; factor: converts from the unit of rows to it. decimals:
     None for three significant digits.
     """
 
@@ -31,7 +31,7 @@ class Metric(NamedTuple):
     decimals: int | None = None
 
 
-# Cost metrics, and only they, contain seconds, bytes or per_s.
+# Only names of cost metrics contain seconds, bytes or per_s.
 METRICS: dict[str, Metric] = {
     "accuracy": Metric("fraction", "higher", heading="accuracy", shown="%", factor=100, decimals=2),
     "nll_nats": Metric("nats", "lower", heading="NLL", shown="nats", decimals=4),
@@ -84,7 +84,7 @@ METRICS: dict[str, Metric] = {
         "bytes", "lower", heading="peak memory", shown="MiB", factor=1 / 2**20, decimals=1
     ),
     "loss": Metric("1", "lower"),
-    # Made of other rows by the report: no run writes them.
+    # Computed by the report from other rows; not written by runs.
     "accuracy_single": Metric(
         "fraction", "higher", heading="accuracy, one network", shown="%", factor=100, decimals=2
     ),
@@ -105,7 +105,7 @@ METRICS: dict[str, Metric] = {
 
 
 def row(metric: str, value: float, **columns: Any) -> dict[str, Any]:
-    """A row of one number; columns not named are empty, the unit comes from `METRICS`."""
+    """A row of one number; omitted columns are empty, the unit comes from `METRICS`."""
     strange = set(columns) - set(COLUMNS)
     if strange:
         raise ValueError(f"expected columns of the schema, found {sorted(strange)}")
@@ -114,7 +114,7 @@ def row(metric: str, value: float, **columns: Any) -> dict[str, Any]:
 
 
 def cell_text(column: str, value: Any) -> str:
-    """How a value is written: integers without a point, numbers by shortest round trip."""
+    """A value as CSV text: integers without a decimal point, floats in the shortest exact form."""
     if value is None or value == "":
         return ""
     if column in INTEGERS:

@@ -1,8 +1,8 @@
-"""Rows: one number each, tidy CSV, one file a run, written whole or not at all.
+"""The files of a run: tidy CSV with one number per row, JSON and arrays.
 
-A run is three files in `<results>/raw/`: `<run>.npz` (per-image arrays), `<run>.json` (what made
-them) and `<run>.csv` (the rows). The CSV appears last, by an atomic rename: a run without its CSV
-does not exist. No torch here: the report reads with this module alone.
+A run is three files in `<results>/raw/`: `<run>.npz` (per-image arrays), `<run>.json` (settings and
+provenance) and `<run>.csv` (the rows). The CSV is written last, by an atomic rename: a run without its CSV
+does not exist. Without torch, since the report reads runs through this module.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from bench.errors import BenchError
 from bench.records.schema import COLUMNS, FLOATS, INTEGERS, KEY, SCHEMA, cell_text
 from bench.system.files import read_bytes, write_atomic
 
-# What a reader takes at most; the largest runs of this suite have a hundredth of each.
+# Limits when reading; the largest runs of this suite need a hundredth of each.
 MAX_ROWS_BYTES, MAX_ABOUT_BYTES, MAX_ARRAYS_BYTES = 64 * 2**20, 4 * 2**20, 256 * 2**20
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The rows as CSV text. Raises ValueError where two rows share a key."""
+    """The rows as CSV text. Raises ValueError if two rows share a key."""
     seen: set[tuple[str, ...]] = set()
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -69,14 +69,14 @@ def write_run(
 
 @dataclass(frozen=True)
 class CodeVersion:
-    """What a code version stands for: hashes of definitions by name, and where a run starts among them."""
+    """The content of a code version: hashes of definitions by name, and the roots among them."""
 
     definitions: dict[str, str]
     roots: tuple[str, ...]
 
 
 def write_code(results: Path, version: str, definitions: Mapping[str, str], roots: Sequence[str]) -> None:
-    """Write once what a code version stands for, shared by the runs that name it."""
+    """Write the content of a code version, once for all runs that have it."""
     path = Path(results) / "code" / f"{version}.json"
     if not path.exists():
         document = {"definitions": dict(definitions), "roots": list(roots)}
@@ -84,9 +84,9 @@ def write_code(results: Path, version: str, definitions: Mapping[str, str], root
 
 
 def read_code(results: Path, version: str) -> CodeVersion | None:
-    """What a code version stands for; None for one that was not written down.
+    """The content of a code version; None if it was not stored.
 
-    Raises BenchError where the file is not what `write_code` leaves.
+    Raises BenchError if the file is not one that `write_code` writes.
     """
     path = Path(results) / "code" / f"{version}.json"
     if not path.exists():
@@ -96,7 +96,7 @@ def read_code(results: Path, version: str) -> CodeVersion | None:
         definitions, roots = found["definitions"], found["roots"]
         texts = [*definitions, *definitions.values(), *roots]
         if not (isinstance(definitions, dict) and isinstance(roots, list) and all(map(_is_text, texts))):
-            raise ValueError("something else than texts")
+            raise ValueError("values that are not text")
         return CodeVersion(definitions, tuple(roots))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BenchError(
@@ -129,7 +129,7 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def read_about(results: Path, run: str) -> dict[str, Any]:
-    """The JSON beside a run's rows. Raises BenchError where it is not what a run leaves."""
+    """The JSON of a run. Raises BenchError if it is not one that a run writes."""
     path = Path(results) / "raw" / f"{run}.json"
     try:
         about = json.loads(read_bytes(path, MAX_ABOUT_BYTES).decode())
@@ -145,7 +145,7 @@ def read_about(results: Path, run: str) -> dict[str, Any]:
         ) from error
 
 
-# What readers of a run's JSON rely on, by type; the first stands for what is not there.
+# Keys that readers of a run's JSON rely on, with their types; the first type gives the default.
 _ABOUT: dict[str, tuple[type, ...]] = {
     "code": (str,),
     "created": (str,),
@@ -172,7 +172,7 @@ def read_arrays(results: Path, run: str, part: str = "") -> dict[str, np.ndarray
         with np.load(data, allow_pickle=False) as packed:
             found = {name: packed[name] for name in packed.files if part in name}
         if strange := [name for name, array in found.items() if not isinstance(array, np.ndarray)]:
-            raise ValueError(f"something else under {strange[0]!r}")
+            raise ValueError(f"{strange[0]!r}, which is not an array")
         return found
     except _BROKEN_ARRAYS as error:
         raise BenchError(
@@ -181,7 +181,7 @@ def read_arrays(results: Path, run: str, part: str = "") -> dict[str, np.ndarray
 
 
 def _found(error: Exception) -> str:
-    """What an error says, with its type where that alone says it."""
+    """The message of an error, or its type if it has none."""
     return f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
 
 

@@ -1,8 +1,8 @@
-"""The report: tables, figures, the ledger of claims and the page, from a results folder alone. No torch.
+"""The report: tables, figures, the ledger of claims and the page, from a results folder. Needs no torch.
 
-Modules import downhill: `rows`, `arrays`, `flags`, `costs` and `uncertainty` make numbers; `layout` says how
-anything looks; a module of `sections` owns the numbers, tables and figures of one subject; `claims` tests
-what the paper says; `output` writes files.
+Imports go down this list: `output` writes files; `claims` tests the paper's claims; each module of
+`sections` owns the numbers, tables and figures of one subject; `layout` defines how tables and figures look;
+`rows`, `arrays`, `flags`, `costs` and `uncertainty` compute numbers.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ __all__ = ["build", "departures"]
 
 
 def build(results: Path) -> list[Path]:
-    """Write every table, figure and `report.html` of a results folder, the same bytes each time.
+    """Write all tables, figures and `report.html` of a results folder, deterministically.
 
-    results: the folder whose `raw/` holds the runs; it gets a copy of the published values where it
-    lacks them. Returns the written paths, sorted. Tables and figures of an earlier build that no longer
-    have rows are removed. Raises: BenchError where there is no run, a file is not readable, or the
+    results: the folder whose `raw/` holds the runs; a copy of the published values is added if
+    missing. Returns the written paths, sorted. Tables and figures of an earlier build that no longer
+    have rows are removed. Raises: BenchError if there is no run, a file is not readable, or the
     folder cannot be written.
     """
     results = Path(results)
@@ -66,7 +66,7 @@ def build(results: Path) -> list[Path]:
 def _texts(
     material: Material, tables: list[Table], failed: pd.DataFrame, verdicts: pd.DataFrame
 ) -> Iterator[tuple[str, str]]:
-    """Every file of the folder `tables`, by name."""
+    """Name and text of every file of the folder `tables`."""
     for table in tables:
         yield f"{table.name}.csv", to_csv(table.frame)
         yield f"{table.name}.md", to_markdown(table)
@@ -78,7 +78,7 @@ def _texts(
 
 
 def _drawn(material: Material) -> list[tuple[FigureEntry, dict[str, bytes]]]:
-    """Every figure with its bytes by kind of file; a gap has none."""
+    """Every figure with its bytes by file type; empty for a gap."""
     entries: list[tuple[FigureEntry, bool]] = []
 
     def figures() -> Iterator[Figure]:
@@ -93,7 +93,7 @@ def _drawn(material: Material) -> list[tuple[FigureEntry, dict[str, bytes]]]:
 
 
 def _remove_stale(results: Path, written: set[Path], tables: set[str]) -> None:
-    """Remove tables and figures that an earlier build may have written and this one did not."""
+    """Remove tables and figures of an earlier build that this one did not write."""
     stale = [results / "tables" / f"{name}.{kind}" for name in tables for kind in ("csv", "md")]
     for kind in KINDS:
         for name in figure_kinds():
@@ -104,7 +104,7 @@ def _remove_stale(results: Path, written: set[Path], tables: set[str]) -> None:
 
 
 def departures(results: Path) -> list[str]:
-    """The lines of the ledger that `build` has written whose verdict is not what is expected."""
+    """Lines of the ledger written by `build` whose verdict is not the expected one."""
     ledger = pd.read_csv(Path(results) / "tables" / "claims.csv", keep_default_na=False)
     return [
         f"{line.claim} · {line.preset} · {line.device}: {line.verdict}, expected: {line.expected}. "

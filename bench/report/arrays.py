@@ -1,4 +1,4 @@
-"""What runs have kept of each image: right or wrong, the entropies of two sets, and arrays for figures."""
+"""Per-image arrays of runs: correct or not, the entropies of two sets, and arrays for figures."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from bench.records import store
 from bench.report.rows import Material, without_configuration
 
-PROPOSED = "hypergan"  # the method of the paper: of several, its arrays are shown
-KEPT = ("label", "prediction", "entropy_nats")  # of the arrays of a run, what is read here
+PROPOSED = "hypergan"  # the paper's method, preferred when the arrays of one method are shown
+KEPT = ("label", "prediction", "entropy_nats")  # the arrays of a run that `Images` keeps
 Arrays = Mapping[str, np.ndarray]
 
 
 class Entropies(NamedTuple):
-    """Predictive entropy [nats] of images in distribution [n] and of outlying ones [m]."""
+    """Predictive entropy [nats] of in-distribution images [n] and of outliers [m]."""
 
     inside: NDArray[np.float64]
     outside: NDArray[np.float64]
@@ -31,21 +31,21 @@ class Entropies(NamedTuple):
 
 
 class Images:
-    """What the runs of one task keep of each image; every file is read once, when it is asked for."""
+    """Per-image arrays of the runs of one task; every file is read once, on demand."""
 
     def __init__(self, results: Path) -> None:
         self._results = results
         self._runs: dict[str, dict[str, NDArray[Any]]] = {}
 
     def array(self, run: str, name: str) -> NDArray[Any] | None:
-        """An array of a run; None where the run has not kept it."""
+        """An array of a run; None if it was not stored."""
         if run not in self._runs:
             found = store.read_arrays(self._results, run)
             self._runs[run] = {k: v for k, v in found.items() if k.rsplit("/", 1)[-1] in KEPT}
         return self._runs[run].get(name)
 
     def right(self, run: str, dataset: str, members: int) -> NDArray[np.bool_] | None:
-        """Whether the ensemble's prediction is right, [B]; None where labels or predictions were not kept."""
+        """Whether the ensemble's prediction is right, [B]; None if labels or predictions were not stored."""
         labels = self.array(run, f"{dataset}/label")
         predictions = self.array(run, f"{dataset}/{members}/prediction")
         if labels is None or predictions is None or not len(labels) or len(labels) != len(predictions):
@@ -53,13 +53,13 @@ class Images:
         return np.asarray(labels == predictions)
 
     def entropies(self, run: str, inside: str, outside: str, members: int) -> Entropies | None:
-        """Entropies of both sets; None where one was not kept, is empty, or holds what is no number."""
+        """Entropies of both sets; None if one was not stored, is empty or contains NaN."""
         found = [self.array(run, f"{dataset}/{members}/entropy_nats") for dataset in (inside, outside)]
         kept = [a.astype(np.float64) for a in found if a is not None and len(a) and not np.isnan(a).any()]
         return Entropies(*kept) if len(kept) == 2 else None
 
     def same(self, runs: tuple[str, str], dataset: str) -> bool:
-        """Whether two runs were tested on the same labels in the same order, as far as both kept them."""
+        """Whether two runs were tested on the same labels in the same order; True if either stored none."""
         first, second = (self.array(run, f"{dataset}/label") for run in runs)
         return first is None or second is None or np.array_equal(first, second)
 
@@ -67,9 +67,9 @@ class Images:
 def first_kept(
     part: Material, own: pd.DataFrame, name: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """The first run whose arrays have such names, with them: the proposed method's, then by name and seed.
+    """The first run with matching arrays, and these arrays: the proposed method first, then by name and seed.
 
-    name: a part of the names, with the columns of a line in braces.
+    name: a substring of the arrays' names, with columns of a row in braces.
     """
     order = own.assign(later=without_configuration(own["method"]) != PROPOSED)
     for found in order.sort_values(["later", "method", "seed"], kind="stable").to_dict("records"):

@@ -1,7 +1,7 @@
-"""What ensembles reach and what that costs: accuracy, AUROC or likelihood beside time and memory.
+"""Quality and cost of ensembles: accuracy, AUROC or likelihood, with time and memory.
 
-A method's costs are of its run: one fit, one prediction of the largest ensemble, one peak of memory. They
-compare within a place only: one preset, device, task and data set.
+A method's costs are those of its run: one fit, one prediction of the largest ensemble, one peak of memory.
+They are comparable only within a place: one preset, device, task and data set.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ from numpy.typing import NDArray
 from bench.report.rows import PLACE, Abouts, ordered, plain
 
 MEASURED = ("fit_seconds", "sample_seconds", "predict_seconds", "peak_memory_bytes")
-FIRST = {"accuracy": "accuracy", "log_likelihood_nats": "regression"}  # what a task asks first, and where
+MAIN = {"accuracy": "accuracy", "log_likelihood_nats": "regression"}  # main metrics of tasks, with evaluation
 QUALITIES = {"accuracy": "accuracy", "auroc": "ood", "log_likelihood_nats": "regression"}
 COSTS = ("fit_seconds", "predict_seconds_1000", "peak_memory_bytes")
-IMAGES = 1000  # of a prediction's time: a round number near the size of the test sets
+IMAGES = 1000  # prediction times are for this many images, near the size of the test sets
 POINTS = (*PLACE, "method", "members", *QUALITIES, *COSTS, "seeds", "examples")
 
 
 def placed(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of runs with a first question, `dataset` that of its answer and `subject` the row's own.
+    """Rows of runs that have a main metric; `dataset` becomes that of this metric, `subject` the row's own.
 
-    Costs name no data set, but methods that read different copies of the images do not compare.
+    Cost rows have no data set, but methods that read different copies of the images are not comparable.
     """
-    asked = [plain(rows, (metric,), evaluation) for metric, evaluation in FIRST.items()]
+    asked = [plain(rows, (metric,), evaluation) for metric, evaluation in MAIN.items()]
     read = pd.concat(asked).groupby("run")["dataset"].min()
     rows = rows[rows["run"].isin(read.index)]
     return rows.assign(subject=rows["dataset"], dataset=rows["run"].map(read))
 
 
 def machines(runs: pd.DataFrame, abouts: Abouts) -> str:
-    """A sentence on where the costs were measured; where on several machines, which methods on which."""
+    """A sentence on the machines where costs were measured and, if several, on the methods of each."""
     methods: dict[str, set[str]] = {}
     for run, method in runs.itertuples(index=False):
         about = abouts.get(run, {}).get("environment") or {}
@@ -46,12 +46,12 @@ def machines(runs: pd.DataFrame, abouts: Abouts) -> str:
 
 
 def points(rows: pd.DataFrame) -> pd.DataFrame:
-    """What each method reaches with each number of networks and what that costs, means over seeds.
+    """Quality and cost of each method at each ensemble size, means over seeds.
 
-    Returns the columns `POINTS`: accuracy (fraction, of 1 network the mean of single ones), AUROC of the
+    Returns the columns `POINTS`: accuracy (fraction; for 1 network the mean of single ones), AUROC of the
     first outlying set by name, log-likelihood (nats); fit_seconds and peak_memory_bytes of the method's
-    run, the same for all its sizes; predict_seconds_1000, the seconds in which that many networks predict
-    1,000 images, in proportion to those of the largest ensemble, which alone was measured.
+    run, the same for all its sizes; predict_seconds_1000, the seconds in which this many networks predict
+    1,000 images, scaled from those of the largest ensemble, the only one measured.
     """
     whole = placed(rows)
     found = pd.concat([plain(whole, (m,), evaluation) for m, evaluation in QUALITIES.items()])
@@ -59,7 +59,7 @@ def points(rows: pd.DataFrame) -> pd.DataFrame:
     found = found[found["subject"] == first]
     keys = [*PLACE, "method", "members"]
     wide = found.pivot_table(index=keys, columns="metric", values="value").reindex(columns=list(QUALITIES))
-    asked = found[found["metric"].isin(tuple(FIRST))].groupby(keys)
+    asked = found[found["metric"].isin(tuple(MAIN))].groupby(keys)
     counts = asked.agg(seeds=("seed", "nunique"), examples=("examples", "max"))
     wide = wide.join(counts, how="inner").reset_index()
     wide = wide.merge(_costs(whole), on=[*PLACE, "method"], how="left")
@@ -68,7 +68,7 @@ def points(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _costs(placed: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds of each method's costs at its largest size; prediction by 1,000 images and network."""
+    """Means over seeds of each method's costs at its largest size; prediction: one network, 1,000 images."""
     cost = plain(placed, MEASURED, "cost")
     largest = cost.groupby([*PLACE, "method", "metric"])["members"].transform("max")
     cost = cost[cost["members"].isna() | (cost["members"] == largest)]
@@ -83,10 +83,10 @@ def _costs(placed: pd.DataFrame) -> pd.DataFrame:
 
 
 def dominators(quality: NDArray[np.float64], costs: NDArray[np.float64]) -> list[list[int] | None]:
-    """Of each line, the others that are at least as good at no higher cost, and better in something.
+    """For each line, the lines that dominate it: at least as good in quality and all costs, better in one.
 
-    quality: [N], higher is better; costs: [N, C], lower is better. A line with a gap dominates none and
-    is not judged: None. An empty list: the line is on the Pareto front.
+    quality: [N], higher is better; costs: [N, C], lower is better. A line with a missing value dominates
+    none and gets None. An empty list: the line is on the Pareto front.
     """
     merits = np.column_stack([quality, -costs])
     known = [bool(np.isfinite(line).all()) for line in merits]

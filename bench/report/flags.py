@@ -1,6 +1,6 @@
-"""Attacks that look weaker than they should: pure functions of rows, one line a suspicion.
+"""Flags on attacks that look weaker than they should: pure functions of rows, one line per flag.
 
-An attack that fails for want of gradients, steps or strength says nothing about a defence. Source: the
+An attack that fails for lack of gradients, steps or strength says nothing about a defence. Source: the
 checklist of Carlini et al. 2019, "On Evaluating Adversarial Robustness".
 """
 
@@ -15,10 +15,10 @@ from bench.report.rows import PLACE, ordered
 
 ATTACKED = (*PLACE, "method", "crafted_members", "attack", "epsilon")
 COLUMNS = (*ATTACKED, "flag", "evidence", "fired", "seeds")
-UNAWARE = ("square", "noise")  # attacks that use no gradient: what others have to beat
-WEAK = 0.5  # success on the networks attacked, at the largest epsilon tried
-LARGE = 0.1  # the least epsilon that should do: a smaller one alone proves nothing
-LATE = 0.05  # success gained in the last quarter of the steps: more than chance moves of single images
+GRADIENT_FREE = ("square", "noise")  # baselines that gradient attacks should beat
+WEAK = 0.5  # minimum success on the attacked networks at the largest epsilon
+LARGE = 0.1  # minimum epsilon at which success is expected
+LATE = 0.05  # maximum late_gain, above random changes of single images
 MEANING = {
     "no-gradient": "images without a gradient in float32 were not moved",
     "below-black-box": "fools the networks attacked less often than Square or noise of the same size does",
@@ -29,14 +29,14 @@ MEANING = {
 
 
 class _Own(NamedTuple):
-    """Success on the networks attacked, of so many images."""
+    """Success on the attacked networks, and the number of images."""
 
     success: float
     examples: int
 
 
 def find(rows: pd.DataFrame) -> pd.DataFrame:
-    """Every flag that fires: where, in how many of the seeds, and the numbers of the first of them."""
+    """All raised flags: the attack, the number of seeds, and the numbers of the first of these seeds."""
     found = rows[rows["evaluation"].isin(("attack", "adaptive")) & rows["value"].notna()]
     found = found[(found["variant"] == "same") & found["crafted_members"].notna()]
     found = found[found["success"].isin(("fused", ""))]
@@ -55,7 +55,7 @@ def find(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_one(group: pd.DataFrame) -> Iterator[tuple[str, float, str, str]]:
-    """Flags of one run's attacks on so many networks: attack, epsilon, flag, evidence."""
+    """Flags of one run's attacks on one ensemble size: attack, epsilon, flag, evidence."""
     values: dict[str, dict[tuple[str, float], Any]] = {}
     for item in group.to_dict("records"):
         values.setdefault(item["metric"], {})[item["attack"], item["epsilon"]] = item
@@ -70,11 +70,13 @@ def _of_one(group: pd.DataFrame) -> Iterator[tuple[str, float, str, str]]:
         if item["value"] > LATE:
             yield attack, epsilon, "not-converged", f"{item['value']:+.0%} in the last quarter"
     for (attack, epsilon), (success, examples) in own.items():
-        if attack in UNAWARE:
+        if attack in GRADIENT_FREE:
             continue
         epsilons = sorted(e for a, e in own if a == attack)
-        image = 1.5 / examples if examples else 0.0  # a single image more or less is no suspicion
-        best = max(((own[b, epsilon].success, b) for b in UNAWARE if (b, epsilon) in own), default=(0.0, ""))
+        image = 1.5 / examples if examples else 0.0  # a difference of one image raises no flag
+        best = max(
+            ((own[b, epsilon].success, b) for b in GRADIENT_FREE if (b, epsilon) in own), default=(0.0, "")
+        )
         if best[0] > success + image:
             yield attack, epsilon, "below-black-box", f"{success:.0%}, {best[1]} {best[0]:.0%}"
         before = max((own[attack, e].success for e in epsilons if e < epsilon), default=0.0)
@@ -85,7 +87,7 @@ def _of_one(group: pd.DataFrame) -> Iterator[tuple[str, float, str, str]]:
 
 
 def marked(frame: pd.DataFrame, flags: pd.DataFrame) -> pd.DataFrame:
-    """The frame with a column `flags`: names of what fired for the attack behind each line, else empty."""
+    """The frame with a column `flags`: names of the flags of each line's attack, or empty."""
     keys = list(ATTACKED)
     known: dict[tuple[Any, ...], str] = {}
     for *key, flag in flags[[*keys, "flag"]].itertuples(index=False, name=None):

@@ -1,6 +1,6 @@
-"""The paper's published values: the training sets and sizes of its tables, and where the numbers lie.
+"""The paper's published values, and the training sets and sizes of its tables.
 
-`published.csv` in this folder is the original; a results folder that lacks it gets a copy.
+`published.csv` in this folder is the original, which is copied to results folders that lack it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIZES = (1, 5, 10, 100)
 
 
 def provide(results: Path) -> list[Path]:
-    """Copy the published values into a results folder that lacks them; returns what was written."""
+    """Copy the published values into a results folder that lacks them; returns the written paths."""
     path = Path(results) / ORIGINAL.name
     if path.exists():
         return []
@@ -28,5 +28,5 @@ def provide(results: Path) -> list[Path]:
 
 
 def read(results: Path) -> pd.DataFrame:
-    """The published rows of a results folder. Raises: BenchError where they are not of the schema."""
+    """The published rows of a results folder. Raises: BenchError if they are not of the schema."""
     return store.read_csv(Path(results) / ORIGINAL.name)

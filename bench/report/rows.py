@@ -1,6 +1,6 @@
-"""Rows made comparable, and the sums that every section makes of them: one line a mean over seeds.
+"""Preparing rows for the report and averaging them over seeds, shared by all sections.
 
-`prepare` makes the rows of runs comparable; a section then selects, derives and summarises. A line never
+`prepare` makes the rows of runs comparable; sections then select, derive and summarise. A line never
 mixes presets, devices, tasks, data sets or configurations: only seeds are averaged.
 """
 
@@ -18,21 +18,21 @@ from bench.records.schema import KEY
 from bench.report.uncertainty import t_interval
 
 PRESETS = ("paper", "quick", "smoke")  # the order of blocks: the published scale first
-STAND_INS = ("digits", "digits-open")  # embedded tasks, shown after those of the paper
-# Columns that name where a number belongs, each with those before it. Numbers compare within a place.
+STAND_INS = ("digits", "digits-open")  # embedded tasks, shown after the paper's
+# Grouping columns, each level extending the previous one. Numbers are comparable within a place.
 BLOCK = ("preset", "device")
 TASK = (*BLOCK, "task")
 PLACE = (*TASK, "dataset")
 GROUP = (*PLACE, "method", "members", "layer", "metric")
 ATTACK = (*GROUP, "variant", "attack", "epsilon", "success", "crafted_members")
-NAMED = 3  # most settings that a name like `hypergan [epochs=140]` may show
+MAX_SETTINGS = 3  # in a name like `hypergan [epochs=140]`
 COLUMNS = (*GROUP, "unit", "mean", "sd", "low", "high", "seeds", "examples")
 Abouts = Mapping[str, Mapping[str, Any]]  # by run, its JSON
 
 
 @dataclass(frozen=True)
 class Material:
-    """What a report is made of: its folder, prepared rows, each of their runs' JSON, published rows."""
+    """The input of a report: its folder, prepared rows, the JSON of their runs, published rows."""
 
     results: Path
     rows: pd.DataFrame
@@ -41,16 +41,16 @@ class Material:
 
 
 def prepare(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
-    """Rows in report order: presets ranked, repeats dropped, configurations told apart by name.
+    """Rows in report order: presets ranked, duplicates dropped, configurations distinguished by name.
 
-    rows: the frame of `store.read`; abouts: each run's JSON by name. Where runs of other sizes repeat
+    rows: the frame of `store.read`; abouts: each run's JSON by name. If runs with other sizes repeat
     a number, the newest run's is kept. A method with several configurations in one preset, device and
-    task becomes one method each, `name [epochs=140]`: their numbers must not meet in one mean.
+    task is split into several, `name [epochs=140]`, so that they are not averaged together.
     """
     created = rows["run"].map(lambda run: str(abouts.get(run, {}).get("created", "")))
     rows = rows.assign(created=created).sort_values(["created", "run"], kind="stable")
     rows = rows.drop_duplicates([*KEY, "config", "device"], keep="last").drop(columns="created")
-    # A failed run may not know its configuration: that is no other one.
+    # A failed run without a configuration does not count as another configuration.
     known = rows["config"].where(rows["config"] != "")
     place = [*TASK, "method"]
     several = known.groupby([rows[c] for c in place]).transform("nunique") > 1
@@ -62,9 +62,9 @@ def prepare(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
 
 
 def _differences(rows: pd.DataFrame, abouts: Abouts) -> dict[str, str]:
-    """By run, the settings that tell its configuration from others of the method in the same place.
+    """By run, the settings that distinguish its configuration from others of the method in the same place.
 
-    Where the JSON of a run knows no settings, or too many differ to be named: the configuration's digest.
+    If the JSON of a run has no settings, or too many differ: the configuration's digest.
     """
     found: dict[str, str] = {}
     for _, group in rows.groupby([*TASK, "method"], sort=False):
@@ -72,7 +72,7 @@ def _differences(rows: pd.DataFrame, abouts: Abouts) -> dict[str, str]:
         documents = {run: abouts.get(run, {}).get("config") or {} for run in runs["run"]}
         names = sorted(set().union(*documents.values()) - {"trace_every"})
         names = [n for n in names if len({repr(d.get(n)) for d in documents.values()}) > 1]
-        told = 0 < len(names) <= NAMED and all(documents.values())
+        told = 0 < len(names) <= MAX_SETTINGS and all(documents.values())
         for run, config in runs.itertuples(index=False):
             settings = ", ".join(f"{name}={documents[run].get(name)}" for name in names)
             found[run] = settings if told else config[:8]
@@ -88,7 +88,7 @@ def ordered(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 
 def paper_first(tasks: Iterable[str]) -> list[str]:
-    """Tasks by name, each once, those that stand in for the paper's data behind all others."""
+    """Tasks by name, without duplicates, the embedded stand-ins for the paper's data last."""
     return sorted(set(tasks), key=lambda task: (task in STAND_INS, task))
 
 
@@ -98,7 +98,7 @@ def without_configuration(methods: pd.Series) -> pd.Series:
 
 
 def plain(rows: pd.DataFrame, metrics: Sequence[str], evaluation: str | None = None) -> pd.DataFrame:
-    """The rows of these metrics on untouched images at the end of training: no attack, trace or quantile."""
+    """The rows of these metrics on clean images after training: no attack, trace or quantile."""
     keep = rows["metric"].isin(metrics) & rows["epoch"].isna() & rows["quantile"].isna()
     keep &= (rows["variant"] == "") & (rows["attack"] == "")
     if evaluation:
@@ -109,10 +109,10 @@ def plain(rows: pd.DataFrame, metrics: Sequence[str], evaluation: str | None = N
 def summarise(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
     """Mean, sd (ddof=1) and 95 % t-interval over seeds of each group of rows.
 
-    rows: at least the columns `by`, value, unit and examples; one row a seed and group. Returns the
+    rows: at least the columns `by`, value, unit and examples; one row per seed and group. Returns the
     columns `by`, unit, mean, sd, low, high, seeds (their number) and examples.
     """
-    # By positions: a frame for every group would cost more than all else.
+    # By index arrays: building a frame for every group would be slow.
     groups = rows.groupby(list(by), dropna=False, sort=False).ngroup().to_numpy()
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
@@ -131,11 +131,11 @@ def summarise(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
 def with_unreachable(
     table: pd.DataFrame, rows: pd.DataFrame, abouts: Abouts, more: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """The table with a line of zero seeds and no mean for every size asked for that a method cannot reach.
+    """The table with a line of zero seeds and no mean for every requested size that a method cannot reach.
 
-    A size counts as out of reach where a run that did not fail asked for it (`sizes` of its JSON) and
-    the method's largest measured size is smaller. A size nobody asked for gets no line: it is a gap.
-    more: columns beyond those of every table that tell its lines apart.
+    A size is out of reach if a successful run requested it (`sizes` of its JSON) and the method's largest
+    measured size is smaller. A size that was not requested gets no line: it is a gap. more: columns that
+    distinguish lines, in addition to those of every table.
     """
     asked: dict[tuple[Any, ...], set[int]] = {}
     place = [*TASK, "method"]
@@ -158,8 +158,8 @@ def with_unreachable(
 def outlying_sets(rows: pd.DataFrame) -> dict[str, tuple[str, list[str]]]:
     """Each task's in-distribution set and its outlying sets, from its `ood` rows.
 
-    The rows that compare two sets carry the outlying one; the set with entropies that no such row names
-    is the in-distribution one. Tasks without both are left out.
+    Rows that compare two sets carry the outlying one; a set with entropies but without such rows is the
+    in-distribution one. Tasks without both are omitted.
     """
     ood = plain(rows, ("auroc", "entropy_nats"), "ood")
     found = {}
@@ -172,7 +172,7 @@ def outlying_sets(rows: pd.DataFrame) -> dict[str, tuple[str, list[str]]]:
 
 
 def norm_ratio(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of sd/mean of the weight norm over networks, made seed by seed from the two metrics."""
+    """Rows of sd/mean of the weight norm over networks, computed per seed from the two metrics."""
     keys = [c for c in rows.columns if c not in ("metric", "value", "unit", "examples")]
     mean = rows[rows["metric"] == "weight_norm_mean"]
     sd = rows[rows["metric"] == "weight_norm_sd"]
@@ -188,9 +188,9 @@ def accuracy_by_size(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
 
 
 def trained(frame: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Each train key with the lines of one of its tasks: tasks of one key share networks and would repeat.
+    """Each train key with the lines of one of its tasks, since tasks with the same key share networks.
 
-    The task with most methods stands for its key, then the one named like it.
+    The task with most methods is taken, then the one named like the key.
     """
     keys = rows[["task", "train"]].drop_duplicates().set_index("task")["train"].to_dict()
     counts = frame.groupby("task")["method"].nunique()
@@ -202,7 +202,7 @@ def trained(frame: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, str,
 
 
 def command(methods: Sequence[str], tasks: Sequence[str], preset: str, device: str) -> str:
-    """The command that runs these cells; those that are done are skipped."""
+    """The command that runs these cells, skipping finished ones."""
     where = f"bench run --method {','.join(methods)} --task {','.join(tasks)} --preset {preset}"
     return where if device in ("", "cpu") else f"{where} --device {device}"
 
@@ -210,7 +210,7 @@ def command(methods: Sequence[str], tasks: Sequence[str], preset: str, device: s
 def copies(rows: pd.DataFrame) -> tuple[dict[str, str], ...]:
     """The lossy copies of images that were read: preset, device, task and train key, and the data sets.
 
-    A data set names what was really read: one whose files were JPEG says so, in weights trained on it too.
+    The name of a data set says if its files were JPEG; weights trained on it are affected too.
     """
     lossy = rows[rows["dataset"].str.contains("-jpeg", regex=False)]
     return tuple(
@@ -221,7 +221,7 @@ def copies(rows: pd.DataFrame) -> tuple[dict[str, str], ...]:
 
 
 def note_on_copies(found: Sequence[Mapping[str, str]], block: Mapping[str, str]) -> str:
-    """A sentence on the lossy copies behind a block of a table or a figure; empty where there is none."""
+    """A sentence on the lossy copies used in a block of a table or a figure; empty if there are none."""
     own = [c for c in found if all(block.get(k, c[k]) == c[k] for k in (*TASK, "train"))]
     if not own or "-jpeg" not in (block.get("dataset") or "-jpeg"):
         return ""
@@ -231,7 +231,7 @@ def note_on_copies(found: Sequence[Mapping[str, str]], block: Mapping[str, str])
 
 
 def failures(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
-    """One line a failed run: where it stands, its error's type and message."""
+    """One line per failed run: its cell, the type and message of its error."""
     failed = rows[rows["metric"] == "failed"]
 
     def message(run: str) -> str:

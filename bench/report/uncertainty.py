@@ -1,7 +1,7 @@
 """Uncertainty of the report's numbers: over training seeds, over images, between methods (numpy and scipy).
 
-Images are resampled with replacement (the bootstrap of Efron 1979), the two sets of an AUROC apart. A
-training seed is one value: seeds are compared by Student's t.
+Images are resampled with replacement (the bootstrap of Efron 1979), the two sets of an AUROC separately.
+A training seed gives one value: seeds are compared by Student's t.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 CONFIDENCE = 0.95  # the level of every interval and band of the report
-# Beyond each end of a 95 % interval lie 25 of them. Efron and Tibshirani 1993 ask for about so many.
+# 25 lie beyond each end of a 95 % interval. Efron and Tibshirani 1993 recommend about this number.
 RESAMPLES = 1000
-# Differences of seeds closer to each other than this, relative to their size, differ by rounding alone.
+# Relative variation of differences over seeds below which it is only rounding.
 ROUNDING = 1e-9
-Scores = tuple[ArrayLike, ArrayLike]  # of one method: of images in distribution [n], of outliers [m]
+Scores = tuple[ArrayLike, ArrayLike]  # of one method: of in-distribution images [n], of outliers [m]
 
 
 class Interval(NamedTuple):
@@ -33,7 +33,7 @@ class Interval(NamedTuple):
 
 
 class Paired(NamedTuple):
-    """A difference of two methods on what they share, first minus second; p is two-sided."""
+    """A paired difference of two methods, first minus second; p is two-sided."""
 
     difference: float
     low: float
@@ -41,28 +41,28 @@ class Paired(NamedTuple):
     p: float
 
 
-def t_interval(values: ArrayLike, confidence: float = CONFIDENCE) -> Interval:
+def t_interval(values: ArrayLike) -> Interval:
     """Student's interval for the mean: mean ± t(n-1) * sd / sqrt(n), in the unit of `values`.
 
-    values: one number a training seed, [n]; sd has ddof=1. Raises: ValueError where there is none, as
-    the mean of nothing is not a number. Source: Student 1908, as scipy.stats.t.interval.
+    values: one number per training seed, [n]; sd has ddof=1. Raises: ValueError if there is none.
+    Source: Student 1908, as scipy.stats.t.interval.
     """
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or not x.size:
-        raise ValueError(f"expected one value a seed, found shape {x.shape}; leave empty cells out")
+        raise ValueError(f"expected one value per seed, found shape {x.shape}; omit empty cells")
     mean = float(x.mean())
     if x.size == 1:
         return Interval(mean, math.nan, math.nan, math.nan, 1)
     sd = float(x.std(ddof=1))
-    half = float(special.stdtrit(x.size - 1, 0.5 + confidence / 2)) * sd / math.sqrt(x.size)
+    half = float(special.stdtrit(x.size - 1, 0.5 + CONFIDENCE / 2)) * sd / math.sqrt(x.size)
     return Interval(mean, sd, mean - half, mean + half, int(x.size))
 
 
 def ecdf(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The right-continuous step function F(x) = share of values <= x, at its jumps.
 
-    values: [n]. Returns the distinct values in ascending order and F there, so the last is 1.
-    Raises: ValueError where there is no value, or one that is not a number.
+    values: [n]. Returns the distinct values in ascending order and F at these, so the last is 1.
+    Raises: ValueError if there is no value, or a NaN.
     """
     x = np.asarray(values, dtype=np.float64).ravel()
     if not x.size or np.isnan(x).any():
@@ -73,15 +73,15 @@ def ecdf(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return jumps, np.cumsum(counts) / x.size
 
 
-def dkw_half_width(n: int, confidence: float = CONFIDENCE) -> float:
-    """Half-width of the band that holds a whole distribution function: sqrt(ln(2 / alpha) / (2 n)).
+def dkw_half_width(n: int) -> float:
+    """Half-width of the confidence band of a distribution function: sqrt(ln(2 / alpha) / (2 n)).
 
     n: independent values behind the ECDF. Raises: ValueError if n < 1.
     Source: Dvoretzky, Kiefer and Wolfowitz 1956, with the constant of Massart 1990.
     """
     if n < 1:
-        raise ValueError(f"expected at least one value, found {n}; leave empty sets out")
-    return math.sqrt(math.log(2 / (1 - confidence)) / (2 * n))
+        raise ValueError(f"expected at least one value, found {n}; omit empty sets")
+    return math.sqrt(math.log(2 / (1 - CONFIDENCE)) / (2 * n))
 
 
 def share_sd(successes: int, n: int) -> float:
@@ -95,7 +95,7 @@ def share_sd(successes: int, n: int) -> float:
 
 def _share(successes: int, n: int) -> float:
     if not (n > 0 and 0 <= successes <= n):
-        raise ValueError(f"expected 0 <= successes <= n, found {successes} of {n}; leave empty sets out")
+        raise ValueError(f"expected 0 <= successes <= n, found {successes} of {n}; omit empty sets")
     return successes / n
 
 
@@ -103,8 +103,8 @@ def _sample(values: ArrayLike, name: str) -> NDArray[np.float64]:
     x = np.asarray(values, dtype=np.float64)
     if x.ndim != 1 or not x.size or np.isnan(x).any():
         raise ValueError(
-            f"expected {name} [n] that are numbers, found shape {x.shape} with {int(np.isnan(x).sum())} NaN; "
-            "leave empty sets out, and run the cell again where scores are NaN"
+            f"expected {name} [n] without NaN, found shape {x.shape} with {int(np.isnan(x).sum())} NaN; "
+            "omit empty sets, and run cells with NaN scores again"
         )
     return x
 
@@ -115,7 +115,7 @@ def _scores(scores: Scores) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 class _Places(NamedTuple):
-    """The order [n] of the scores in distribution; for each outlier [m] how many are below, and not above."""
+    """Order [n] of the in-distribution scores; for each outlier [m] how many are below, and at most equal."""
 
     order: NDArray[np.intp]
     below: NDArray[np.intp]
@@ -131,7 +131,7 @@ def _places(inside: NDArray[np.float64], outside: NDArray[np.float64]) -> _Place
 def auroc(inside: ArrayLike, outside: ArrayLike) -> float:
     """P(an outlier's score exceeds an inlier's) + P(it equals it) / 2, of scores [n] and [m].
 
-    Raises: ValueError where a set is empty or a score NaN. Source: Bamber 1975.
+    Raises: ValueError if a set is empty or a score NaN. Source: Bamber 1975.
     """
     a, b = _scores((inside, outside))
     places = _places(a, b)
@@ -139,10 +139,10 @@ def auroc(inside: ArrayLike, outside: ArrayLike) -> float:
 
 
 def auroc_sd(inside: ArrayLike, outside: ArrayLike) -> float:
-    """Standard deviation of the AUROC over all resamples of the two sets of images, drawn apart.
+    """Standard deviation of the AUROC over all resamples of the two sets of images, drawn separately.
 
     With k(x, y) = [y > x] + [y = x] / 2 the variance is ((m - 1) Var_x E_y k + (n - 1) Var_y E_x k +
-    Var k) / (n m), moments over the images that are there: what a bootstrap tends to, without drawing.
+    Var k) / (n m), with moments over the given images: the limit of a bootstrap, computed exactly.
     inside: scores [n]; outside: [m]. Raises: ValueError as `auroc`. Source: Bamber 1975, with the moments
     of the sample.
     """
@@ -153,7 +153,7 @@ def auroc_sd(inside: ArrayLike, outside: ArrayLike) -> float:
     of_inside = 1 - (mirror.below + mirror.upto) / (2 * m)
     area = float(of_outside.mean())
     ties = float((places.upto - places.below).sum()) / (n * m)
-    # k is 1/2 on ties, so that the mean of its square is its mean less a quarter of their share.
+    # k is 1/2 on ties, so the mean of k^2 is the mean of k minus a quarter of the share of ties.
     whole = area - ties / 4 - area**2
     variance = ((m - 1) * float(of_inside.var()) + (n - 1) * float(of_outside.var()) + whole) / (n * m)
     return math.sqrt(max(variance, 0.0))
@@ -162,13 +162,13 @@ def auroc_sd(inside: ArrayLike, outside: ArrayLike) -> float:
 def resampled_aurocs(
     scores: Sequence[Scores], rng_seed: int, resamples: int = RESAMPLES
 ) -> NDArray[np.float64]:
-    """AUROC [S, R] of S methods in R resamples of the images that they share, the two sets drawn apart.
+    """AUROC [S, R] of S methods in R resamples of shared images, the two sets drawn separately.
 
-    scores: of each method the scores in distribution [n] and of outliers [m], all of the same images in the
-    same order, so that differences of lines are paired. Resample r draws n, then m indices with replacement
-    from `numpy.random.default_rng(rng_seed)`. Scores are sorted once; a resample counts how often it holds
-    each image, and ties count half. Raises: ValueError where there is no method or resample, a set is empty,
-    a score NaN, or lengths differ.
+    scores: for each method the in-distribution scores [n] and those of outliers [m], all for the same
+    images in the same order, so that differences between methods are paired. Resample r draws n, then m
+    indices with replacement from `numpy.random.default_rng(rng_seed)`. Scores are sorted once; a resample
+    counts how often it contains each image, and ties count half. Raises: ValueError if there is no method or
+    resample, a set is empty, a score NaN, or lengths differ.
     """
     found = [_scores(pair) for pair in scores]
     sizes = sorted({(a.size, b.size) for a, b in found})
@@ -181,35 +181,35 @@ def resampled_aurocs(
     places = [_places(a, b) for a, b in found]
     rng = np.random.default_rng(rng_seed)
     sums = np.empty((len(places), resamples))
-    upto = np.zeros(n + 1)  # whole numbers, exact as float64: fast products, and ties stay ties
+    upto = np.zeros(n + 1)  # integers, exact in float64: fast products, and ties stay exact
     for r in range(resamples):
         inside = np.bincount(rng.integers(0, n, n), minlength=n)
         outside = np.bincount(rng.integers(0, m, m), minlength=m).astype(np.float64)
         for s, place in enumerate(places):
             np.cumsum(inside[place.order], out=upto[1:])
-            # Two products: a sum of the two long arrays takes new memory each time and five times as long.
+            # Two products: adding the two long arrays first allocates memory and takes five times as long.
             sums[s, r] = outside @ upto[place.below] + outside @ upto[place.upto]
     return sums / (2 * n * m)
 
 
-def _percentiles(values: NDArray[np.float64], confidence: float) -> tuple[float, float]:
-    tail = (1 - confidence) / 2
+def _percentiles(values: NDArray[np.float64]) -> tuple[float, float]:
+    tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
 
 
-def paired_resamples(difference: float, resampled: ArrayLike, confidence: float = CONFIDENCE) -> Paired:
-    """A difference on shared images judged by its resamples [R]: percentile interval and p.
+def paired_resamples(difference: float, resampled: ArrayLike) -> Paired:
+    """A difference on shared images with percentile interval and p from its resamples [R].
 
-    p = 2 (1 - Phi(|difference| / sd of the resamples)): a p counted in resamples cannot fall below
-    2 / (R + 1), with which Holm's procedure would reject nothing among dozens of pairs. Where the resamples
-    do not vary, p is that least value, or 1 without a difference. Raises: ValueError where fewer than two
-    resamples, or one that is NaN, are there. Source: Robin et al. 2011 (pROC), bootstrap test of two curves.
+    p = 2 (1 - Phi(|difference| / sd of the resamples)): a p-value counted from resamples cannot fall below
+    2 / (R + 1), with which Holm's procedure would reject nothing among dozens of pairs. If the resamples
+    do not vary, p is that minimum, or 1 without a difference. Raises: ValueError for fewer than two
+    resamples, or NaN. Source: Robin et al. 2011 (pROC), bootstrap test of two curves.
     """
     x = _sample(resampled, "resampled differences")
     if x.size < 2:
         raise ValueError(f"expected two resamples or more, found {x.size}; raise `resamples`")
-    low, high = _percentiles(x, confidence)
+    low, high = _percentiles(x)
     sd = float(x.std(ddof=1))
     if sd > ROUNDING * abs(difference):
         p = 2 * float(special.ndtr(-abs(difference) / sd))
@@ -218,19 +218,19 @@ def paired_resamples(difference: float, resampled: ArrayLike, confidence: float 
     return Paired(difference, low, high, p)
 
 
-def mcnemar(first: ArrayLike, second: ArrayLike, confidence: float = CONFIDENCE) -> Paired:
-    """Difference of two accuracies on shared images: (b - c) / n, b and c counting what one alone has right.
+def mcnemar(first: ArrayLike, second: ArrayLike) -> Paired:
+    """Difference of two accuracies on shared images: (b - c) / n, b and c counting images only one has right.
 
-    first, second: whether each image is right, [n] bool. p is exact: b is Binomial(b + c, 1/2) where neither
-    is better. The interval is that of Clopper and Pearson for b / (b + c), put on the scale of the
-    difference: it excludes 0 where p < 1 - confidence; how many images tell the two apart is taken as given.
-    Raises: ValueError where there is no image, or lengths differ. Source: McNemar 1947; Clopper and Pearson
+    first, second: whether each image is correct, [n] bool. p is exact: b is Binomial(b + c, 1/2) if neither
+    is better. The interval is that of Clopper and Pearson for b / (b + c), rescaled to the difference: it
+    excludes 0 if p < 0.05; it is conditional on the number of discordant images, b + c.
+    Raises: ValueError if there is no image, or lengths differ. Source: McNemar 1947; Clopper and Pearson
     1934.
     """
     a, b = np.asarray(first), np.asarray(second)
     if a.shape != b.shape or a.ndim != 1 or not a.size or a.dtype != bool or b.dtype != bool:
         raise ValueError(
-            f"expected right or wrong of the same images, bool [n], found {a.dtype} {a.shape} and "
+            f"expected correctness of the same images, bool [n], found {a.dtype} {a.shape} and "
             f"{b.dtype} {b.shape}; compare methods on one data set"
         )
     better, worse = int((a & ~b).sum()), int((b & ~a).sum())
@@ -238,19 +238,19 @@ def mcnemar(first: ArrayLike, second: ArrayLike, confidence: float = CONFIDENCE)
     if not apart:
         return Paired(0.0, 0.0, 0.0, 1.0)
     test = stats.binomtest(better, apart, 0.5)
-    low, high = test.proportion_ci(confidence, "exact")
+    low, high = test.proportion_ci(CONFIDENCE, "exact")
     scale = apart / a.size
     return Paired(
         (better - worse) / a.size, (2 * low - 1) * scale, (2 * high - 1) * scale, float(test.pvalue)
     )
 
 
-def paired_t(first: ArrayLike, second: ArrayLike, confidence: float = CONFIDENCE) -> Paired:
-    """Mean difference over shared training seeds with Student's interval and p of its being zero.
+def paired_t(first: ArrayLike, second: ArrayLike) -> Paired:
+    """Mean difference over shared training seeds, with Student's interval and p for a difference of zero.
 
-    first, second: one value a seed, in the same order, [n]. Equal values on every seed are no difference,
-    with p = 1. Raises: ValueError where lengths differ, fewer than two seeds are shared, a value is NaN, or
-    every seed has the same difference, which leaves no spread to judge it by. Source: Student 1908.
+    first, second: one value per seed, in the same order, [n]. Equal values on all seeds give p = 1.
+    Raises: ValueError if lengths differ, fewer than two seeds are shared, a value is NaN, or all seeds have
+    the same non-zero difference, so that its variance cannot be estimated. Source: Student 1908.
     """
     a, b = _sample(first, "values of seeds"), _sample(second, "values of seeds")
     if a.size != b.size:
@@ -258,7 +258,7 @@ def paired_t(first: ArrayLike, second: ArrayLike, confidence: float = CONFIDENCE
     if a.size < 2:
         raise ValueError(f"expected two shared seeds or more, found {a.size}; run another seed")
     d = a - b
-    over = t_interval(d, confidence)
+    over = t_interval(d)
     if not d.any():
         return Paired(0.0, 0.0, 0.0, 1.0)
     if float(np.ptp(d)) <= ROUNDING * float(np.abs(d).max()):
@@ -268,14 +268,14 @@ def paired_t(first: ArrayLike, second: ArrayLike, confidence: float = CONFIDENCE
 
 
 def holm(p_values: ArrayLike) -> NDArray[np.float64]:
-    """Adjusted p-values [k], in the order given: rejecting those <= alpha keeps any false rejection to alpha.
+    """Holm-adjusted p-values [k], in the order given: rejecting those <= alpha bounds the family-wise error.
 
-    The i-th smallest (from 0) times k - i, at least that of the one before, at most 1. No p-value gives none.
-    Raises: ValueError where one is not within [0, 1]. Source: Holm 1979.
+    The i-th smallest (from 0) times k - i, at least the previous one, at most 1; empty for empty input.
+    Raises: ValueError if one is not within [0, 1]. Source: Holm 1979.
     """
     p = np.asarray(p_values, dtype=np.float64)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
-        raise ValueError(f"expected p-values [k] within [0, 1], found {p}; leave out what was not tested")
+        raise ValueError(f"expected p-values [k] within [0, 1], found {p}; omit untested pairs")
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)), 1)
@@ -285,7 +285,7 @@ def holm(p_values: ArrayLike) -> NDArray[np.float64]:
 def ks_distance(a: ArrayLike, b: ArrayLike) -> float:
     """Largest distance of two empirical distribution functions: sup_x |F_a(x) - F_b(x)|, from 0 to 1.
 
-    a: values [n]; b: [m]. Raises: ValueError where a set is empty or a value NaN. Source: Smirnov 1939.
+    a: values [n]; b: [m]. Raises: ValueError if a set is empty or a value NaN. Source: Smirnov 1939.
     """
     _, distance = _apart(a, b)
     return float(distance.max())
@@ -294,11 +294,11 @@ def ks_distance(a: ArrayLike, b: ArrayLike) -> float:
 def wasserstein_distance(a: ArrayLike, b: ArrayLike) -> float:
     """Area between two empirical distribution functions, the Wasserstein-1 distance: integral of |F_a - F_b|.
 
-    a: values [n]; b: [m]; in their unit. Raises: ValueError where a set is empty or a value NaN.
+    a: values [n]; b: [m]; in their unit. Raises: ValueError if a set is empty or a value NaN.
     Source: Vallender 1974.
     """
     jumps, distance = _apart(a, b)
-    # scipy's function takes a BLAS product, whose last digit depends on the number of threads.
+    # scipy's function uses a BLAS product, whose last digit depends on the number of threads.
     return float((distance[:-1] * np.diff(jumps)).sum())
 
 

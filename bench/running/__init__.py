@@ -1,1 +1,1 @@
-"""From a command to rows: which cells there are, who runs them, and how each runs."""
+"""From a command to rows: selecting cells, distributing them to workers, running each."""

@@ -18,8 +18,8 @@ from bench.task import Task
 class Cell:
     """One method on one task under one preset and seed: the unit that is run, stored and skipped.
 
-    sizes: ensemble sizes asked for, ascending. checksums: of the files that were read; fitted_on: of
-    the data that training sees; asked_of: of those that evaluations see. device: type of the device.
+    sizes: requested ensemble sizes, ascending. checksums: of the files that were read; fitted_on: of
+    the data used for training; asked_of: of the data used by evaluations. device: type of the device.
     """
 
     entry: MethodEntry
@@ -39,10 +39,10 @@ class Cell:
         return f"{self.entry.name} · {self.task.name} · {self.preset} · seed {self.seed}{place}"
 
     def key(self) -> str:
-        """What makes two runs the same measurement; code and threads are provenance."""
+        """Equal for runs of the same measurement; code version and threads are not part of it."""
         return digest(
             {
-                **self._place(),
+                **self._device_key(),
                 "method": self.entry.name,
                 "config": self.settings.document(),
                 "task": self.task.name,
@@ -53,13 +53,13 @@ class Cell:
             }
         )
 
-    def _place(self) -> dict[str, str]:
-        """What a device other than a CPU adds to keys, so that names of runs on a CPU stand."""
+    def _device_key(self) -> dict[str, str]:
+        """The device in keys; nothing for a CPU, so that existing names of runs on a CPU stay valid."""
         return {} if self.device == "cpu" else {"device": self.device}
 
     def definitions(self) -> dict[str, str]:
-        """What computes the cell's rows: hashes of definitions and of the data asked of, by name."""
-        found = versions.of_run(self.entry, self.task, self.preset)
+        """Hashes, by name, of the definitions that compute the cell's rows and of the evaluation data."""
+        found = versions.run_definitions(self.entry, self.task, self.preset)
         return found | {"task: data": self.asked_of[:8]}
 
     def code(self) -> str:
@@ -67,20 +67,20 @@ class Cell:
         return versions.version(self.definitions())
 
     def checkpoint(self, results: Path) -> Path:
-        """The file of the trained method, shared by tasks with the same train key."""
+        """The file of the trained method; tasks with the same train key share it."""
         return self._folder(results, self.identity()) / "fit.safetensors"
 
     def stage(self, results: Path) -> Path | None:
-        """The folder of the rounds that variants share; None for a method without such rounds."""
+        """The folder of the training stage that variants share; None for a method without one."""
         identity = self.stage_identity()
         return None if identity is None else self._folder(results, identity)
 
     def identity(self) -> dict[str, Any]:
-        """Whose fit it is: what decides the trained weights, apart from packages and machine."""
+        """What determines the trained weights, apart from packages and machine."""
         return self._identity(self.entry.name, self.settings.document())
 
     def stage_identity(self) -> dict[str, Any] | None:
-        """Whose rounds they are that variants share; None for a method without such rounds."""
+        """What determines the training stage that variants share; None for a method without one."""
         names = self.entry.load().stage
         document = self.settings.document()
         shared = {name: document[name] for name in (*names, "tf32")}
@@ -95,15 +95,15 @@ class Cell:
             "seed": self.seed,
             "threads": torch.get_num_threads(),
             "data": self.fitted_on,
-            "code": versions.version(versions.of_fit(self.entry, self.task)),
-            **self._place(),
+            "code": versions.version(versions.fit_definitions(self.entry, self.task)),
+            **self._device_key(),
         }
 
     def _folder(self, results: Path, identity: dict[str, Any]) -> Path:
         return results / "checkpoints" / self.task.train / digest(identity)[:16]
 
     def next_run(self, results: Path) -> str:
-        """The name of the cell's next run: the first is without a number, later ones count."""
+        """The name of the cell's next run; from the second on it ends in a number."""
         stem = f"{self.entry.name}-{self.task.name}-{self.preset}-s{self.seed}-{self.key()[:8]}"
         name, count = stem, 1
         while (results / "raw" / f"{name}.csv").exists():
@@ -112,7 +112,7 @@ class Cell:
         return name
 
     def runs(self, results: Path) -> list[str]:
-        """Names of the cell's runs, oldest first, by the name that its next one will have."""
+        """Names of the cell's runs, oldest first."""
         mark = self.key()[:8]
         stem, _, number = self.next_run(results).partition(mark)
         return [f"{stem}{mark}" + (f"-{i}" if i > 1 else "") for i in range(1, int(number[1:] or 1))]

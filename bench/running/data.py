@@ -1,4 +1,4 @@
-"""The data of tasks, of which one is held at a time."""
+"""The data of tasks, one task in memory at a time."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from bench.task import Data
 
 
 class TaskData:
-    """Reads the data of tasks by name; those of the last one are kept.
+    """Reads the data of a task by name; only the last task's data stay in memory.
 
-    root: the folder of data sets that are not embedded. Raises DataError where data cannot be read.
+    root: the folder of data sets that are not embedded. Raises DataError if data cannot be read.
     """
 
     def __init__(self, root: Path | None) -> None:
@@ -20,6 +20,6 @@ class TaskData:
 
     def __call__(self, name: str) -> Data:
         if self.last is None or self.last[0] != name:
-            self.last = None  # before the next one is read
+            self.last = None  # frees memory before the next data are read
             self.last = (name, registry.task(name).load(self.root))
         return self.last[1]

@@ -1,4 +1,4 @@
-"""Who works on which cell: lock files that a process holds while it lives and that end with it."""
+"""Locks on cells and fits: lock files that a process holds until it releases them or ends."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from bench.system.files import write_atomic
 
 
 class Locks:
-    """Locks of one sweep in `<results>/locks/`, seen by every process that shares the folder.
+    """Locks of one sweep in `<results>/locks/`, shared by all processes that use the folder.
 
-    A lock is held through the operating system (flock), so a process that is killed lets go of it;
-    its file is removed by whoever ends last. How often this sweep began a cell is kept beside it until
-    the cell ends: a cell that kills its worker would otherwise be begun for ever.
+    The operating system holds a lock (flock), so it is released when its process is killed. The
+    number of attempts of this sweep at a cell is stored beside the lock until the cell finishes or fails:
+    otherwise a cell that kills its worker would be started forever.
     """
 
     def __init__(self, results: Path, sweep: str) -> None:
@@ -26,13 +26,13 @@ class Locks:
 
     @contextmanager
     def take(self, *names: str) -> Iterator[bool]:
-        """Hold all of these names, or none: False where another process holds one of them."""
+        """Lock all of these names; yields False if another process holds one of them."""
         held: list[FileLock] = []
         try:
             yield all(self._acquire(name, held) for name in sorted(names))
         finally:
             for lock in reversed(held):
-                # While held: whoever waits for the old file finds it gone and makes a new one.
+                # Removed while held, so that no process can lock a file that is about to be removed.
                 with suppress(OSError):
                     Path(lock.lock_file).unlink()
                 lock.release()
@@ -48,7 +48,7 @@ class Locks:
         return True
 
     def begin(self, name: str) -> int:
-        """Count one more attempt at a cell whose lock is held; returns how many of this sweep came before."""
+        """Count an attempt at a cell whose lock is held; returns the number of this sweep's earlier ones."""
         path = self._attempts(name)
         before = 0
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -57,7 +57,7 @@ class Locks:
         return before
 
     def end(self, name: str) -> None:
-        """Forget the attempts at a cell: it ended, well or not."""
+        """Reset the count of a cell that finished or failed."""
         self._attempts(name).unlink(missing_ok=True)
 
     def _attempts(self, name: str) -> Path:

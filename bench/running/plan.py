@@ -1,4 +1,4 @@
-"""Which cells a selection has, which of them are done, and what the rest will cost."""
+"""The cells of a selection, which of them are done, and the estimated cost of the rest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.errors import DataError
 from bench.records import store
 from bench.running.cell import Cell
 from bench.settings import parse_sets, resolve
-from bench.system.code import NOT_WRITTEN, changed
+from bench.system.code import NOT_STORED, changed
 from bench.task import Data, Task
 
 STATES = ("done", "stale", "failed", "missing")
@@ -24,7 +24,7 @@ COSTS = ("fit_seconds", "sample_seconds", "predict_seconds")
 
 @dataclass(frozen=True)
 class Selection:
-    """What a command asks for. members: None takes the task's sizes."""
+    """What a command selects. members: ensemble sizes, None for the task's."""
 
     methods: Sequence[str]
     tasks: Sequence[str]
@@ -38,11 +38,11 @@ class Selection:
 
 @dataclass(frozen=True)
 class Planned:
-    """A cell, and whether its rows are there.
+    """A cell and its state.
 
     state: `done`, `stale` (done by code that has changed since), `failed` (never done) or `missing`.
-    reason: of a stale one, what has changed. seconds: expected for training, drawing and predicting; None
-    where nothing comparable has finished.
+    reason: what has changed, if stale. seconds: expected for training, sampling and predicting; None
+    if no comparable cell has finished.
     """
 
     cell: Cell
@@ -53,7 +53,7 @@ class Planned:
 
 
 def check(selection: Selection) -> None:
-    """Raises UsageError for anything in the selection that does not exist, before any work."""
+    """Raises UsageError for an unknown name or an invalid setting, before any work."""
     sets = parse_sets(selection.sets, selection.methods)
     for name in selection.tasks:
         task = registry.task(name)
@@ -63,7 +63,7 @@ def check(selection: Selection) -> None:
 
 
 def cells(selection: Selection, task: Task, data: Data) -> Iterator[Cell]:
-    """The cells of one task. Raises UsageError for a setting that does not exist."""
+    """The cells of one task. Raises UsageError for an invalid setting."""
     sets = parse_sets(selection.sets, selection.methods)
     sizes = selection.members or task.scale(selection.preset).sizes
     read = (tuple(sorted(data.checksums.items())), data.fitted_on(), data.asked_of())
@@ -77,7 +77,7 @@ def cells(selection: Selection, task: Task, data: Data) -> Iterator[Cell]:
 
 
 def plan(selection: Selection, results: Path) -> tuple[list[Planned], dict[str, str]]:
-    """Every cell of the selection in the order of a run, and what is wrong with a task's data, by task."""
+    """All cells of the selection in the order of a run, and error messages by task with unreadable data."""
     check(selection)
     history = History.read(results)
     found: list[Planned] = []
@@ -114,9 +114,10 @@ def command(cell: Cell, selection: Selection, results: Path) -> str:
 
 @dataclass
 class History:
-    """What the runs of a results folder say: which cells are done, and what they took.
+    """Which cells of a results folder are done, and what they cost.
 
-    codes: code version of the newest finished run, by cell key. failed: keys of cells that only failed.
+    codes: code version of the newest finished run, by cell key. failed: keys of cells with failed runs only.
+    costs: mean seconds by group of comparable cells.
     """
 
     results: Path
@@ -127,7 +128,7 @@ class History:
 
     @classmethod
     def read(cls, results: Path) -> History:
-        """The history in a folder; empty where there is none."""
+        """The history of a results folder, which need not exist."""
         codes: dict[str, str] = {}
         failed: set[str] = set()
         seconds: dict[tuple[str, ...], list[float]] = defaultdict(list)
@@ -149,21 +150,21 @@ class History:
         return "failed" if key in self.failed else "missing"
 
     def reason(self, cell: Cell) -> str:
-        """Which definitions a stale cell's run had otherwise, new or not at all."""
+        """The definitions that have changed, been added or been removed since a stale cell's run."""
         before = store.read_code(self.results, self.codes[cell.key()])
         if before is None:
-            return NOT_WRITTEN
+            return NOT_STORED
         return f"changed: {changed(before.definitions, cell.definitions())}"
 
     def _code(self, cell: Cell) -> str:
-        # Some hundred definitions make a code version, the same for all seeds.
+        # Cached: a code version hashes hundreds of definitions and is the same for all seeds.
         key = (cell.entry.target, cell.task.name, cell.preset)
         if key not in self._current:
             self._current[key] = cell.code()
         return self._current[key]
 
     def seconds(self, cell: Cell) -> float | None:
-        """Mean cost of finished cells of its method, settings and task, else of the nearest there are."""
+        """Mean cost of finished cells with its method, settings and task, else of the most similar ones."""
         config = cell.settings.digest()
         for group in _groups(cell.entry.name, cell.task.name, cell.task.train, cell.preset, config):
             if group in self.costs:
@@ -172,9 +173,9 @@ class History:
 
 
 def _costs(path: Path) -> Iterator[tuple[tuple[str, ...], float]]:
-    """What a run took, under each group that a cell may be compared by."""
+    """The cost of a run in seconds, once for each group of comparable cells."""
     lines = path.read_text("utf-8").splitlines()
-    # Few of a run's rows are costs, and of many runs all are read: no parsing of the rest.
+    # Only the few cost rows are parsed, since all runs of a folder are read.
     found = csv.DictReader([lines[0], *(line for line in lines if ",cost," in line)])
     rows = [row for row in found if row["metric"] in COSTS]
     if not rows:
@@ -186,14 +187,14 @@ def _costs(path: Path) -> Iterator[tuple[tuple[str, ...], float]]:
 
 
 def _groups(method: str, task: str, train: str, preset: str, config: str) -> list[tuple[str, ...]]:
-    """What cells may be compared by, the nearest first; each once."""
+    """Groups of comparable cells, the most similar first, without duplicates."""
     places = dict.fromkeys((task, train))
     near = [(method, place, preset, settings) for settings in (config, "") for place in places]
     return [*near, (train, preset)]
 
 
 def lines(planned: Sequence[Planned]) -> Iterator[str]:
-    """A line a cell: state, cost, and its name where it is done, else the command that runs it.
+    """One line per cell: state, cost, and its name if done, else the command that runs it.
 
     A stale cell's command ends in a comment that says what has changed.
     """
@@ -204,7 +205,7 @@ def lines(planned: Sequence[Planned]) -> Iterator[str]:
 
 
 def summary(planned: Sequence[Planned]) -> str:
-    """How many cells are in which state, and what those that are not done will cost."""
+    """The number of cells in each state, and the estimated cost of those that are failed or missing."""
     counts = ", ".join(f"{sum(item.state == state for item in planned)} {state}" for state in STATES)
     costs = [item.seconds for item in planned if item.state in ("failed", "missing")]
     known = [seconds for seconds in costs if seconds is not None]
@@ -213,7 +214,7 @@ def summary(planned: Sequence[Planned]) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """A duration in the unit that suits it; a question mark where it is unknown."""
+    """A duration in a suitable unit; a question mark if it is unknown."""
     if seconds is None:
         return "?"
     for unit, size in (("h", 3600.0), ("min", 60.0)):

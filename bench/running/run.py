@@ -27,33 +27,33 @@ from bench.system.progress import Reporter
 from bench.task import Data, Scale
 from bench.training import LOSSES, Fit, FitSettings, Method
 
-TRACES = 10  # looks at a fit where `trace_every` is not set
+TRACES = 10  # trace points per fit if `trace_every` is not set
 
 
 def possible_sizes(method: Method, sizes: tuple[int, ...], reporter: Reporter) -> tuple[int, ...]:
-    """The sizes that the method can fill. Raises BenchError where there is none."""
+    """The ensemble sizes that the method has enough members for. Raises BenchError if there are none."""
     limit = method.max_members
     fitting = tuple(s for s in sizes if limit is None or s <= limit)
     if not fitting:
         raise BenchError(
-            f"{type(method).__name__} holds {limit} networks, the smallest size asked for is {min(sizes)}; "
+            f"{type(method).__name__} holds {limit} networks, the smallest requested size is {min(sizes)}; "
             f"ask for at most {limit} with --members"
         )
     for size in sizes:
         if size not in fitting:
-            reporter.say(f"  left out: {size} networks (the method holds {limit})")
+            reporter.say(f"  skipped: size {size} (the method holds {limit} networks)")
     return fitting
 
 
 def _draws(method: Method, sizes: tuple[int, ...], evaluations: tuple[str, ...], scale: Scale) -> int:
-    """Networks to sample: as many as the largest evaluation needs, all where the method holds fewer."""
+    """Networks to sample: as many as the evaluations need, or all if the method holds fewer."""
     wanted = max([*sizes, *(DRAWS[name](scale) for name in evaluations if name in DRAWS)])
     return wanted if method.max_members is None else min(wanted, method.max_members)
 
 
 def run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: Reporter) -> Path:
     """Compute a cell and write its files; returns the path of the rows."""
-    with float32(tf32=False):  # rounds of a fit may allow it for themselves
+    with float32(tf32=False):  # training may enable TF32 for its rounds
         return _run(cell, data, results, device, reporter)
 
 
@@ -62,10 +62,10 @@ def _run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: 
     method = cell.entry.load()(cell.task.network(), cell.settings.method)
     sizes = possible_sizes(method, cell.sizes, reporter)
     fit = _fit(cell, method, data, results, device, reporter)
-    begun = time.perf_counter()
+    started = time.perf_counter()
     scale = cell.task.scale(cell.preset).asked(cell.sizes)
     drawn = method.sample(_draws(method, sizes, cell.task.evaluations, scale), cell.seed)
-    sampled = time.perf_counter() - begun
+    sampled = time.perf_counter() - started
     ensemble = drawn[: max(sizes)]
     subject = Subject(ensemble, data, scale, sizes, drawn, _predicting(reporter), reporter.say)
     found = Result(rows=fit.trace)
@@ -81,7 +81,7 @@ def _run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: 
 
 
 def record_failure(cell: Cell, results: Path, device: torch.device, error: BaseException) -> Path:
-    """Write a failed cell as a row; it is never done."""
+    """Write the row of a failed cell, which does not count as done."""
     rows = [schema.row("failed", 1.0) | {"unit": type(error).__name__}]
     failure = {
         "type": type(error).__name__,
@@ -121,11 +121,11 @@ def _fit(
         reporter.say(f"  warning: {text}")
     assert settings.path is not None
     if fit.reused:
-        reporter.say(f"  fit: reusing {settings.path.parent.name} ({fit.seconds:.1f} s when it was made)")
+        reporter.say(f"  fit: reusing {settings.path.parent.name} (trained in {fit.seconds:.1f} s)")
     else:
         resumed = "" if len(rounds) == fit.rounds else f", resumed after {fit.rounds - len(rounds)}"
-        borrowed = f", {len(method.borrowed_seconds)} of them made before" if method.borrowed_seconds else ""
-        reporter.say(f"  fit: {fit.rounds} rounds{resumed}{borrowed}, {fit.seconds:.1f} s")
+        reused = f", {len(method.borrowed_seconds)} of them reused" if method.borrowed_seconds else ""
+        reporter.say(f"  fit: {fit.rounds} rounds{resumed}{reused}, {fit.seconds:.1f} s")
     return fit
 
 
@@ -188,7 +188,7 @@ def _write(
 
 
 def _summary(found: Result, sizes: tuple[int, ...]) -> str:
-    """The headline numbers of a run in one line."""
+    """The main results of a run in one line."""
     chosen = {"accuracy": "accuracy", "auroc": "AUROC", "disagreement": "disagreement", "rmse": "RMSE"}
     parts = []
     for metric, label in chosen.items():

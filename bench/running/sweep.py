@@ -1,4 +1,4 @@
-"""Many cells: run those of a plan that are not done, here or in many workers, each cell once."""
+"""Sweeps: run the cells of a plan that are not done, in this process or in several workers."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from uuid import uuid4
 
 from bench.running import launchers
 from bench.running.plan import Planned, Selection, plan
-from bench.running.worker import Job, settled, work
+from bench.running.worker import Job, ended_run, work
 from bench.system import files
 from bench.system.progress import Reporter
 
 
 @dataclass
 class Outcome:
-    """What a sweep did, by cell name; `left` are the cells that it did not come to."""
+    """What a sweep did, by cell name. failed: with the error. not_started: not run by anyone."""
 
     finished: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    left: list[str] = field(default_factory=list)
+    not_started: list[str] = field(default_factory=list)
 
 
 def run(
@@ -34,10 +34,10 @@ def run(
     limit: float | None = None,
     workers: launchers.Workers | None = None,
 ) -> Outcome:
-    """Run every selected cell that is not done; a failure becomes a row and the rest goes on.
+    """Run all selected cells that are not done; a failure is stored as a row and the sweep continues.
 
-    force: run cells that are done too. stale: run those whose code has changed since. limit: minutes
-    for a cell. workers: how many there are and where (None: this process is the only one).
+    force: also run cells that are done. stale: also run those whose code has changed. limit: minutes
+    per cell. workers: how many and where (None: only this process).
     """
     planned, unreadable = plan(selection, results)
     _check_writable(results)
@@ -66,17 +66,17 @@ def run(
         else:
             workers.launch(job, reporter)
     except KeyboardInterrupt:
-        reporter.say("stopped by Ctrl-C; the same command goes on from the last checkpoint")
+        reporter.say("stopped by Ctrl-C; the same command resumes from the last checkpoint")
     _count(job, todo, outcome)
     return outcome
 
 
 def _count(job: Job, todo: Sequence[Planned], outcome: Outcome) -> None:
-    """What became of the cells, by the files that are there now."""
+    """Sort the cells by result, read from the files that exist now."""
     for item in todo:
-        about = settled(job, item.cell)
+        about = ended_run(job, item.cell)
         if about is None:
-            outcome.left.append(item.cell.name)
+            outcome.not_started.append(item.cell.name)
         elif about["failure"]:
             failure = about["failure"]
             outcome.failed[item.cell.name] = f"{failure['type']}: {failure['message']}"

@@ -1,4 +1,4 @@
-"""A stored run, made again and compared with what it left: `bench verify`."""
+"""`bench verify`: repeat a stored run and compare the results."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from bench.errors import BenchError, UsageError, nearest
 from bench.records import store
 from bench.registry import PRESETS
 from bench.running.agreement import (
+    RETRAINED,
     SAME_FIT,
-    TRAINED_AGAIN,
     Comparison,
     Tolerance,
     compare_arrays,
@@ -36,17 +36,17 @@ from bench.system import provenance
 from bench.system.progress import Reporter
 from bench.task import Data
 
-# What must be as it was for the same bits: each decides the order in which numbers are added, or the code.
+# Must be unchanged for bit-for-bit agreement: each may change the order of summation, or the code.
 MACHINE = ("device", "device_name", "threads", "torch", "numpy", "scipy", "torchattacks")
-SHOWN = 5  # differing rows that a report prints
+MAX_LINES = 5  # differences printed per run
 
 
 @dataclass
 class Verdict:
-    """What came of running a run again.
+    """The result of repeating a run.
 
-    reasons: why the same bits were not asked for (none: they were). reused: the stored fit was. error:
-    why there is no comparison. same_code: so that rows which one run alone has are differences.
+    reasons: why bit-for-bit agreement was not required (empty: it was). reused: the stored fit was used.
+    error: why there is no comparison. same_code: then rows that only one run has count as differences.
     """
 
     run: str
@@ -59,12 +59,12 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """The run is what it was, as far as can be asked."""
+        """Whether the run was reproduced, within the tolerance."""
         alone = self.comparison.missing or self.comparison.added
         return not (self.error or self.comparison.differing or (self.same_code and alone))
 
     def lines(self) -> Iterator[str]:
-        """One line, and below it the first differences of a run that differs."""
+        """One line, followed by the first differences if the run was not reproduced."""
         if self.error:
             yield f"error    {self.run}: {self.error}"
             return
@@ -85,25 +85,27 @@ class Verdict:
         if self.same_code:
             found += [f"{name}: expected, not found" for name in c.missing]
             found += [f"{name}: not expected, found" for name in c.added]
-        yield from (f"  {text}" for text in found[:SHOWN])
-        if len(found) > SHOWN:
-            yield f"  and {len(found) - SHOWN} more"
+        yield from (f"  {text}" for text in found[:MAX_LINES])
+        if len(found) > MAX_LINES:
+            yield f"  and {len(found) - MAX_LINES} more"
 
 
 def names(results: Path, text: str) -> list[str]:
-    """Names of runs: several separated by commas, or `all`. Raises UsageError for one that is not there."""
+    """Names of runs, separated by commas, or `all`. Raises UsageError for an unknown one."""
     known = sorted(path.stem for path in (results / "raw").glob("*.csv"))
     if not known:
-        raise UsageError(f"expected runs in {results / 'raw'}, found none; give their folder with --results")
+        raise UsageError(
+            f"expected runs in {results / 'raw'}, found none; give the results folder with --results"
+        )
     if text == "all":
         return known
     asked = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     for name in asked:
         if name not in known:
-            hint = nearest(name, known) or f"{len(known)} lie in {results / 'raw'}"
+            hint = nearest(name, known) or f"{results / 'raw'} holds {len(known)}"
             raise UsageError(f"unknown run {name!r}; {hint}")
     if not asked:
-        raise UsageError(f"expected the name of a run or all, found {text!r}; they lie in {results / 'raw'}")
+        raise UsageError(f"expected the name of a run or all, found {text!r}; runs are in {results / 'raw'}")
     return asked
 
 
@@ -115,10 +117,10 @@ def verify(
     cells: int | None = None,
     seed: int = 0,
 ) -> list[Verdict]:
-    """Run stored runs again and compare them; nothing is written into `<results>/raw`.
+    """Repeat stored runs and compare the results; nothing is written to `<results>/raw`.
 
-    root: the data folder. cells: how many are drawn at random, by `seed` (None: all). Runs that failed
-    are left out. A run that cannot be compared is a verdict with its error.
+    root: the data folder. cells: the number of runs sampled at random, with `seed` (None: all). Failed runs
+    are skipped. The verdict of a run that cannot be compared holds the error.
     """
     abouts: dict[str, dict[str, Any]] = {}
     verdicts: list[Verdict] = []
@@ -128,11 +130,11 @@ def verify(
         except BenchError as error:
             verdicts.append(Verdict(run, error=str(error)))
     for run in [run for run, about in abouts.items() if about["failure"]]:
-        reporter.say(f"left out {run}: failed when it was made ({abouts.pop(run)['failure'].get('type')})")
+        reporter.say(f"skipped {run}: a failed run ({abouts.pop(run)['failure'].get('type')})")
     chosen = sorted(abouts)
     if cells is not None:
         chosen = random.Random(seed).sample(chosen, min(cells, len(chosen)))
-    chosen.sort(key=lambda run: _task(results, run))  # whose data are then read once
+    chosen.sort(key=lambda run: _task(results, run))  # so that each task's data are read once
     read = TaskData(root)
     for verdict in verdicts:
         reporter.say("\n".join(verdict.lines()))
@@ -140,7 +142,7 @@ def verify(
         try:
             verdict = _verify(results, run, abouts[run], read, reporter)
         except Exception as error:
-            # Whatever is wrong with one run must not cost the others: its line says so.
+            # An error in one run must not stop the others: it becomes a verdict.
             kind = "" if isinstance(error, BenchError) else f"{type(error).__name__}: "
             verdict = Verdict(run, error=f"{kind}{error}")
         reporter.say("\n".join(verdict.lines()))
@@ -149,7 +151,7 @@ def verify(
 
 
 def _task(results: Path, run: str) -> str:
-    """The task of a run by its first row; empty where that cannot be read, of which its turn will tell."""
+    """The task of a run by its first row; empty if that cannot be read, which is reported later."""
     with (results / "raw" / f"{run}.csv").open(encoding="utf-8", errors="replace") as file:
         lines = [file.readline(store.MAX_ABOUT_BYTES) for _ in range(2)]
     try:
@@ -163,26 +165,26 @@ def _verify(results: Path, run: str, about: dict[str, Any], read: TaskData, repo
     arrays = store.read_arrays(results, run)
     cell, data = _rebuild(next(iter(expected.values())), about, read)
     environment = about["environment"]
-    watch = _Watch(reporter)
+    watch = _FitWatcher(reporter)
     with _threads(environment.get("threads")), tempfile.TemporaryDirectory(prefix="bench-verify-") as folder:
         fit = cell.checkpoint(results)
         device = _device(environment.get("device"))
         if not fit.exists():
-            cell = replace(cell, device=device.type)  # what is trained here is a fit of this device
-            reporter.say(f"{run}: trains again, expected its fit in {fit.parent}, found none")
-        # Rows go elsewhere, the fit is the stored one: a link for one folder of two.
+            cell = replace(cell, device=device.type)  # it is trained on this device
+            reporter.say(f"{run}: training again; expected its fit in {fit.parent}, found none")
+        # Rows are written to the temporary folder; fits are those of the results folder, by a link.
         (results / "checkpoints").mkdir(parents=True, exist_ok=True)
         (Path(folder) / "checkpoints").symlink_to((results / "checkpoints").resolve(), True)
         name = (cell.stage(results) or fit.parent).name
         with Locks(results, uuid4().hex).take(name) as held:
             if not held:
                 raise BenchError(
-                    f"expected fit {name} to be free, found a process at work on it; verify later"
+                    f"expected fit {name} to be unlocked, found another process using it; verify later"
                 )
             path = run_cell(cell, data, Path(folder), device, watch)
         now = store.read_about(Path(folder), path.stem)
         reasons = departures(about, now)
-        tolerance = (SAME_FIT if watch.reused else TRAINED_AGAIN) if reasons else None
+        tolerance = (SAME_FIT if watch.reused else RETRAINED) if reasons else None
         found = Comparison()
         compare_rows(expected, read_rows(path), tolerance, found)
         compare_arrays(arrays, store.read_arrays(Path(folder), path.stem), tolerance, found)
@@ -190,26 +192,26 @@ def _verify(results: Path, run: str, about: dict[str, Any], read: TaskData, repo
 
 
 def departures(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Why two runs of a cell need not be the same bits, from their JSON; none where they must be."""
+    """Why two runs of a cell need not agree bit for bit, from their JSON; empty if they must."""
     before, after = recorded["environment"], now["environment"]
     reasons = [
-        f"{name} was {before.get(name, 'not written down')}, is {after.get(name, 'none')}"
+        f"{name} was {before.get(name, 'not recorded')}, is {after.get(name, 'none')}"
         for name in MACHINE
         if before.get(name) != after.get(name)
     ]
     if recorded["code"] != now["code"]:
         reasons.append(f"code was {recorded['code']}, is {now['code']}")
     if after.get("device") == "cuda":
-        reasons.append("a GPU adds in no fixed order")
+        reasons.append("a GPU sums in no fixed order")
     return reasons
 
 
 def _rebuild(row: Mapping[str, str], about: Mapping[str, Any], read: TaskData) -> tuple[Cell, Data]:
-    """The cell that a run is of, with its data, from one of its rows and its JSON."""
+    """The cell of a run and its data, from one of its rows and its JSON."""
     for kind, known in (("method", registry.methods()), ("task", registry.tasks()), ("preset", PRESETS)):
         if row[kind] not in known:
             raise BenchError(
-                f"expected a {kind} that is registered, found {row[kind]!r}; install its package, or use the "
+                f"expected a registered {kind}, found {row[kind]!r}; install its package, or use the "
                 f"code that made the run (commit {about.get('commit') or 'unknown'})"
             )
     entry, task = registry.method(row["method"]), registry.task(row["task"])
@@ -228,15 +230,15 @@ def _rebuild(row: Mapping[str, str], about: Mapping[str, Any], read: TaskData) -
     cell = Cell(entry, task, *identity, settings, *read_now, row["device"])
     if cell.key() != about["cell"]:
         raise BenchError(
-            f"expected the cell {about['cell'][:8]} that its JSON names, found {cell.key()[:8]} ({cell.name} "
-            "with its settings and sizes): its files are not of one run, or cells have another key since; "
-            "run the cell again"
+            f"expected cell {about['cell'][:8]}, as in its JSON, found {cell.key()[:8]} ({cell.name} "
+            "with its settings and sizes): its files belong to different runs, or the definition of the key "
+            "has changed; run the cell again"
         )
     return cell, data
 
 
 def _check_data(recorded: Any, now: Mapping[str, str]) -> None:
-    """Raises BenchError where the data read are not those of the run."""
+    """Raises BenchError if the data differ from those of the run."""
     if not isinstance(recorded, dict):
         raise BenchError(
             f"expected checksums of its data in its JSON, found {recorded!r}; run the cell again"
@@ -245,19 +247,19 @@ def _check_data(recorded: Any, now: Mapping[str, str]) -> None:
     if other:
         first = other[0]
         raise BenchError(
-            f"expected data of checksum {str(recorded.get(first))[:12]} ({first}), found "
+            f"expected data with checksum {str(recorded.get(first))[:12]} ({first}), found "
             f"{str(now.get(first))[:12]} ({len(other)} of {len({*recorded, *now})} files differ); "
-            "give the data that it was made from with --data"
+            "give the original data with --data"
         )
 
 
 @contextmanager
 def _threads(count: Any) -> Iterator[None]:
-    """As many threads of PyTorch as a run had; the present number where that is not known."""
+    """Sets PyTorch's number of threads to that of a run, if it is known."""
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(count if type(count) is int and count > 0 else before)
-        provenance.environment.cache_clear()  # it holds the number of threads
+        provenance.environment.cache_clear()  # it contains the number of threads
         yield
     finally:
         torch.set_num_threads(before)
@@ -265,18 +267,18 @@ def _threads(count: Any) -> Iterator[None]:
 
 
 def _device(recorded: Any) -> torch.device:
-    """The device of a run, or a CPU where there is none of its kind: that is a reason for tolerance."""
+    """The device of a run, or the CPU if it is not available: then a tolerance applies."""
     return torch.device("cuda" if recorded == "cuda" and torch.cuda.is_available() else "cpu")
 
 
-class _Watch:
-    """Shows how far a run is, and keeps whether it trained: a fit that is read back has no rounds to show."""
+class _FitWatcher:
+    """Shows a run's progress and records whether it trained: a stored fit reports no rounds."""
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter, self.reused = reporter, True
 
     def say(self, text: str) -> None:
-        # What a run says of its accuracy and of where it wrote its rows is of no use here.
+        # Messages on accuracy and on files of the temporary folder would be misleading here.
         if text.lstrip().startswith("warning"):
             self.reporter.say(text)
 

@@ -1,4 +1,4 @@
-"""A worker: runs cells of a sweep that nobody else works on, until all have ended."""
+"""A worker: runs cells of a sweep that no other process holds, until all have finished or failed."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from bench.running.plan import Selection, cells
 from bench.system.progress import Plain, Reporter
 from bench.task import Data
 
-POLL_SECONDS = 0.5  # between two looks at cells that another process works on
-ATTEMPTS = 2  # at a cell whose worker died
+POLL_SECONDS = 0.5  # between two checks of cells that another process holds
+ATTEMPTS = 2  # at a cell whose worker dies
 
 
 class TimeLimit(BenchError):
@@ -34,20 +34,19 @@ class TimeLimit(BenchError):
 
 
 class Interrupted(BenchError):
-    """Somebody pressed Ctrl-C."""
+    """The user pressed Ctrl-C."""
 
 
 class WorkerDied(BenchError):
-    """A cell ended its worker process more than once."""
+    """Worker processes died in this cell more than once."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What each worker of a sweep is told: plain data, so that it can travel to another process or node.
+    """The task of a sweep's workers, as plain data that can be sent to another process or node.
 
-    sweep: its name, under which attempts are counted. todo: keys of the cells to run. known: names of
-    the runs that were there before. limit: minutes a cell may take. threads: of each worker (None: as
-    PyTorch finds them).
+    sweep: its identifier, by which attempts are counted. todo: keys of the cells to run. known: names of
+    the runs that existed before. limit: minutes per cell. threads: per worker (None: PyTorch's default).
     """
 
     sweep: str
@@ -60,12 +59,12 @@ class Job:
 
 
 def run_worker(job: Job, label: str, gpu: str | None = None) -> None:
-    """The body of a worker process: plain lines that begin with the worker's label.
+    """The main function of a worker process; its output lines begin with the label.
 
-    gpu: the only one that it sees, where nobody else has chosen.
+    gpu: the only GPU that the worker sees, unless the environment names one already.
 
-    The first SIGINT stops it, later ones do nothing: a terminal's Ctrl-C reaches workers beside the
-    launcher's own, and what was stopped has to be written down.
+    The first SIGINT stops it and later ones are ignored: a terminal's Ctrl-C arrives in addition to the
+    launcher's signal, and must not interrupt recording the stopped cell.
     """
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
@@ -80,7 +79,7 @@ def _interrupt_once(number: int, frame: FrameType | None) -> None:
 
 
 def work(job: Job, reporter: Reporter) -> None:
-    """Run cells of the job that nobody else works on, until every cell has ended, here or elsewhere."""
+    """Run cells of the job that no other process holds, until all have finished or failed somewhere."""
     if job.threads is not None:
         torch.set_num_threads(job.threads)
     locks = Locks(job.results, job.sweep)
@@ -90,7 +89,7 @@ def work(job: Job, reporter: Reporter) -> None:
         before = len(left)
         for cell, data in load.cells(left):
             with locks.take(cell.key()[:16], _fit_name(cell, job.results)) as held:
-                if settled(job, cell) is not None:
+                if ended_run(job, cell) is not None:
                     left.discard(cell.key())
                 elif held:
                     _attempt(cell, data, job, locks, reporter)
@@ -98,16 +97,16 @@ def work(job: Job, reporter: Reporter) -> None:
         if lost := left.difference(*load.keys.values()):
             left -= lost
             reporter.say(
-                f"left out: {len(lost)} cells; expected the data that were planned with, found others"
+                f"skipped: {len(lost)} cells; expected the data that the plan was made with, found others"
             )
         elif left and len(left) == before:
             time.sleep(POLL_SECONDS)
 
 
 class _Loader:
-    """Cells with their data, in the order of the selection; the data of the last task are kept.
+    """Cells with their data, in the order of the selection; only the last task's data stay in memory.
 
-    keys: of the cells of each task, as its data are here; none where they cannot be read.
+    keys: of the cells of each task, given the data found here; none if these cannot be read.
     """
 
     def __init__(self, selection: Selection) -> None:
@@ -122,7 +121,7 @@ class _Loader:
             try:
                 data = self.read(name)
             except DataError:
-                self.keys[name] = frozenset()  # the plan has said so, or they went since
+                self.keys[name] = frozenset()  # reported by the plan, or removed since then
                 continue
             found = list(cells(self.selection, registry.task(name), data))
             self.keys[name] = frozenset(cell.key() for cell in found)
@@ -130,12 +129,12 @@ class _Loader:
 
 
 def _fit_name(cell: Cell, results: Path) -> str:
-    """The name of the fit that a cell shares with others, so that it is made once."""
+    """The name of the fit that a cell may share with others, locked so that it is trained once."""
     return (cell.stage(results) or cell.checkpoint(results).parent).name
 
 
-def settled(job: Job, cell: Cell) -> dict[str, Any] | None:
-    """The JSON of the run that has ended a cell since the sweep began; None where there is none."""
+def ended_run(job: Job, cell: Cell) -> dict[str, Any] | None:
+    """The JSON of a cell's run, finished or failed, since the sweep began; None if there is none."""
     for name in cell.runs(job.results):
         if name not in job.known:
             about = store.read_about(job.results, name)
@@ -148,13 +147,13 @@ def _attempt(cell: Cell, data: Data, job: Job, locks: Locks, reporter: Reporter)
     device = torch.device(job.selection.device)
     name = cell.key()[:16]
     _remove_parts(cell, job.results)
-    begun = locks.begin(name)
+    earlier = locks.begin(name)
     try:
-        if begun < ATTEMPTS:
+        if earlier < ATTEMPTS:
             _run_cell(cell, data, job, device, reporter)
             return
         died = WorkerDied(
-            f"expected a result, found that the worker process ended {begun} times in this cell (killed, "
+            f"expected a result, but the worker process died {earlier} times in this cell (killed, "
             "out of memory?); run it with fewer workers: --jobs 1"
         )
         _record(cell, job, device, died, reporter)
@@ -163,7 +162,7 @@ def _attempt(cell: Cell, data: Data, job: Job, locks: Locks, reporter: Reporter)
 
 
 def _remove_parts(cell: Cell, results: Path) -> None:
-    """Delete what a killed process left of a file: the locks say that nobody is writing it now."""
+    """Delete partial files of a killed process; holding the locks, nobody else is writing them."""
     stage, checkpoint = cell.stage(results), cell.checkpoint(results).parent
     places = [(results / "raw", f"*-{cell.key()[:8]}*.part"), (checkpoint, "*.part")]
     for folder, pattern in [*places, *([(stage, "*.part")] if stage else [])]:
@@ -177,11 +176,11 @@ def _run_cell(cell: Cell, data: Data, job: Job, device: torch.device, reporter: 
         with time_limit(job.limit):
             run.run(cell, data, job.results, device, reporter)
     except KeyboardInterrupt:
-        stopped = Interrupted("stopped by Ctrl-C; the same command goes on from the last checkpoint")
+        stopped = Interrupted("stopped by Ctrl-C; the same command resumes from the last checkpoint")
         _record(cell, job, device, stopped, reporter)
         raise
     except Exception as error:
-        # Whatever goes wrong in one cell must not cost the others: it becomes a row with its traceback.
+        # An error in one cell must not stop the others: it is stored with its traceback.
         _record(cell, job, device, error, reporter)
 
 
@@ -192,15 +191,15 @@ def _record(cell: Cell, job: Job, device: torch.device, error: Exception, report
 
 @contextmanager
 def time_limit(minutes: float | None) -> Iterator[None]:
-    """Raise TimeLimit inside the block once it has taken that long; None: no limit."""
+    """Raise TimeLimit inside the block after that many minutes; None: no limit."""
     if minutes is None:
         yield
         return
 
     def expire(number: int, frame: FrameType | None) -> None:
         raise TimeLimit(
-            f"expected the cell to end within {minutes:g} minutes (--limit), found it still running; "
-            "raise the limit: the fit goes on from its last checkpoint"
+            f"expected the cell to finish within {minutes:g} minutes (--limit), found it still running; "
+            "raise the limit: the fit resumes from its last checkpoint"
         )
 
     before = signal.signal(signal.SIGALRM, expire)

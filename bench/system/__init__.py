@@ -1,1 +1,1 @@
-"""The machine under a run: its files, processors and devices, and where a number came from."""
+"""The system: files, processors, devices, progress output, provenance and code versions."""

@@ -1,4 +1,4 @@
-"""Where the code of a fit and of a run starts, and what of the rest enters no result. Needs no torch."""
+"""Where the code of a fit and of a run starts, and what is excluded from code versions. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from functools import cache
 
 from bench.system.fingerprint import Code, changes
 
-# Storing, telling, naming, looking up: what comes out of these is neither a weight nor a value of a row.
-# Tables of names are aside because what a fit or a run takes from them is where it starts.
-ASIDE = (
+# Storing, reporting, naming, looking up: these change neither a weight nor a value of a row. Tables of
+# names are excluded because the entries that a fit or a run uses are among its roots.
+EXCLUDED = (
     "bench.errors",
     "bench.evaluations:DRAWS",
     "bench.evaluations:EVALUATIONS",
@@ -29,32 +29,32 @@ ASIDE = (
     "bench.training.method:Method.save",
     "bench.training.method:Method.state",
 )
-# A fit's weights do not hang on the looks that are taken at it meanwhile.
-FIT_ASIDE = (*ASIDE, "bench.training.fit:trace")
+# A fit's weights do not depend on the trace.
+FIT_EXCLUDED = (*EXCLUDED, "bench.training.fit:trace")
 FIT = "bench.training.fit:fit"
 RUN = "bench.running.run:run"
-TABLES = ("EVALUATIONS", "DRAWS")  # by name of an evaluation: what asks, what is drawn for it
-NAMED = 5  # definitions that a sentence names
-NOT_WRITTEN = "made before definitions were written down"
+TABLES = ("EVALUATIONS", "DRAWS")  # by evaluation: its function, and the number of networks that it needs
+MAX_NAMES = 5  # definitions listed in a message
+NOT_STORED = "the definitions of its code were not stored"
 
 
 @cache
-def reached(roots: tuple[str, ...], aside: tuple[str, ...] = ASIDE) -> Mapping[str, str]:
+def reached(roots: tuple[str, ...], excluded: tuple[str, ...] = EXCLUDED) -> Mapping[str, str]:
     """Definitions that the roots (`module:name`) reach in the code as it is, with their hashes."""
-    return _code(aside).definitions(roots)
+    return _code(excluded).definitions(roots)
 
 
 @cache
-def _code(aside: tuple[str, ...]) -> Code:
-    # Read once a process, as the modules themselves are: a change on disk after that is not what runs.
-    return Code(aside)
+def _code(excluded: tuple[str, ...]) -> Code:
+    # Cached per process, like imported modules: a later change on disk does not affect what runs.
+    return Code(excluded)
 
 
 def changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
     """The names of definitions that differ, as text: the first of them, and how many more there are."""
     names = changes(before, now)
-    shown = ", ".join(names[:NAMED])
-    return shown if len(names) <= NAMED else f"{shown} and {len(names) - NAMED} more"
+    shown = ", ".join(names[:MAX_NAMES])
+    return shown if len(names) <= MAX_NAMES else f"{shown} and {len(names) - MAX_NAMES} more"
 
 
 def changed_since(before: Mapping[str, str], roots: Sequence[str]) -> str:

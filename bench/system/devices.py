@@ -1,4 +1,4 @@
-"""Devices: which one computes, and its peak memory."""
+"""Devices: choosing one, and its peak memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.errors import BenchError
 
 
 def device_of(name: str) -> torch.device:
-    """The device asked for; `auto` takes a GPU where there is one. Raises BenchError without one."""
+    """The requested device; `auto` takes a GPU if there is one. Raises BenchError for `cuda` without one."""
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise BenchError("--device cuda: expected a CUDA device, found none; run with --device cpu")
@@ -20,7 +20,7 @@ def device_of(name: str) -> torch.device:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start counting peak memory anew, where the system can."""
+    """Reset the peak-memory counter, if the system supports it."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, read up to a limit."""
+"""Files: written atomically, read up to a size limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.errors import BenchError
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file that is either absent (or as before) or whole."""
+    """Write a file atomically: after a failure it is absent or as before, never partial."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,7 +25,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """The bytes of a file. Raises OSError where it cannot be read, ValueError where it is too long."""
+    """The bytes of a file. Raises OSError if it cannot be read, ValueError if it is too long."""
     with path.open("rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:

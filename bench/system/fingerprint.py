@@ -1,11 +1,10 @@
-"""The version of the code that computes a result: the definitions that it can reach, wherever they lie.
+"""The version of the code that computes a result: hashes of all definitions that it can reach, in any file.
 
 A definition is a function, a class without its functions, a function of a class, or a constant at the top
-of a module. Each is hashed as abstract syntax, in which names that mean a definition or an import stand for
-what they mean: comments, docstrings, annotations, messages, the file and the order do not count. From the
-definitions that a computation starts with, all that names in them refer to is followed, and every function
-of the classes so reached whose name appears as an attribute: rather too much than too little. Nothing is
-imported for it.
+of a module. Each is hashed as abstract syntax with names of definitions and imports resolved: comments,
+docstrings, annotations, messages, the file and the order do not matter. Starting from the roots of a
+computation, all names in reached definitions are followed, and every function of a reached class
+whose name appears as an attribute: this may include too much, never too little. Nothing is imported.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from typing import Any
 from bench.system import sources
 from bench.system.sources import CONFIG, STATEMENTS, Module
 
-# Bases from elsewhere that call none of a class's functions by names of their own.
+# External base classes that call no functions of their subclasses.
 PLAIN_BASES = frozenset({"object", "abc.ABC", "typing.Protocol", "typing.Generic", "Exception"})
-ASKING = ("getattr", "hasattr")  # functions that ask by a name in quotes
+LOOKUPS = ("getattr", "hasattr")  # functions that access an attribute by a name in quotes
 
 
 @dataclass(frozen=True)
 class Place:
-    """A definition by its module and its name there, `Class.function` for a function of a class."""
+    """The location of a definition: its module and name, `Class.function` for a function of a class."""
 
     module: str
     name: str
@@ -36,7 +35,7 @@ class Place:
 def place_of(thing: Any) -> str:
     """`module:name` of a function, a class, a partial or an instance, as `Code.definitions` takes it.
 
-    A lambda, or a function made by another, has the place of the definition around its first line.
+    A lambda or nested function has the place of the enclosing top-level definition.
     """
     thing = getattr(thing, "func", thing)
     thing = getattr(thing, "__wrapped__", thing)
@@ -48,35 +47,37 @@ def place_of(thing: Any) -> str:
 
 
 def version(definitions: Mapping[str, str]) -> str:
-    """The first 12 hex digits of SHA-256 over definitions, in order of their names."""
+    """The first 12 hex digits of SHA-256 over definitions, sorted by name."""
     lines = [f"{name}\0{definitions[name]}\0" for name in sorted(definitions)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()[:12]
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Names of definitions that differ: changed, new or gone."""
+    """Names of definitions that differ: changed, added or removed."""
     return [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
 
 
 class Code:
-    """Sources as far as they were read.
+    """Source code, read on demand.
 
-    find: the file of a module, None for one that is not followed. aside: modules (with what lies below
-    them) and definitions (`module:name`) whose results enter no result.
+    excluded: modules (with their submodules) and definitions (`module:name`) that do not affect results.
+    find: returns the file of a module, None for one that is not followed.
     """
 
-    def __init__(self, aside: Iterable[str] = (), find: Callable[[str], Path | None] = sources.find) -> None:
-        self.aside = frozenset(aside)
+    def __init__(
+        self, excluded: Iterable[str] = (), find: Callable[[str], Path | None] = sources.find
+    ) -> None:
+        self.excluded = frozenset(excluded)
         self._find = find
         self._modules: dict[str, Module | None] = {}
         self._hashes: dict[Place, str] = {}
 
     def definitions(self, roots: Iterable[str]) -> dict[str, str]:
-        """What the roots (`module:name`) reach: the first 8 hex digits of SHA-256 by name of definition.
+        """Hashes of the definitions that the roots (`module:name`) reach: 8 hex digits of SHA-256, by name.
 
         `module:TABLE[key]` is the definition under a key of a dictionary, if it has the key.
-        Definitions of one name in several modules stand together. A root that is no longer in its
-        module is looked for in its package. Raises LookupError for one that is nowhere.
+        Hashes of definitions with the same name in several modules are joined. A root that is no longer in
+        its module is searched in its package. Raises LookupError if it is not found.
         """
         reached = self._reach([place for root in roots for place in self._root(root)])
         found: dict[str, list[str]] = {}
@@ -85,7 +86,7 @@ class Code:
         return {name: "+".join(sorted(set(hashes))) for name, hashes in sorted(found.items())}
 
     def module(self, name: str) -> Module | None:
-        """A module taken apart; None for one that is not followed."""
+        """A parsed module; None for one that is not followed."""
         if name not in self._modules:
             path = self._find(name)
             self._modules[name] = None if path is None else sources.read(name, path)
@@ -118,19 +119,19 @@ class Code:
         return module
 
     def _referred(self, place: Place, node: ast.AST) -> list[Place]:
-        """The definition that a name or a chain of attributes means, as far as it is followed."""
+        """The definition that a name or a chain of attributes refers to, if it is followed."""
         dotted = self._dotted(self._owner(place), node)
         found = None if dotted is None else self._lookup(dotted)
-        return [] if found is None or self._is_aside(found) else [found]
+        return [] if found is None or self._is_excluded(found) else [found]
 
     def _beside(self, place: Place) -> list[Place]:
-        """What runs or is compiled with a module, whatever of it is reached."""
+        """Statements and compiled sources that belong to a module, whichever definition of it is reached."""
         module = self._owner(place)
         names = [*module.compiled, *([STATEMENTS] if STATEMENTS in module.definitions else [])]
         return [Place(place.module, name) for name in names]
 
     def _called(self, reached: Iterable[Place], attributes: set[str]) -> Iterator[Place]:
-        """Functions of the classes reached that something reached may call."""
+        """Functions of reached classes that reached code may call."""
         for place in reached:
             module = self._owner(place)
             nodes = module.definitions.get(place.name, [])
@@ -144,18 +145,18 @@ class Code:
                     yield Place(place.module, name)
 
     def _is_foreign(self, module: Module, base: ast.expr) -> bool:
-        """Whether a base lies outside and calls a class's functions by names that are not seen here."""
+        """Whether a base class is external and may call functions of its subclasses."""
         base = base.value if isinstance(base, ast.Subscript) else base
         dotted = self._dotted(module, base) or ast.unparse(base)
         return self._lookup(dotted) is None and dotted not in PLAIN_BASES
 
-    def _is_aside(self, place: Place) -> bool:
+    def _is_excluded(self, place: Place) -> bool:
         parts = place.module.split(".")
         above = {".".join(parts[: i + 1]) for i in range(len(parts))}
-        return not self.aside.isdisjoint({*above, f"{place.module}:{place.name}"})
+        return not self.excluded.isdisjoint({*above, f"{place.module}:{place.name}"})
 
     def _dotted(self, module: Module, node: ast.AST) -> str | None:
-        """What a name or a chain of attributes stands for, from the top; None for a local one."""
+        """The full dotted name of a name or a chain of attributes; None for a local one."""
         chain: list[str] = []
         while isinstance(node, ast.Attribute):
             chain.insert(0, node.attr)
@@ -168,7 +169,7 @@ class Code:
         return None if base is None else ".".join([base, *chain])
 
     def _lookup(self, dotted: str, hops: int = 20) -> Place | None:
-        """The definition that a dotted name means, through re-exports; None where it is not followed."""
+        """The definition that a dotted name refers to, through re-exports; None if it is not followed."""
         parts = dotted.split(".")
         for count in range(len(parts) - 1, 0, -1):
             module = self.module(".".join(parts[:count]))
@@ -195,7 +196,7 @@ class Code:
         return [found] if not entry else self._entry(found, entry.rstrip("]"))
 
     def _entry(self, table: Place, key: str) -> list[Place]:
-        """The definition under a key of a table at the top of a module; none where it has no such key."""
+        """The definition under a key of a module's dictionary; empty if it has no such key."""
         module = self._owner(table)
         for node in self._nodes(table):
             if isinstance(node, ast.Dict):
@@ -206,7 +207,7 @@ class Code:
         return []
 
     def _moved(self, package: str, name: str) -> Place | None:
-        """The one definition of that name in a package; None where there is none, or several."""
+        """The only definition of that name in a package; None if there is none or several."""
         top = self._find(package)
         if top is None or top.name != "__init__.py":
             return None
@@ -228,9 +229,9 @@ class Code:
         return self._hashes[place]
 
     def _text(self, module: Module, value: Any, config: bool = False) -> str:
-        """A syntax tree as text, the same under every version of Python: what is empty is left out.
+        """A syntax tree as text that does not depend on the Python version: empty fields are omitted.
 
-        config: a class of settings, whose fields are left out, since a cell's settings name their values.
+        config: a class of settings, whose fields are omitted, as a cell's key contains their values.
         """
         if isinstance(value, list):
             return f"[{','.join(self._text(module, v) for v in value)}]"
@@ -251,9 +252,9 @@ class Code:
 
 
 def _attributes(node: ast.AST) -> set[str]:
-    """Names under which a node may ask an object for something."""
+    """Names of the attributes that a node may access."""
     if isinstance(node, ast.Attribute):
         return {node.attr}
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ASKING:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in LOOKUPS:
         return {str(a.value) for a in node.args if isinstance(a, ast.Constant)}
     return set()

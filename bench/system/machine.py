@@ -1,4 +1,4 @@
-"""What this process may use of its machine."""
+"""Processors and memory available to this process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import platform
 from pathlib import Path
 
-# Where Linux says how much a group of processes may hold and holds, in bytes: cgroup 2, then 1.
+# Files with a control group's memory limit and usage in bytes: cgroup 2, then 1.
 _GROUPS = (
     ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -19,7 +19,7 @@ def cores() -> int:
 
 
 def processor() -> str:
-    """The model name of the processor; empty where the system does not say."""
+    """The model name of the processor; empty if unknown."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -28,10 +28,10 @@ def processor() -> str:
 
 
 def memory_bytes() -> int | None:
-    """Memory that this process may come to hold: what it holds now and what is free; None where unknown.
+    """Memory available to this process: what it holds now plus what is free; None if unknown.
 
-    Free: what Linux can give without swapping (MemAvailable), or what the process's group (cgroup) may
-    still take where that is less.
+    Free: what Linux can provide without swapping (MemAvailable), or the rest of the limit of the process's
+    control group (cgroup) if that is less.
     """
     try:
         free = _lines("/proc/meminfo")["MemAvailable:"] * 1024
@@ -42,7 +42,7 @@ def memory_bytes() -> int | None:
 
 
 def _group_free() -> list[int]:
-    """What each group that this process lies in may still take; none where nothing is limited."""
+    """What remains of each control group's memory limit; empty if there is none."""
     try:
         paths = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
     except OSError:
@@ -58,14 +58,14 @@ def _group_free() -> list[int]:
                     break
                 try:
                     most, now = (int((folder / name).read_text()) for name in (limit, used))
-                    # Pages of files that were read go as soon as memory is needed.
+                    # The page cache is freed when memory is needed.
                     found.append(max(0, most - now + _lines(folder / "memory.stat").get(cache, 0)))
-                except (OSError, ValueError):  # "max", or another kind of group
+                except (OSError, ValueError):  # "max", or files of another cgroup version
                     continue
     return found
 
 
 def _lines(path: str | Path) -> dict[str, int]:
-    """The first word and the number after it of every line."""
+    """The first word of every line with the number that follows it."""
     words = (line.split() for line in Path(path).read_text().splitlines())
     return {each[0]: int(each[1]) for each in words if len(each) > 1 and each[1].isdecimal()}

@@ -1,4 +1,4 @@
-"""How a run shows itself: a live bar on a terminal, plain lines elsewhere."""
+"""Progress output: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-PLAIN_SECONDS = 15.0  # between two plain lines of one stage
+PLAIN_SECONDS = 15.0  # between two progress lines
 
 
 class Reporter(Protocol):
-    """Where a run says what it decided and how far it is."""
+    """Receives messages and progress of a run."""
 
     def say(self, text: str) -> None: ...
 
@@ -22,7 +22,7 @@ class Reporter(Protocol):
 
 
 class Plain:
-    """Lines without colour or cursor movement, for files and pipes. label: what each begins with."""
+    """Lines without colour or cursor movement, for files and pipes. label: prefix of each line."""
 
     def __init__(self, label: str = "") -> None:
         self.label = label
@@ -38,7 +38,7 @@ class Plain:
 
 
 class Live:
-    """One bar for the stage in progress, under the lines said so far."""
+    """A progress bar for the current stage, below the messages."""
 
     def __init__(self, bars: Progress) -> None:
         self.bars = bars
@@ -64,7 +64,7 @@ class Live:
 
 @contextmanager
 def reporter() -> Iterator[Plain | Live]:
-    """A reporter for standard output as it is."""
+    """The reporter for standard output: `Live` on a terminal, else `Plain`."""
     console = Console()
     if not console.is_terminal:
         yield Plain()

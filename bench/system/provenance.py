@@ -1,4 +1,4 @@
-"""Where a number came from: commit and environment; and what it cost in memory."""
+"""Provenance of results: commit and environment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LIBRARIES = ("torch", "torchvision", "torchattacks", "numpy", "scipy", "scikit-l
 
 @cache
 def commit() -> tuple[str, bool]:
-    """The checkout's commit and whether its code has uncommitted changes; ("", False) outside one."""
+    """The checkout's commit and whether its code has uncommitted changes; ("", False) outside a checkout."""
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
         return head, bool(_git("status", "--porcelain", "--", "*.py", "*.cpp", "*.toml"))
@@ -28,7 +28,7 @@ def commit() -> tuple[str, bool]:
 
 
 def _git(*arguments: str) -> str:
-    # A wheel in somebody else's repository is not a checkout of ours.
+    # A package installed inside another repository is not a checkout of this one.
     if not (PACKAGE.parent / "pyproject.toml").exists():
         raise OSError("not a checkout")
     command = ["git", "-C", str(PACKAGE.parent), *arguments]

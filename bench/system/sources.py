@@ -1,7 +1,4 @@
-"""Modules as sources: what each defines, what its imports bind, and what of it computes.
-
-Reading one imports nothing of it.
-"""
+"""Source code of modules: their definitions, imports and compiled files, parsed without importing them."""
 
 from __future__ import annotations
 
@@ -14,21 +11,22 @@ from importlib.metadata import Distribution, entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
-COMPILED = (".c", ".cpp", ".cu")  # sources of a module's own kernels, which bear its name
-STATEMENTS = "statements"  # of a module that define nothing: they run when it is imported
-CONFIG = "Config"  # the attribute under which a method names the class of its settings
-# Statements that call one of these tell somebody something; they compute nothing.
+COMPILED = (".c", ".cpp", ".cu")  # suffixes of a module's compiled kernels, which share its file name
+STATEMENTS = "statements"  # name for top-level statements that define nothing and run on import
+CONFIG = "Config"  # the attribute of a method that refers to its settings class
+# Statements that call one of these functions only print messages.
 MESSAGES = frozenset({"say", "progress", "warn"})
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True)
 class Module:
-    """A module taken apart; the syntax is without comments, docstrings, annotations, imports and messages.
+    """A parsed module, without comments, docstrings, annotations, imports and messages.
 
-    definitions: by name; a class is without its functions, which stand beside it as `Class.function` (a
-    property and its setter together). imports: dotted targets by the name they are bound to. compiled: C and
-    C++ sources beside it, without comments, by file name. configs: names of classes of settings.
+    definitions: by name; functions of a class are separate entries, `Class.function` (a property
+    together with its setter). imports: dotted targets by the name they are bound to. lines: first and last
+    line of each definition. compiled: C and C++ sources next to it, without comments, by file name.
+    configs: names of settings classes.
     """
 
     name: str
@@ -40,15 +38,15 @@ class Module:
     configs: set[str] = field(default_factory=set)
 
     def around(self, line: int) -> str | None:
-        """The definition at the top of the module that has this line."""
+        """The top-level definition that contains this line."""
         found = [name for name, (first, last) in self.lines.items() if first <= line <= last]
         return found[0] if found else None
 
 
 def find(module: str) -> Path | None:
-    """The file of a module that belongs to this suite, to a plug-in or to no package; None for others.
+    """The file of a module of this suite, of a plug-in or of no installed package; None for others.
 
-    Imports nothing but the packages at the top, which for plug-ins have been imported to register.
+    Imports only top-level packages; those of plug-ins have been imported at registration.
     """
     package, _, last = module.rpartition(".")
     if not package:
@@ -59,7 +57,7 @@ def find(module: str) -> Path | None:
     for path in (above.parent / last / "__init__.py", above.parent / f"{last}.py"):
         if path.exists():
             return path
-    # A package may have a part of another folder, as this suite has `bench.methods`.
+    # A subpackage may be in another folder, as `bench.methods` is.
     return None if "." in package else _origin(module)
 
 
@@ -80,13 +78,13 @@ def _origin(module: str) -> Path | None:
 
 @cache
 def _installed() -> tuple[Path, ...]:
-    """Folders of packages that were installed, whose versions the environment names."""
+    """Folders of installed packages, whose versions are part of the recorded environment."""
     return tuple(Path(p) for p in sys.path if p.endswith(("site-packages", "dist-packages")))
 
 
 @cache
 def _plugins() -> frozenset[str]:
-    """Packages at the top of every distribution that declares a plug-in, this suite's among them."""
+    """Top-level packages of all distributions that declare a plug-in, including this suite."""
     found: set[str] = set()
     for point in entry_points(group="bench.plugins"):
         found.add(point.module.partition(".")[0])
@@ -104,7 +102,7 @@ def _tops(distribution: Distribution) -> set[str]:
 
 
 def read(name: str, path: Path) -> Module:
-    """A module's source taken apart."""
+    """Parse a module's source."""
     tree = ast.parse(path.read_text("utf-8"))
     module = Module(name, package=path.name == "__init__.py")
     for node in ast.walk(tree):
@@ -121,14 +119,14 @@ def read(name: str, path: Path) -> Module:
 
 
 def without_comments(text: str) -> str:
-    """C or C++ without comments and without blanks at the ends of lines."""
+    """C or C++ source without comments and trailing blanks."""
     kept = r'"(?:\\.|[^"\\\n])*"' + r"|'(?:\\.|[^'\\\n])*'"
     bare = re.sub(rf"({kept})|//[^\n]*|/\*.*?\*/", lambda m: m[1] or " ", text, flags=re.DOTALL)
     return "\n".join(line.rstrip() for line in bare.splitlines() if line.strip())
 
 
 def _bound(node: ast.Import | ast.ImportFrom, module: Module) -> dict[str, str]:
-    """Names that an import binds, with the dotted names they stand for."""
+    """Names that an import binds, with the dotted names they refer to."""
     if isinstance(node, ast.Import):
         return {a.asname or a.name.partition(".")[0]: a.name if a.asname else a.name.partition(".")[0]
                 for a in node.names}  # fmt: skip
@@ -139,7 +137,7 @@ def _bound(node: ast.Import | ast.ImportFrom, module: Module) -> dict[str, str]:
 
 
 def _take(module: Module, statement: ast.stmt) -> None:
-    """Put a statement of the top of a module under the names that it defines."""
+    """Add a top-level statement of a module under the names that it defines."""
     names = _names(statement)
     if isinstance(statement, ast.ClassDef):
         for part in list(statement.body):
@@ -159,7 +157,7 @@ def _take(module: Module, statement: ast.stmt) -> None:
 
 
 def _names(statement: ast.stmt) -> list[str]:
-    """Names that a statement at the top of a module defines, within `if` and `try` too."""
+    """Names that a top-level statement defines, including those inside `if` and `try`."""
     if isinstance(statement, Function | ast.ClassDef):
         return [statement.name]
     if isinstance(statement, ast.Assign):
@@ -176,7 +174,7 @@ def _target(statement: ast.Assign) -> str:
 
 
 class _Clean(ast.NodeTransformer):
-    """Leaves out of a tree what computes nothing: annotations, texts that stand alone, imports, messages."""
+    """Removes from a syntax tree what computes nothing: annotations, docstrings, imports, messages."""
 
     def visit_Import(self, node: ast.Import) -> None:
         return None
@@ -200,7 +198,7 @@ class _Clean(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        # A field without a value still has its name and its place among the others.
+        # A field without a value keeps its name and position.
         value = node.value or ast.Constant(...)
         return self.generic_visit(ast.copy_location(ast.Assign([node.target], value), node))
 
@@ -211,7 +209,7 @@ class _Clean(ast.NodeTransformer):
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         node.cause = None
         if isinstance(node.exc, ast.Call):
-            node.exc = node.exc.func  # the kind of error counts, its text does not
+            node.exc = node.exc.func  # keep the type of error, drop its message
         return self.generic_visit(node)
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:

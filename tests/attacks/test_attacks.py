@@ -1,4 +1,4 @@
-"""Attacks by hand: a linear model in closed form, the ball, the streams, and who counts as fooled."""
+"""Attacks: linear models in closed form, bounds, random streams, and senses of success."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_fgsm_on_a_linear_model_is_one_step_against_each_weight():
 
 
 def test_pgd_without_a_random_start_is_fgsm_on_a_linear_model_at_any_number_of_steps():
-    # The gradient's sign never changes: all steps go one way, to the border of the ball.
+    # The gradient's sign is constant: all steps go in one direction, to the boundary of the ball.
     ensemble, images = linear((1.0, -2.0), (2.0, 1.0)), pixels((0.6, 0.2), (0.3, 0.7))
     expected = oblivious.fgsm(ensemble, images, zeros(images), 0.15)
     for steps in (1, 3, 10):
@@ -60,11 +60,11 @@ def test_a_step_of_pgd_is_two_and_a_half_epsilon_over_the_number_of_steps(monkey
     ensemble, images = linear((1.0, 0.0)), pixels((0.5, 0.5))
     (moved,) = oblivious.pgd(ensemble, images, zeros(images), 0.1, 10, stream(0)).flatten(1)
     assert seen == [{"eps": 0.1, "alpha": pytest.approx(0.025), "steps": 10, "random_start": True}]
-    # The second pixel has no gradient: it stays where the random start has put it.
+    # The second pixel has no gradient and keeps its random start.
     assert moved[0] == pytest.approx(0.4) and 0 < abs(moved[1] - 0.5) <= 0.1
 
 
-def test_a_seed_repeats_another_differs_and_the_global_generator_is_left_alone():
+def test_results_depend_on_the_seed_and_the_global_generator_is_not_changed():
     ensemble, data = random_ensemble(), stripes(6)
     state = torch.get_rng_state()
     first, again, other = (
@@ -90,7 +90,7 @@ def test_an_attack_changes_neither_images_nor_weights_nor_mode():
 
 
 @pytest.mark.parametrize("graph_bytes", [0, 2**30])
-def test_the_gradient_in_bounded_memory_is_that_of_one_graph(graph_bytes):
+def test_the_gradient_in_bounded_memory_equals_that_of_one_graph(graph_bytes):
     ensemble, data = random_ensemble(), stripes(7)
     x = data.images.clone().requires_grad_()
     loss = cross_entropy(MeanLogits(ensemble)(x), data.labels)
@@ -113,8 +113,8 @@ def test_the_gradient_in_bounded_memory_is_that_of_one_graph(graph_bytes):
     torch.testing.assert_close(parts, total, rtol=1e-4, atol=1e-7)
 
 
-def test_who_is_fooled_by_hand():
-    # Two classes, label 0, margins of three networks as (margin, 0): facts/evaluation.md, section 2.
+def test_senses_of_success_by_hand():
+    # Two classes, label 0, margins of three networks as (margin, 0).
     def ask(*logits, label=0):
         found = success.fooled(np.array(logits, dtype=np.float32)[:, None], np.array([label]))
         return [bool(found[sense][0]) for sense in success.SENSES]
@@ -134,7 +134,7 @@ def test_the_smallest_epsilon_of_a_linear_model_is_its_margin_over_the_weight_no
     images = pixels((0.6, 0.2), (0.9, 0.0), (0.2, 0.6))
     grid = (0.05, 0.1, 0.3, 0.5, 1.0)
     found = search.smallest_epsilon(ensemble, images, zeros(images), attack, grid, halvings=10)
-    # Margin 0.2 over 3; of the second 0.9 over 3; the third is wrong as it is.
+    # Margins 0.2 over 3 and 0.9 over 3; the third image is misclassified.
     exact = np.array([0.2 / 3, 0.3])
     assert (found[:2] >= exact).all() and found[:2] == pytest.approx(exact, abs=0.2 / 2**10)
     assert found[2] == 0
@@ -156,7 +156,7 @@ def test_the_ensemble_is_fooled_at_two_fifths_and_its_second_network_never(attac
     assert ask("fused", members=1) == 0.1
 
 
-def test_a_larger_grid_finds_no_larger_epsilon_and_what_is_found_fools():
+def test_a_finer_grid_finds_no_larger_epsilon_and_the_result_fools():
     ensemble, data = random_ensemble(), stripes(12)
     labels = ensemble(data.images).mean(0).argmax(-1)  # right by construction
     few = search.smallest_epsilon(ensemble, data.images, labels, "fgsm", (0.1, 1.0))

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: rows, exit codes, and errors that say what to do."""
+"""The command line: rows, exit codes, and error messages that say what to do."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from bench.running.plan import Selection, cells
 
 
 def values(results):
-    """All rows but cost, and without what may differ between equal runs."""
+    """All rows except costs, without columns that may differ between equal runs."""
     frame = store.read(results)
     cost = frame["metric"].str.contains("seconds|bytes|per_s")
     return frame[~cost].drop(columns=["run"]).reset_index(drop=True)
 
 
-def test_a_run_leaves_rows_of_the_schema_and_nothing_half_written(tmp_path):
+def test_a_run_writes_rows_of_the_schema_and_no_partial_files(tmp_path):
     done = run(tmp_path)
     assert done.exit_code == 0, done.output
     frame = store.read(tmp_path)
@@ -49,24 +49,24 @@ def test_the_same_seed_gives_the_same_rows_bit_for_bit(tmp_path):
     pd.testing.assert_frame_equal(values(tmp_path / "a"), values(tmp_path / "b"), check_exact=True)
 
 
-def test_what_is_done_is_skipped_and_force_runs_it_again(tmp_path):
+def test_finished_cells_are_skipped_and_force_repeats_them(tmp_path):
     run(tmp_path)
     again = run(tmp_path)
-    assert "done" in again.output and "0 run, 1 done before" in again.output
+    assert "done" in again.output and "0 run, 1 already done" in again.output
     forced = run(tmp_path, "--force")
     assert "fit: reusing" in forced.output and "1 run" in forced.output
     assert len(list((tmp_path / "raw").glob("*.csv"))) == 2
 
 
-def test_stale_cells_run_again_only_when_asked(tmp_path):
+def test_stale_cells_run_again_only_on_request(tmp_path):
     run(tmp_path)
     (path,) = (tmp_path / "raw").glob("*.json")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"code": "older"}))
-    assert "by older code, made before definitions" in run(tmp_path).output
+    assert "by older code, the definitions of its code were not stored" in run(tmp_path).output
     assert "1 run" in run(tmp_path, "--stale").output
 
 
-def test_a_stale_cell_says_which_definition_has_changed(tmp_path):
+def test_a_stale_cell_names_the_changed_definition(tmp_path):
     run(tmp_path)
     (path,) = (tmp_path / "code").glob("*.json")
     found = json.loads(path.read_text())
@@ -78,7 +78,7 @@ def test_a_stale_cell_says_which_definition_has_changed(tmp_path):
     assert "# changed: Minibatches._order, gone" in run(tmp_path, command="plan").output
 
 
-def test_a_cell_of_another_device_is_another_cell_and_leaves_names_on_a_cpu_alone():
+def test_the_device_is_part_of_a_cell_except_in_names_on_a_cpu():
     selection = Selection(["standard_ensemble"], ["stripes"], "smoke")
     task = registry.task("stripes")
     (cell,) = cells(selection, task, task.load(None))
@@ -88,7 +88,7 @@ def test_a_cell_of_another_device_is_another_cell_and_leaves_names_on_a_cpu_alon
     assert "device" not in cell.identity()
 
 
-def test_a_failure_becomes_a_row_the_rest_goes_on_and_the_exit_code_is_one(tmp_path):
+def test_a_failure_becomes_a_row_and_the_sweep_continues_with_exit_code_one(tmp_path):
     done = bench(
         "run", "--method", "standard_ensemble,hypergan", "--task", "stripes", "--preset", "smoke", *SMALL,
         "--set", "standard_ensemble.lr=1e30", "--set", "hypergan.hidden=8", "--set", "hypergan.epochs=1",
@@ -102,22 +102,22 @@ def test_a_failure_becomes_a_row_the_rest_goes_on_and_the_exit_code_is_one(tmp_p
     assert "expected finite losses" in done.output
     about = json.loads((tmp_path / "raw" / f"{failed['run'].iloc[0]}.json").read_text())
     assert "Traceback" in about["failure"]["traceback"]
-    assert "1 run, 0 done before, 0 failed" in run(tmp_path).output
+    assert "1 run, 0 already done, 0 failed" in run(tmp_path).output
 
 
-def test_sizes_beyond_a_finite_method_are_left_out_with_a_line(tmp_path):
+def test_sizes_beyond_a_finite_method_are_skipped_with_a_message(tmp_path):
     done = run(tmp_path, "--members", "2,5,100")
     assert done.exit_code == 0
-    assert "left out: 100 networks (the method holds 5)" in done.output
+    assert "skipped: size 100 (the method holds 5 networks)" in done.output
     done = run(tmp_path, "--members", "100")
     assert done.exit_code == 1
-    assert "holds 5 networks, the smallest size asked for is 100" in done.output
+    assert "holds 5 networks, the smallest requested size is 100" in done.output
 
 
-def test_one_network_has_an_accuracy_and_nothing_that_takes_a_pair(tmp_path):
+def test_one_network_has_an_accuracy_but_no_pairwise_metrics(tmp_path):
     done = run(tmp_path, "--members", "1")
     assert done.exit_code == 0, done.output
-    assert "left out: diversity of 1 network" in done.output
+    assert "skipped: diversity of 1 network" in done.output
     frame = store.read(tmp_path)
     assert set(frame.loc[frame["evaluation"] == "accuracy", "members"]) == {1}
     assert not {"disagreement", "weight_spread"} & set(
@@ -176,7 +176,7 @@ def test_a_checkpoint_of_another_format_fails_the_cell_and_says_so(tmp_path):
     assert "remove the file to train again" in done.output
 
 
-def test_report_runs_on_what_run_left(tmp_path):
+def test_report_reads_the_output_of_run(tmp_path):
     run(tmp_path)
     done = bench("report", results=tmp_path)
     assert done.exit_code == 0, done.output
@@ -185,7 +185,7 @@ def test_report_runs_on_what_run_left(tmp_path):
     assert empty.exit_code == 1 and "make one: bench run" in empty.output
 
 
-def test_lists_print_one_whole_name_a_line_off_a_terminal():
+def test_lists_print_one_name_per_line_without_a_terminal():
     for kind, known in (
         ("methods", registry.methods()),
         ("tasks", registry.tasks()),

@@ -1,4 +1,4 @@
-"""Augmentation: every image shown is one of 162 crops of itself, and only where its split asks for it."""
+"""Augmentation: training images are one of 162 crops of the original, only if the split requests it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CROPS = 2 * SHIFTS**2
 
 
 def numbered(count: int, augment: bool = True) -> Split:
-    """Images of which no two pixels are equal, and none is black; labelled by their position."""
+    """Images with pairwise different, non-black pixels, labelled by their index."""
     images = torch.arange(1.0, count * 3 * 32 * 32 + 1).view(count, 3, 32, 32)
     return Split("numbered", images, torch.arange(count), augment)
 
@@ -63,7 +63,7 @@ def test_all_crops_are_equally_likely() -> None:
     assert ((times - 100.0) ** 2 / 100).sum() < 161 + 4 * 18
 
 
-def test_a_generator_repeats_its_crops_and_another_one_cuts_others() -> None:
+def test_crops_depend_only_on_the_generator() -> None:
     def shown(seed: int) -> torch.Tensor:
         return torch.cat([x for x, _ in Minibatches(numbered(12), 4).epoch(stream(seed), own=False)])
 
@@ -71,7 +71,7 @@ def test_a_generator_repeats_its_crops_and_another_one_cuts_others() -> None:
     assert not torch.equal(shown(0).sort(0)[0], shown(1).sort(0)[0])
 
 
-def test_every_network_has_the_crops_of_its_own_generator() -> None:
+def test_every_network_s_crops_come_from_its_own_generator() -> None:
     batches = Minibatches(numbered(12), 4)
     both = list(batches.epochs([stream(0), stream(1)]))
     for network in range(2):
@@ -80,7 +80,7 @@ def test_every_network_has_the_crops_of_its_own_generator() -> None:
             assert torch.equal(x[network], own_x[0]) and torch.equal(y[network], own_y[0])
 
 
-def test_one_network_s_own_epoch_is_the_shared_one() -> None:
+def test_own_and_shared_epochs_agree_for_one_network() -> None:
     batches = Minibatches(numbered(12), 4)
     for (x, y), (own_x, own_y) in zip(
         batches.epoch(stream(0), False), batches.epochs([stream(0)]), strict=True
@@ -88,7 +88,7 @@ def test_one_network_s_own_epoch_is_the_shared_one() -> None:
         assert torch.equal(x, own_x[0]) and torch.equal(y, own_y[0])
 
 
-def test_the_order_is_that_without_augmentation() -> None:
+def test_augmentation_does_not_change_the_order() -> None:
     plain, cut = (Minibatches(numbered(12, augment), 4) for augment in (False, True))
     for (x, y), (_, same) in zip(plain.epoch(stream(0), False), cut.epoch(stream(0), False), strict=True):
         assert torch.equal(y, same)
@@ -106,7 +106,7 @@ def test_the_split_keeps_its_images_and_its_parts_are_augmented_too() -> None:
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar10-5000", "cifar5", "cifar5-open"])
-def test_cifar_is_augmented_in_training_alone(name: str, tmp_path, monkeypatch) -> None:
+def test_only_training_images_of_cifar_are_augmented(name: str, tmp_path, monkeypatch) -> None:
     shrink(monkeypatch)
     make_tree(tmp_path)
     data = registry.task(name).load(tmp_path)
@@ -115,5 +115,5 @@ def test_cifar_is_augmented_in_training_alone(name: str, tmp_path, monkeypatch) 
 
 
 @pytest.mark.parametrize("name", ["digits", "digits-open"])
-def test_digits_are_not(name: str) -> None:
+def test_digits_are_not_augmented(name: str) -> None:
     assert not registry.task(name).load(None).train.augment

@@ -1,4 +1,4 @@
-"""Laws of the CIFAR tasks: canonical files, fetching them, splits, and the real data."""
+"""The CIFAR tasks: canonical files, fetching them, splits, and the real data."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ def small(monkeypatch) -> None:
 
 
 def ids(part: Split) -> list[str]:
-    """What tells its images apart, short enough to be shown where a test fails."""
+    """A short fingerprint of the images, readable in failure messages."""
     return [hashlib.sha256(image.numpy().tobytes()).hexdigest()[:8] for image in part.images]
 
 
 # Tasks
 
 
-def test_four_tasks_ask_what_the_paper_asked_of_cifar() -> None:
+def test_four_tasks_have_the_paper_s_evaluations_on_cifar() -> None:
     for name, train in TASKS.items():
         task = registry.task(name)
         assert (task.name, task.train, task.embedded) == (name, train, False)
@@ -55,7 +55,9 @@ def test_four_tasks_ask_what_the_paper_asked_of_cifar() -> None:
 # The canonical files
 
 
-def test_canonical_files_are_read_by_torchvision_and_go_before_a_tree(tmp_path, monkeypatch, small) -> None:
+def test_canonical_files_are_read_by_torchvision_and_preferred_to_a_tree(
+    tmp_path, monkeypatch, small
+) -> None:
     make_tree(tmp_path, suffix="jpg", **JPEG75)
     make_batches(tmp_path, monkeypatch)
     found = cifar.pictures(tmp_path)
@@ -92,7 +94,7 @@ def test_a_batch_with_another_checksum_is_named_and_never_unpickled(
 def test_some_canonical_files_without_the_others_are_an_error_that_names_them(
     tmp_path, monkeypatch, small
 ) -> None:
-    make_tree(tmp_path)  # which is not read in their place: somebody wanted the canonical files
+    make_tree(tmp_path)  # not used as a fallback if some canonical files exist
     make_batches(tmp_path, monkeypatch)
     (tmp_path / CIFAR10.base_folder / "data_batch_1").unlink()
     with pytest.raises(DataError, match=r"expected data_batch_1 in .*cifar-10-batches-py, not found"):
@@ -102,7 +104,7 @@ def test_some_canonical_files_without_the_others_are_an_error_that_names_them(
 
 @pytest.mark.parametrize("given", [True, False])
 @pytest.mark.parametrize("name", TASKS)
-def test_missing_data_names_files_folder_and_a_way_on(tmp_path: Path, name: str, given: bool) -> None:
+def test_missing_data_names_files_folder_and_what_to_do(tmp_path: Path, name: str, given: bool) -> None:
     with pytest.raises(DataError) as caught:
         registry.task(name).load(tmp_path if given else None)
     wanted = ("data_batch_1", "data_batch_5", "test_batch", "batches.meta", "cifar10/{train,test}/<class>/*")
@@ -116,7 +118,7 @@ def test_missing_data_names_files_folder_and_a_way_on(tmp_path: Path, name: str,
 # Fetching
 
 
-def test_fetch_asks_for_torchvisions_archive(tmp_path, monkeypatch) -> None:
+def test_fetch_downloads_torchvisions_archive(tmp_path, monkeypatch) -> None:
     contents = make_batches(tmp_path, monkeypatch)
     packed, asked = pack(contents, monkeypatch), []
     root = tmp_path / "new"
@@ -129,7 +131,7 @@ def test_fetch_asks_for_torchvisions_archive(tmp_path, monkeypatch) -> None:
     assert cifar.source.fetch(root, progress=False) == paths and len(asked) == 1
 
 
-def test_an_archive_that_is_there_is_unpacked_without_a_download(tmp_path, monkeypatch) -> None:
+def test_an_existing_archive_is_unpacked_without_a_download(tmp_path, monkeypatch) -> None:
     contents = make_batches(tmp_path, monkeypatch)
     (tmp_path / CIFAR10.filename).write_bytes(pack(contents, monkeypatch))
     monkeypatch.setattr(cifar, "download", None)
@@ -146,7 +148,7 @@ def test_an_archive_that_is_there_is_unpacked_without_a_download(tmp_path, monke
         ({}, "cifar-10-python.tar.gz: expected md5:.*found md5:.*remove it"),
     ],
 )
-def test_nothing_wrong_is_unpacked(tmp_path, monkeypatch, change, said: str) -> None:
+def test_a_wrong_archive_is_not_unpacked(tmp_path, monkeypatch, change, said: str) -> None:
     contents = make_batches(tmp_path, monkeypatch)
     changed = {name: data for name, data in {**contents, **change}.items() if data is not None}
     packed = pack(changed, monkeypatch) + (b"" if change else b"x")
@@ -165,14 +167,14 @@ def test_nothing_wrong_is_unpacked(tmp_path, monkeypatch, change, said: str) -> 
 
 @pytest.fixture
 def loaded(tmp_path, small) -> dict[str, Data]:
-    """Each task's data, of a small CIFAR-10."""
+    """Each task's data, from a small CIFAR-10."""
     make_tree(tmp_path)
     data = {name: registry.task(name).load(tmp_path) for name in TASKS}
     data["subset"] = cifar.load(tmp_path, subset=SUBSET)
     return data
 
 
-def test_parts_are_disjoint_stratified_and_named_by_what_was_read(loaded) -> None:
+def test_parts_are_disjoint_stratified_and_named_after_the_files_read(loaded) -> None:
     whole, five, unseen = loaded["cifar10"], loaded["cifar5"], loaded["cifar5-open"]
     assert unseen.outliers is not None and whole.outliers is None and five.outliers is None
     names = [(p.name, len(p)) for p in (whole.train, whole.val, whole.test)]
@@ -198,7 +200,7 @@ def test_every_image_keeps_its_label(loaded) -> None:
             assert [labels[image.tobytes()] for image in levels] == part.labels.tolist()
 
 
-def test_no_task_trains_on_what_another_one_validates_on(loaded) -> None:
+def test_no_task_trains_on_another_s_validation_images(loaded) -> None:
     whole, five, subset = loaded["cifar10"], loaded["cifar5"], loaded["subset"]
     assert ids(subset.train) == ids(whole.train)[:SUBSET] and ids(subset.val) == ids(whole.val)
     assert (torch.bincount(subset.train.labels) == SUBSET / 10).all()
@@ -207,14 +209,14 @@ def test_no_task_trains_on_what_another_one_validates_on(loaded) -> None:
     assert set(ids(five.val)) == {i for i, k in zip(ids(whole.val), whole.val.labels, strict=True) if k < 5}
 
 
-def test_the_open_task_asks_about_the_other_classes_and_shares_the_fit(loaded) -> None:
+def test_the_outliers_of_the_open_task_are_the_other_classes(loaded) -> None:
     five, unseen = loaded["cifar5"], loaded["cifar5-open"]
     assert five.fitted_on() == unseen.fitted_on() != loaded["cifar10"].fitted_on()
     assert unseen.outliers is not None and set(unseen.outliers.labels.tolist()) == set(range(5, 10))
     assert set(ids(unseen.test)) | set(ids(unseen.outliers)) == set(ids(loaded["cifar10"].test))
 
 
-def test_the_checksum_is_of_what_was_decoded(loaded, tmp_path) -> None:
+def test_the_checksum_is_of_the_decoded_images(loaded, tmp_path) -> None:
     found = cifar.pictures(tmp_path)
     arrays = (found.train, found.train_labels, found.test, found.test_labels)
     whole = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()

@@ -1,4 +1,4 @@
-"""Laws of CIFAR-10 in class folders: what a copy is called, what is refused, and how it is kept."""
+"""CIFAR-10 in class folders: names of copies, refused files, and the cache."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def kept_in(tree: Path) -> list[Path]:
 # What a copy is called, and what is read from it
 
 
-def test_a_png_tree_is_read_to_the_last_bit_in_the_order_of_classes_and_names(tmp_path, small) -> None:
+def test_a_png_tree_is_read_exactly_in_order_of_classes_and_names(tmp_path, small) -> None:
     found = cifar_tree.read_tree(make_tree(tmp_path))
     assert found.name == "cifar10-png"
     assert (np.concatenate([found.train, found.test]).transpose(0, 2, 3, 1) == LEVELS).all()
@@ -45,8 +45,8 @@ def test_a_png_tree_is_read_to_the_last_bit_in_the_order_of_classes_and_names(tm
         ({"form": "PNG"}, "png"),
     ],
 )
-def test_a_copy_is_called_by_what_its_files_are(how, name: str) -> None:
-    # The suffix says nothing: all of them are called .jpg.
+def test_a_copy_is_named_after_its_file_format(how, name: str) -> None:
+    # The suffix does not matter: all files are named .jpg.
     data = [saved(image, **how) for image in LEVELS[:2]]
     assert {cifar_tree._picture(each, Path("x.jpg"))[1] for each in data} == {name}
 
@@ -61,7 +61,7 @@ def test_one_file_of_another_kind_makes_a_mixed_copy_and_no_lossy_copy_is_cifar1
 
 
 def test_qualities_are_those_of_the_standards_tables() -> None:
-    # ITU-T T.81, tables K.1 and K.2, which quality 50 takes as they are; 100 divides by nothing.
+    # ITU-T T.81, tables K.1 and K.2, used unscaled at quality 50; at quality 100 all entries are 1.
     found = {quality: tables for tables, quality in cifar_tree._qualities().items()}
     assert len(found) == 100
     assert [table[:8] for table in found[50]] == [
@@ -79,7 +79,7 @@ def test_a_jpeg75_tree_that_is_not_the_checked_one_is_read_with_a_warning(tmp_pa
 # Decoded once
 
 
-def test_a_tree_is_decoded_once_and_kept_beside_it(tmp_path, small, monkeypatch, caplog) -> None:
+def test_a_tree_is_decoded_once_and_cached(tmp_path, small, monkeypatch, caplog) -> None:
     tree = make_tree(tmp_path)
     first = cifar_tree.read_tree(tree)
     (kept,) = kept_in(tree)
@@ -122,12 +122,12 @@ def test_a_broken_cache_is_never_used(tmp_path, small, caplog, broken: str) -> N
     assert kept.read_bytes() == whole
 
 
-def test_without_a_place_to_write_a_tree_is_read_all_the_same(tmp_path, small, caplog) -> None:
+def test_a_tree_in_a_read_only_folder_is_read_without_a_cache(tmp_path, small, caplog) -> None:
     tree = make_tree(tmp_path)
     first = cifar_tree.read_tree(tree)
     (kept,) = kept_in(tree)
     kept.unlink()
-    kept.mkdir()  # a folder in its place: nothing can be written there, whoever tries
+    kept.mkdir()  # a folder of that name: writing fails even for root
     assert cifar_tree.read_tree(tree).checksum == first.checksum
     assert f"cannot write {kept}" in caplog.text and not list(tmp_path.rglob("*.part"))
 
@@ -148,7 +148,7 @@ BAD_IMAGES = {
 
 
 def refused(tmp_path: Path) -> str:
-    """The message, which reading and `verify` share, and after which nothing new lies there."""
+    """The error message of both reading and `verify`, which leave no new files."""
     before = files_below(tmp_path)
     with pytest.raises(DataError) as caught:
         cifar.pictures(tmp_path)
@@ -163,7 +163,12 @@ def refused(tmp_path: Path) -> str:
     [
         ("train/cat", "cat", "train", f"{CLASS_FOLDERS}.*found no cat;"),
         ("test/cat", "test/dog/cat", "test", f"{CLASS_FOLDERS}.*found no cat;"),
-        ("train/airplane", "train/plane", "train", f"{CLASS_FOLDERS}.*no airplane and plane, which is none"),
+        (
+            "train/airplane",
+            "train/plane",
+            "train",
+            f"{CLASS_FOLDERS}.*no airplane and plane, which is not a class",
+        ),
         ("test", "val", "test", "expected a readable folder, found No such file"),
         ("train/ship/0003.png", "3.png", "train/ship", "expected 12 PNG or JPEG files, found 11"),
         ("train/ship/0003.png", "test/ship/3.png", "train/ship", "expected 12 .*, found 11"),
@@ -184,7 +189,7 @@ def test_a_bad_image_is_named_with_what_was_expected(tmp_path, small, found: str
     assert refused(tmp_path).startswith(f"{path}: {said} {found}")
 
 
-def test_what_is_no_image_is_left_alone(tmp_path, small) -> None:
+def test_other_files_are_ignored(tmp_path, small) -> None:
     tree = make_tree(tmp_path)
     for name in (
         "labels.txt",

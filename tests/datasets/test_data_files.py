@@ -1,4 +1,4 @@
-"""Laws of data files: read within bounds, known by checksum, downloads that are whole or absent."""
+"""Data files: limited in size, verified by checksum, downloaded atomically."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def test_a_bad_idx_file_is_an_error_that_says_why(data: bytes, found: str) -> No
         files.idx(data, "some-ubyte", (None, 28, 28))
 
 
-def test_no_more_is_unpacked_than_a_file_may_hold(tmp_path: Path) -> None:
+def test_decompression_is_limited_to_the_expected_size(tmp_path: Path) -> None:
     (tmp_path / "x.gz").write_bytes(gzip.compress(bytes(10**6)))
     with pytest.raises(DataError, match="at most 1,000 bytes"):
         files.read(tmp_path / "x.gz", 1000, "")
 
 
-def test_an_archive_is_read_as_it_is_and_not_unpacked(tmp_path: Path) -> None:
+def test_an_archive_is_read_without_decompression(tmp_path: Path) -> None:
     archive = gzip.compress(bytes(10**6))
     (tmp_path / "x.tar.gz").write_bytes(archive)
     assert files.read(tmp_path / "x.tar.gz", len(archive), "") == archive
@@ -100,7 +100,7 @@ def known(url: str = "", packed: bytes = PACKED) -> files.Files:
 
 
 @pytest.mark.parametrize(("suffix", "data"), [("", CONTENT), (".gz", PACKED)])
-def test_a_file_is_read_plain_or_packed(tmp_path: Path, suffix: str, data: bytes) -> None:
+def test_a_file_is_read_plain_or_compressed(tmp_path: Path, suffix: str, data: bytes) -> None:
     path = tmp_path / f"SET/raw/labels-ubyte{suffix}"
     files.write(path, data)
     assert known().read(tmp_path) == {"labels-ubyte": CONTENT}
@@ -118,7 +118,7 @@ def test_a_file_is_read_plain_or_packed(tmp_path: Path, suffix: str, data: bytes
         (".gz", CONTENT, "expected a whole gzip"),
     ],
 )
-def test_a_bad_file_is_an_error_and_stays_as_it_is(tmp_path: Path, suffix: str, data: bytes, found) -> None:
+def test_a_bad_file_is_an_error_and_is_not_changed(tmp_path: Path, suffix: str, data: bytes, found) -> None:
     path = tmp_path / f"SET/raw/labels-ubyte{suffix}"
     files.write(path, data)
     for use in (known().read, functools.partial(known().fetch, progress=False)):
@@ -130,7 +130,7 @@ def test_a_bad_file_is_an_error_and_stays_as_it_is(tmp_path: Path, suffix: str, 
 
 @pytest.mark.parametrize("given", [True, False])
 @pytest.mark.parametrize("name", ["mnist", "mnist-5000", "notmnist"])
-def test_missing_data_names_files_folder_and_a_way_on(tmp_path: Path, name: str, given: bool) -> None:
+def test_missing_data_names_files_folder_and_what_to_do(tmp_path: Path, name: str, given: bool) -> None:
     with pytest.raises(DataError) as caught:
         registry.task(name).load(tmp_path if given else None)
     for part in ("t10k-images-idx3-ubyte", "NIST", "data fetch", "--data DIR", "BENCH_DATA", "`digits`"):
@@ -144,7 +144,7 @@ def test_missing_data_names_files_folder_and_a_way_on(tmp_path: Path, name: str,
 
 @pytest.fixture
 def server(tmp_path_factory, monkeypatch) -> Iterator[tuple[str, Path]]:
-    """An HTTP server on this machine: its address, and the folder it serves."""
+    """A local HTTP server: its address, and the folder it serves."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     folder = tmp_path_factory.mktemp("served")
 
@@ -161,7 +161,7 @@ def server(tmp_path_factory, monkeypatch) -> Iterator[tuple[str, Path]]:
 
 
 @pytest.mark.parametrize("progress", [True, False])
-def test_a_download_with_the_right_checksum_appears_unpacked(server, tmp_path: Path, progress) -> None:
+def test_a_download_with_the_right_checksum_is_stored_decompressed(server, tmp_path: Path, progress) -> None:
     url, served = server
     (served / "labels.gz").write_bytes(PACKED)
     source = known(f"{url}labels.gz")
@@ -190,7 +190,7 @@ def test_a_bad_download_leaves_nothing_behind(server, tmp_path, sent, expected, 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_next_mirror_is_asked_where_the_first_one_fails(server, tmp_path: Path) -> None:
+def test_the_next_mirror_is_used_if_the_first_fails(server, tmp_path: Path) -> None:
     url, served = server
     (served / "good.gz").write_bytes(PACKED)
     (served / "bad.gz").write_bytes(b"?")
@@ -279,7 +279,9 @@ def test_more_broken_pictures_than_the_original_has_are_an_error() -> None:
         ("notMNIST_small/A/huge.png", bytes(notmnist.MAX_PNG + 1), "at most"),
     ],
 )
-def test_an_archive_that_escapes_or_swells_is_refused(make, path: str, data: bytes, found: str) -> None:
+def test_an_archive_with_outside_paths_or_oversized_members_is_refused(
+    make, path: str, data: bytes, found: str
+) -> None:
     name = "x.zip" if make is make_zip else "x.tar.gz"
     with pytest.raises(DataError, match=found):
         list(notmnist.read_archive(make({**inside(SHAPES), path: data}), name))

@@ -1,4 +1,4 @@
-"""Laws of the data sets: names, splits, embedded digits and letters, the real files."""
+"""Data sets: names, splits, embedded digits and letters, the real files."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_registering_imports_neither_torch_nor_sklearn() -> None:
 
 
 @pytest.mark.parametrize("name", [*DIGITS, *REAL])
-def test_a_registered_task_carries_its_name_and_every_preset(name: str) -> None:
+def test_a_registered_task_has_its_name_and_all_presets(name: str) -> None:
     task = registry.task(name)
     assert task.name == name and set(task.scales) == set(registry.PRESETS)
     assert task.scale("smoke").sizes == (1, 5) and task.scale("quick").sizes == (1, 5, 10, 100)
@@ -48,7 +48,7 @@ def test_a_registered_task_carries_its_name_and_every_preset(name: str) -> None:
     assert task.embedded == (name in DIGITS)
 
 
-def test_tasks_that_train_alike_share_a_train_key() -> None:
+def test_tasks_with_the_same_training_share_a_train_key() -> None:
     assert {name: registry.task(name).train for name in REAL} == {
         "mnist": "mnist",
         "mnist-5000": "mnist-5000",
@@ -57,7 +57,7 @@ def test_tasks_that_train_alike_share_a_train_key() -> None:
 
 
 @pytest.mark.parametrize("name", ["mnist", "notmnist"])
-def test_a_registered_source_carries_its_name(name: str) -> None:
+def test_a_registered_source_has_its_name(name: str) -> None:
     assert registry.source(name).name == name
 
 
@@ -65,7 +65,7 @@ def test_a_registered_source_carries_its_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("sizes", [(50, 50, 50), (7, 100, 31, 2), (1,)])
-def test_every_prefix_of_a_stratified_permutation_holds_the_classes_in_proportion(sizes) -> None:
+def test_every_prefix_of_a_stratified_permutation_has_the_class_proportions(sizes) -> None:
     labels = np.random.RandomState(1).permutation(np.repeat(np.arange(len(sizes)), sizes))
     order = stratified(labels, 3)
     assert sorted(order) == list(range(len(labels)))
@@ -75,7 +75,7 @@ def test_every_prefix_of_a_stratified_permutation_holds_the_classes_in_proportio
     assert (np.abs(counts - expected) <= 0.5 + shares * len(sizes) / 2 + 1e-9).all()
 
 
-def test_a_stratified_permutation_depends_on_labels_and_seed_alone() -> None:
+def test_a_stratified_permutation_depends_only_on_labels_and_seed() -> None:
     labels = np.repeat(np.arange(3), 20)
     np.random.seed(5)
     first = stratified(labels, 0)
@@ -84,7 +84,7 @@ def test_a_stratified_permutation_depends_on_labels_and_seed_alone() -> None:
 
 
 def check_data(data: Data) -> None:
-    """What holds for every task: types, range, disjoint parts, balanced prefixes, whole checksums."""
+    """Checks for every task: types, range, disjoint parts, balanced prefixes, full checksums."""
     parts = [data.train, data.val, data.test]
     for part in [*parts, *([data.outliers] if data.outliers else [])]:
         assert part.images.dtype == torch.float32 and part.labels.dtype == torch.int64
@@ -96,7 +96,7 @@ def check_data(data: Data) -> None:
 
 
 @pytest.mark.parametrize("name", DIGITS)
-def test_embedded_tasks_hold_the_general_laws(name: str) -> None:
+def test_embedded_tasks_satisfy_the_general_laws(name: str) -> None:
     check_data(load(name))
 
 
@@ -105,7 +105,7 @@ def test_digits_are_split_once_and_completely() -> None:
     parts = (data.train, data.val, data.test)
     assert [part.name for part in parts] == ["digits", "digits-val", "digits"]
     assert [len(part) for part in parts] == [1257, 180, 360]
-    # All 1,797 images are different, so that counting them shows that no two parts share one.
+    # All 1,797 images are different, so counting them shows that the parts are disjoint.
     assert len(set.union(*(rows(part.images) for part in parts))) == 1797
     assert data.train.images.shape[1:] == (1, 28, 28)
 
@@ -141,7 +141,7 @@ def test_the_network_of_an_embedded_task_fits_its_images(name: str) -> None:
 # Letters
 
 
-def test_letters_look_like_digits_but_are_none() -> None:
+def test_letters_have_the_statistics_of_digits_but_differ() -> None:
     levels, labels = letters.letters()
     known, _ = digits._levels()
     assert levels.shape == (360, 8, 8) and (np.bincount(labels) == 36).all()
@@ -175,7 +175,7 @@ def test_a_font_that_is_missing_is_named(monkeypatch) -> None:
 
 
 @real_data
-def test_real_mnist_holds_the_general_laws_and_sizes() -> None:
+def test_real_mnist_satisfies_the_general_laws_and_sizes() -> None:
     data = load("mnist")
     check_data(data)
     parts = (data.train, data.val, data.test)

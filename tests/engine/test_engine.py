@@ -1,4 +1,4 @@
-"""Every way of evaluating stacked networks gives the same logits and gradients."""
+"""All implementations of stacked networks give the same logits and gradients."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def stacked(network, members, dtype=torch.float64, seed=0):
 
 
 def by_hand(network, weights, x, own=False):
-    """The definition: one functional call a member."""
+    """The reference: one functional call per member."""
     members = len(next(iter(weights.values())))
     return torch.stack(
         [
@@ -75,7 +75,7 @@ def close(found, expected, dtype, entries):
     elif entries:
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     else:
-        # Near-ties in pooling may fall the other way in float32 and move single entries.
+        # Near-ties in pooling may be decided differently in float32 and change single entries.
         assert (found - expected).norm() <= 1e-4 * expected.norm() + 1e-7
 
 
@@ -105,7 +105,7 @@ def test_ways_agree_on_losses_and_weight_gradients(case, members, own, dtype):
     x = torch.rand(*images, generator=stream(2), dtype=dtype)
     y = torch.randint(0, 3, images[:2] if own else (8,), generator=stream(3))
     expected = cross_entropy(by_hand(network, weights, x, own), y)
-    scale = torch.arange(1.0, members + 1, dtype=dtype)  # each member's gradient is scaled by its own
+    scale = torch.arange(1.0, members + 1, dtype=dtype)  # a different scale for each member's gradient
     gradients = torch.autograd.grad((expected * scale).sum(), list(weights.values()))
     for engine in ways(network).values():
         found = engine.losses(weights, x, y, cross_entropy, own=own)
@@ -117,7 +117,7 @@ def test_ways_agree_on_losses_and_weight_gradients(case, members, own, dtype):
 
 @given(convolutional(), st.integers(1, 4), st.sampled_from([torch.float64, torch.float32]))
 @settings(max_examples=25, deadline=None)
-def test_own_images_get_their_gradient_from_the_pass_that_gives_the_weights_theirs(case, members, dtype):
+def test_gradients_of_own_images_and_of_weights_come_from_one_pass(case, members, dtype):
     network, shape = case
     weights = {n: w.requires_grad_() for n, w in stacked(network, members, dtype).items()}
     x = torch.rand(members, 8, *shape, generator=stream(2), dtype=dtype).requires_grad_()
@@ -147,7 +147,7 @@ def test_target_networks_are_read_and_agree_with_their_own_forward(network):
 
 @pytest.mark.parametrize("outputs", [4, 16])  # 16: by the compiled kernels
 @pytest.mark.parametrize("channels", [1, 3])
-def test_equal_entries_of_a_pooled_window_send_their_gradient_where_the_network_does(channels, outputs):
+def test_gradients_of_ties_in_a_pooling_window_match_the_network(channels, outputs):
     network = nn.Sequential(
         nn.Conv2d(channels, outputs, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(outputs, outputs, 2),
         nn.LeakyReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * outputs, 3),
@@ -164,12 +164,12 @@ def test_equal_entries_of_a_pooled_window_send_their_gradient_where_the_network_
 
 @st.composite
 def first_layers(draw):
-    """A network whose first layer the compiled kernels do, and the shape of its images."""
+    """A network whose first layer the compiled kernels support, and the shape of its images."""
     channels, side = draw(st.sampled_from([1, 3])), draw(st.sampled_from([3, 5]))
     outputs, size = draw(st.sampled_from([16, 32])), draw(st.integers(10, 14))
     first = nn.Conv2d(channels, outputs, side, bias=draw(st.booleans()))
     second = nn.Conv2d(outputs, 16, 2)
-    activation = [[nn.LeakyReLU(0.1)], [nn.ReLU()], []]  # at times one module in both places
+    activation = [[nn.LeakyReLU(0.1)], [nn.ReLU()], []]  # sometimes the same module twice
     layers = [first, *draw(st.sampled_from(activation)), nn.MaxPool2d(2), second, nn.MaxPool2d(2)]
     left = ((size - side + 1) // 2 - 1) // 2
     layers += [*draw(st.sampled_from(activation)), nn.Flatten(), nn.Linear(16 * left * left, 3)]
@@ -179,7 +179,7 @@ def first_layers(draw):
 @pytest.mark.parametrize("compiled", [True, False])
 @given(first_layers(), st.integers(1, 5), st.sampled_from([torch.float64, torch.float32]))
 @settings(max_examples=25, deadline=None)
-def test_kernels_agree_with_the_network_and_so_does_what_stands_in_for_them(compiled, case, batch, dtype):
+def test_kernels_and_their_fallback_agree_with_the_network(compiled, case, batch, dtype):
     if compiled and not kernels.compiled():
         pytest.skip("the kernels were not compiled")
     network, shape = case
@@ -199,7 +199,7 @@ def test_kernels_agree_with_the_network_and_so_does_what_stands_in_for_them(comp
         close(part, gradient, dtype, entries=False)
 
 
-def test_an_attack_keeps_a_byte_for_each_pooled_entry():
+def test_an_attack_stores_one_byte_per_pooled_entry():
     if not kernels.compiled():
         pytest.skip("the kernels were not compiled")
     engine = Engine(networks.mnist())
@@ -213,7 +213,7 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_members_side_by_side_are_the_members_one_by_one_and_repeat_bit_for_bit(threads):
+def test_parallel_members_equal_sequential_ones_bit_for_bit(threads):
     network = networks.mnist()
     weights = {n: w.requires_grad_() for n, w in stacked(network, 5, torch.float32).items()}
     x, y = torch.rand(20, 1, 28, 28, generator=stream(6)), torch.arange(20) % 10
@@ -232,7 +232,7 @@ def test_members_side_by_side_are_the_members_one_by_one_and_repeat_bit_for_bit(
         assert torch.equal(many, again)
 
 
-def test_an_error_in_a_member_is_the_callers(threads):
+def test_an_error_in_a_member_reaches_the_caller(threads):
     threads(2)
 
     def call(item):
@@ -300,7 +300,7 @@ def test_a_layers_own_operation_replaces_the_product():
     torch.testing.assert_close(found, functional_call(network, folded, (x,)))
 
 
-def test_misfits_name_the_layer_and_what_was_found():
+def test_shape_errors_name_the_layer_and_what_was_found():
     network = networks.mnist()
     engine, weights = Engine(network), stacked(networks.mnist(), 2, torch.float32)
     x = torch.rand(3, 1, 28, 28)
@@ -314,7 +314,7 @@ def test_misfits_name_the_layer_and_what_was_found():
         engine.logits(weights, torch.rand(3, 3, 28, 28))
 
 
-def test_graphs_are_kept_as_far_as_they_fit_and_the_gradient_stays_the_same():
+def test_limiting_the_number_of_graphs_does_not_change_the_gradient():
     network = networks.mnist()
     weights, x = stacked(network, 5), torch.rand(3, 1, 28, 28, dtype=torch.float64).requires_grad_()
     one = Engine(network).image_bytes(x[0]) * len(x)
@@ -339,7 +339,7 @@ def test_a_call_out_of_memory_is_repeated_with_half_the_members():
             raise torch.OutOfMemoryError
         return members
 
-    # Any device but the CPU: there slices are single calls side by side, and memory is not watched.
+    # Any device but the CPU, where members run in parallel and memory is not checked.
     done = engine._each(range(6), torch.empty(1, 1, 28, 28, device="meta"), call)
     assert [(s.start, s.stop) for s in calls] == [
         (0, 6),

@@ -1,4 +1,4 @@
-"""Memory that was freed is used again instead of being fetched from the system page by page."""
+"""Freed memory is reused instead of being fetched from the system page by page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import ctypes, resource
 from bench.engine import memory
 library = ctypes.CDLL(None)
 library.malloc.restype = ctypes.c_void_p
-SIZE = 64 * 2**20  # more than the library keeps by itself
+SIZE = 64 * 2**20  # more than the C library keeps by default
 
 def fill():
     block = ctypes.c_void_p(library.malloc(ctypes.c_size_t(SIZE)))
@@ -33,7 +33,7 @@ print(min(faults() for _ in range(8)))
 
 
 def fewest_faults() -> int:
-    """Fewest pages fetched for a block of 16,384 pages that one of its size was freed before."""
+    """Minimum page faults for a block of 16,384 pages after one of the same size was freed."""
     command = [sys.executable, "-c", SCRIPT]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 

@@ -1,4 +1,4 @@
-"""The attack evaluation: who is attacked, who is tested, and what the rows say, against hand counts."""
+"""The attack evaluation: attacked and tested networks, and rows against hand-worked values."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def found(drawn):
     return attacks.evaluate(subject(drawn)[0], Streams(0, "attack"))
 
 
-def test_rows_have_keys_of_their_own_and_known_metrics(found, drawn):
+def test_rows_have_distinct_keys_and_known_metrics(found, drawn):
     extra = fooling_epsilon.evaluate(subject(drawn)[0], Streams(0, "fooling-epsilon"))
-    text = store.to_csv(found.rows + extra.rows)  # raises where two rows share a key
+    text = store.to_csv(found.rows + extra.rows)  # raises if two rows share a key
     assert "nan" not in text and "inf" not in text
     assert {r["metric"] for r in found.rows + extra.rows} <= set(schema.METRICS)
 
 
-def test_networks_attacked_are_the_first_and_fresh_ones_the_next(found):
+def test_the_first_networks_are_attacked_and_the_next_are_fresh(found):
     rows = [r for r in found.rows if r["metric"] != "detection_threshold_nats"]
     crafted = {(r["variant"], r["members"], r.get("crafted_members")) for r in rows}
     fresh = {("fresh", m, n) for n in (1, 2, 3) for m in (1, 2, 3)}  # all that six networks allow
@@ -55,7 +55,7 @@ def test_networks_attacked_are_the_first_and_fresh_ones_the_next(found):
 
 
 @pytest.mark.parametrize(("variant", "places"), [("same", slice(0, 3)), ("fresh", slice(3, 6))])
-def test_numbers_of_fgsm_are_counted_again_by_hand(found, drawn, variant, places):
+def test_metrics_of_fgsm_by_hand(found, drawn, variant, places):
     test = stripes_mislabelled().test.first(8)
     images = oblivious.fgsm(drawn[:3], test.images, test.labels, 0.3)
     labels = test.labels
@@ -87,7 +87,7 @@ def test_numbers_of_fgsm_are_counted_again_by_hand(found, drawn, variant, places
         assert line["value"] == pytest.approx(float(((pairs > 0) + 0.5 * (pairs == 0)).double().mean()))
 
 
-def test_one_network_is_attacked_and_single_others_are_counted(found, drawn):
+def test_attacks_on_one_network_are_tested_on_single_others(found, drawn):
     test = stripes_mislabelled().test.first(8)
     images = oblivious.fgsm(drawn[:1], test.images, test.labels, 0.3)
     wrong = drawn[1:6](images).argmax(-1) != test.labels
@@ -102,8 +102,8 @@ def test_one_network_is_attacked_and_single_others_are_counted(found, drawn):
     assert line["examples"] == int(own.sum())
 
 
-def test_single_fresh_networks_and_other_sizes_are_counted_again_by_hand(found, drawn):
-    # The resampling matrix: made against two networks, shown to one, two and three others.
+def test_metrics_of_single_fresh_networks_and_other_sizes_by_hand(found, drawn):
+    # The resampling matrix: crafted against two networks, tested on one, two and three others.
     test = stripes_mislabelled().test.first(8)
     images = oblivious.fgsm(drawn[:2], test.images, test.labels, 0.3)
     before, after = (drawn(x) for x in (test.images, images))
@@ -119,7 +119,7 @@ def test_single_fresh_networks_and_other_sizes_are_counted_again_by_hand(found, 
     assert line["value"] == pytest.approx((fooled & right).sum().item() / right.sum().item())
 
 
-def test_what_is_detected_lies_above_a_threshold_from_clean_validation_images(found, drawn):
+def test_the_detection_threshold_comes_from_clean_validation_images(found, drawn):
     data = stripes_mislabelled()
     val = drawn[:3](data.val.images).double().softmax(-1).mean(0)
     threshold = float(np.quantile(-(val * val.log()).sum(-1).numpy(), 0.95))
@@ -138,7 +138,7 @@ def test_what_is_detected_lies_above_a_threshold_from_clean_validation_images(fo
     assert line["value"] == pytest.approx(float((fooled & ~rejected)[right].double().mean()))
 
 
-def test_more_others_than_a_hundred_are_counted_one_by_one(monkeypatch, drawn):
+def test_more_than_a_hundred_others_are_tested_singly(monkeypatch, drawn):
     monkeypatch.setattr(attacks, "ONE_TO_MANY", 2)
     rows = attacks.evaluate(subject(drawn)[0], Streams(0, "attack")).rows
     sizes = {(r["metric"], r["members"]) for r in rows if r.get("variant") == "one-to-many"}
@@ -146,7 +146,7 @@ def test_more_others_than_a_hundred_are_counted_one_by_one(monkeypatch, drawn):
     assert {n for m, n in sizes if m != "fooled_share"} == {2}
 
 
-def test_a_seed_repeats_bit_for_bit_and_the_global_generator_is_left_alone(found, drawn):
+def test_a_seed_repeats_bit_for_bit_and_the_global_generator_is_not_changed(found, drawn):
     state = torch.get_rng_state()
     again = attacks.evaluate(subject(drawn)[0], Streams(0, "attack"))
     assert torch.equal(torch.get_rng_state(), state)
@@ -156,22 +156,22 @@ def test_a_seed_repeats_bit_for_bit_and_the_global_generator_is_left_alone(found
     assert fgsm[0] == fgsm[1] and other.rows != found.rows
 
 
-def test_sizes_without_fresh_networks_are_left_out_with_a_line(drawn):
+def test_sizes_without_fresh_networks_are_skipped_with_a_message(drawn):
     asked, said = subject(drawn[:5])
     rows = attacks.evaluate(asked, Streams(0, "attack")).rows
     assert {r.get("crafted_members") for r in rows} == {None, 1, 2}
     assert {r["members"] for r in rows if r.get("crafted_members") == 2} == {1, 2, 3}
-    assert said == ["  left out: attacks on 3 networks (need 6, half of them fresh; the method holds 5)"]
+    assert said == ["  skipped: attacks on 3 networks (need 6, half of them fresh; the method holds 5)"]
 
 
-def test_a_network_drawn_twice_is_no_fresh_one(drawn):
+def test_a_network_drawn_twice_is_not_fresh(drawn):
     weights = {n: torch.cat([w[:3], w[1:4]]) for n, w in drawn.weights.items()}
     twice = Ensemble(small_network(), weights)
-    with pytest.raises(ValueError, match="the same network again at place 3 of the draw"):
+    with pytest.raises(ValueError, match="an attacked network again at index 3 of the sample"):
         attacks.evaluate(subject(twice)[0], Streams(0, "attack"))
 
 
-def test_arrays_hold_the_first_network_and_the_largest_ensemble_of_the_task(found, drawn):
+def test_arrays_are_stored_for_the_first_network_and_the_largest_ensemble(found, drawn):
     second = AttackScale(4, (1000,), (0.2,), steps=2)
     again = attacks.evaluate(subject(drawn, PART, second)[0], Streams(0, "attack"))
     assert again.arrays.keys() == found.arrays.keys()
@@ -196,12 +196,12 @@ def test_arrays_hold_the_first_network_and_the_largest_ensemble_of_the_task(foun
     assert line["value"] == pytest.approx(float(mean), rel=1e-5)
 
 
-def test_batches_of_images_say_the_same(monkeypatch, drawn):
+def test_results_do_not_depend_on_the_batch_size(monkeypatch, drawn):
     data = load_stripes(None).test
     places = range(len(drawn))
 
     def look():
-        seen, alone = views.look(drawn, [places], data.images, data.labels, [places])
+        seen, alone = views.views_of(drawn, [places], data.images, data.labels, [places])
         return seen[places], alone[places]
 
     whole, singles = look()
@@ -214,7 +214,7 @@ def test_batches_of_images_say_the_same(monkeypatch, drawn):
     assert predictions.entropy(parts.log_p) == pytest.approx(whole.entropy, rel=1e-5)
 
 
-def test_the_smallest_epsilon_has_quantiles_and_no_row_where_no_epsilon_fools(drawn):
+def test_quantiles_of_the_smallest_epsilon_are_omitted_if_infinite(drawn):
     result = fooling_epsilon.evaluate(subject(drawn)[0], Streams(0, "fooling-epsilon"))
     assert {(r["members"], r["success"]) for r in result.rows} == {(1, "fused"), (2, "fused"), (2, "every")}
     for attacked in oblivious.ATTACKS:
@@ -222,7 +222,7 @@ def test_the_smallest_epsilon_has_quantiles_and_no_row_where_no_epsilon_fools(dr
         rows = pick(result, "fooling_epsilon", attack=attacked, members=2, success="fused")
         finite = {
             q: np.sort(values)[math.ceil(q * 8) - 1] for q in fooling_epsilon.QUANTILES
-        }  # the least value that at least the share q does not exceed
+        }  # the smallest value that a share of at least q does not exceed
         finite = {q: v for q, v in finite.items() if np.isfinite(v)}
         assert {r["quantile"]: r["value"] for r in rows} == pytest.approx(finite)
         (rate,) = pick(result, "success_rate", attack=attacked, members=2, success="fused")
@@ -231,7 +231,7 @@ def test_the_smallest_epsilon_has_quantiles_and_no_row_where_no_epsilon_fools(dr
         assert every.shape == (8,)
 
 
-def test_a_scale_says_how_many_networks_to_draw():
+def test_the_scale_determines_the_number_of_networks_to_draw():
     large = AttackScale(4, (1000,), (0.1,), steps=2)
     assert DRAWS["attack"](Scale()) == 0
     assert attacks.draws(Scale(attacks=(PART,))) == 6
@@ -239,7 +239,7 @@ def test_a_scale_says_how_many_networks_to_draw():
     assert attacks.draws(Scale(attacks=(PART, large))) == 2000
 
 
-def test_other_sizes_that_a_command_asks_for_are_attacked_as_well():
+def test_other_sizes_requested_by_a_command_are_attacked_too():
     large = AttackScale(4, (1000,), (0.1,), steps=2)
     scale = Scale((1, 5), attacks=(PART, large))
     assert scale.asked((1, 5)) is scale
@@ -248,7 +248,7 @@ def test_other_sizes_that_a_command_asks_for_are_attacked_as_well():
 
 
 class Holding(Method):
-    """A method that holds as many networks as it is told."""
+    """A method that holds a given number of networks."""
 
     def start(self, train, val, *, loss, rng): ...
     def rounds(self):
@@ -262,7 +262,7 @@ class Holding(Method):
 
 
 @pytest.mark.parametrize(("limit", "drawn"), [(None, 6), (10, 6), (5, 5)])
-def test_a_finite_method_is_asked_for_no_more_than_it_holds(limit, drawn):
+def test_no_more_networks_are_drawn_than_a_finite_method_holds(limit, drawn):
     method = Holding(small_network(), None)
     method.max_members = limit
     assert run._draws(method, (1, 3), ("accuracy", "attack"), Scale(attacks=(PART,))) == drawn
@@ -271,7 +271,7 @@ def test_a_finite_method_is_asked_for_no_more_than_it_holds(limit, drawn):
 
 @pytest.mark.parametrize("task", ["digits", "mnist-attack"])
 @pytest.mark.parametrize("preset", ["smoke", "quick", "paper"])
-def test_what_each_preset_attacks_is_what_the_design_says(task, preset):
+def test_each_preset_attacks_the_specified_sizes(task, preset):
     from bench import registry
 
     parts = registry.task(task).scale(preset).attacks

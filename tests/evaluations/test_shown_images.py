@@ -1,4 +1,4 @@
-"""What evaluations keep for figures: filters of the first convolutions, and images of extreme entropy."""
+"""Arrays stored for figures: filters of the first convolutions, and images of extreme entropy."""
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ def test_extremes_are_the_images_of_lowest_score_ties_in_order():
     assert len(extremes(split("q", 3, 0), "q/5", np.arange(3.0))["q/5/extreme_index"]) == 3
 
 
-def test_the_largest_ensemble_keeps_its_surest_outliers_and_its_least_sure_images():
+def test_the_largest_ensemble_stores_its_extreme_images():
     network, weights = stacked(6)
     test, outliers = split("in", 40, 1), split("out", 50, 2)
     data = Data(train=test, val=test, test=test, outliers=outliers)

@@ -32,7 +32,7 @@ TINY = {"epochs": 3, "free_epochs": 1, "passes": 4, "keep": 2, "networks": 4, "b
 # --- data
 
 
-def test_the_points_are_a_cube_with_noise_of_sd_three():
+def test_the_points_are_x_cubed_with_noise_of_sd_three():
     (x, y), _, (more_x, more_y) = toy.points()
     assert len(x) == 20 and np.abs(x).max() <= 4
     assert np.abs(y - x**3).max() < 4 * 3
@@ -43,7 +43,7 @@ def test_the_points_are_a_cube_with_noise_of_sd_three():
 
 
 def farthest(x: np.ndarray) -> float:
-    """The largest distance from a place in [-4, 4] to the nearest point."""
+    """The largest distance from a location in [-4, 4] to the nearest point."""
     return np.abs(np.linspace(-4, 4, 8001)[:, None] - x).min(1).max()
 
 
@@ -52,7 +52,7 @@ def test_the_seed_is_the_first_whose_points_cover_the_interval():
     assert min(far[:-1]) > 0.6 >= far[-1]
 
 
-def test_the_reference_was_made_of_these_points_and_has_mixed():
+def test_the_reference_belongs_to_these_points_and_has_converged():
     comments = [line for line in toy.REFERENCE.read_text().splitlines() if line.startswith("#")]
     assert comments[0] == f"# points sha256: {toy.points_checksum()}"
     with toy.REFERENCE.open() as file:
@@ -63,7 +63,7 @@ def test_the_reference_was_made_of_these_points_and_has_mixed():
     np.testing.assert_allclose([float(line["x"]) for line in lines], toy.grid(), atol=1e-9)
 
 
-def test_the_reference_is_sure_at_the_points_and_not_beyond_them():
+def test_the_reference_sd_is_small_at_the_points_and_large_outside():
     known = toy.reference()
     x = known.grid.images[:, 0]
     inside = x.abs() <= 4
@@ -76,7 +76,7 @@ def test_the_reference_is_sure_at_the_points_and_not_beyond_them():
 # --- Hamiltonian Monte Carlo
 
 
-def test_outputs_are_those_of_the_very_network():
+def test_outputs_agree_with_the_network():
     network, rng = networks.toy(), stream(0)
     theta = torch.randn(3, networks.count(network), generator=rng)
     assert theta.shape[1] == 301
@@ -98,7 +98,7 @@ def test_the_posterior_is_normal_prior_times_normal_likelihood():
     assert found[1] - found[0] == pytest.approx(oracle[1] - oracle[0])
 
 
-def test_hmc_draws_a_normal_distribution_with_its_moments():
+def test_hmc_samples_a_normal_distribution_with_correct_moments():
     mean, sd = torch.linspace(-2, 2, 20).double(), torch.linspace(0.5, 2, 20).double()
     start, rng = torch.zeros(100, 20).double(), stream(2)
 
@@ -108,13 +108,13 @@ def test_hmc_draws_a_normal_distribution_with_its_moments():
     drawn, chances = zip(*toy_hmc.hmc(log_density, start, 100, 100, 8, rng), strict=True)
     values = torch.stack(drawn)
     assert torch.stack(chances).mean() == pytest.approx(toy_hmc.ACCEPTED, abs=0.1)
-    # 10,000 draws; those of a chain are correlated.
+    # 10,000 draws, correlated within chains.
     torch.testing.assert_close(values.mean((0, 1)), mean, rtol=0, atol=0.15)
     torch.testing.assert_close(values.flatten(0, 1).std(0), sd, rtol=0.05, atol=0)
     assert toy_hmc.r_hat(values.numpy()).max() < 1.05
 
 
-def test_r_hat_sees_chains_that_stay_apart_and_chains_that_drift():
+def test_r_hat_detects_separate_and_drifting_chains():
     values = np.random.RandomState(0).standard_normal((400, 4, 1))
     assert toy_hmc.r_hat(values)[0] == pytest.approx(1, abs=0.02)
     assert toy_hmc.r_hat(values + np.arange(4)[None, :, None])[0] > 1.3
@@ -175,7 +175,7 @@ def test_coverage_by_hand():
 
 
 def constant(*levels: float) -> Ensemble:
-    """Networks that say one number everywhere."""
+    """Networks with constant outputs."""
     network = networks.toy()
     weights = {n: torch.zeros(len(levels), *s) for n, s in networks.shapes(network).items()}
     weights["output.bias"] = torch.tensor(levels)[:, None]
@@ -187,7 +187,7 @@ def evaluated(ensemble: Ensemble, sizes: tuple[int, ...], name: str = "regressio
     return EVALUATIONS[name](subject, Streams(0, name))
 
 
-def test_rows_by_hand_of_networks_that_say_one_number():
+def test_rows_of_constant_networks_by_hand():
     result = evaluated(constant(-3.0, 3.0), (1, 2))
     found = {(r["metric"], r["dataset"], r["members"]): r["value"] for r in result.rows}
     parts = ("toy:inside", "toy:outside")
@@ -213,9 +213,9 @@ def test_rows_by_hand_of_networks_that_say_one_number():
     assert found["log_likelihood_nats", "toy", 1] == pytest.approx(np.log(pair).mean())
 
 
-def test_the_reference_itself_has_no_distance_to_it():
+def test_the_reference_has_distance_zero_to_itself():
     mean, sd = (t.numpy() for t in (toy.reference().mean, toy.reference().sd))
-    half = sd / math.sqrt(2)  # two values so far from their mean have this sd, ddof 1
+    half = sd / math.sqrt(2)  # two values at this distance from their mean have sd `sd`, ddof 1
     pair = np.stack([mean - half, mean + half])
     far = predictions.gaussian_wasserstein2(pair.mean(0), pair.std(0, ddof=1), mean, sd)
     assert far.max() < 1e-4
@@ -242,7 +242,7 @@ def test_every_method_fits_the_points(name):
     assert torch.isfinite(outputs).all()
 
 
-def test_a_chain_keeps_networks_of_several_passes():
+def test_a_chain_keeps_networks_of_several_epochs():
     entry = registry.method("sgld")
     config = resolve(entry, entry.load().Config, "smoke", "toy", {}).method
     method = entry.load()(

@@ -1,10 +1,10 @@
-"""Kill a sweep at random moments until it is done: nothing may be lost, doubled, torn or changed.
+"""Kill a sweep at random times until it is done: no row may be lost, duplicated, truncated or changed.
 
     python tests/faults/kills.py --kills 100
 
-Runs a grid of smoke cells undisturbed, then again in a second folder, where every command is killed
-(SIGKILL to its whole process group) after a random time, and compares the rows. Where the grid is done
-before all kills, it begins anew in another folder.
+Runs a grid of smoke cells without interruption, then again in a second folder, where every command is killed
+(SIGKILL to its process group) after a random time, and compares the rows. If the grid is done before all
+kills, it starts again in another folder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def command(results: Path, methods: str, jobs: int, *more: str) -> list[str]:
 
 
 def values(results: Path) -> pd.DataFrame:
-    """All rows but cost and provenance, in an order that no run decides."""
+    """All rows except costs and provenance, sorted independently of runs."""
     frame = store.read(results)
     frame = frame[~frame["metric"].str.contains("seconds|bytes|per_s")].drop(columns=["run", "commit"])
     keys = [name for name in schema.KEY if name != "run"]
@@ -45,7 +45,7 @@ def values(results: Path) -> pd.DataFrame:
 
 @dataclass
 class Tally:
-    """What the kills did: how many, grids completed under them, and faults found."""
+    """The result: number of kills, grids completed meanwhile, and faults found."""
 
     kills: int = 0
     grids: int = 0
@@ -53,7 +53,7 @@ class Tally:
 
 
 def finish_or_kill(words: list[str], seconds: float | None) -> bool:
-    """Run a command; True where it ended by itself before it was killed."""
+    """Run a command; True if it exited before it was killed."""
     log = subprocess.DEVNULL
     with subprocess.Popen(words, stdout=log, stderr=subprocess.PIPE, text=True, start_new_session=True) as p:
         try:
@@ -68,7 +68,7 @@ def finish_or_kill(words: list[str], seconds: float | None) -> bool:
 
 
 def faults(results: Path, cells: int, expected: pd.DataFrame) -> list[str]:
-    """What is lost, doubled, torn or changed in a folder whose grid is done."""
+    """What is lost, duplicated, truncated or changed in a folder whose grid is done."""
     found = []
     runs = store.runs(results)
     if len(runs) != cells or len({about["cell"] for about in runs.values()}) != cells:
@@ -88,7 +88,7 @@ def faults(results: Path, cells: int, expected: pd.DataFrame) -> list[str]:
 
 
 def storm(kills: int, seed: int, methods: str = METHODS, jobs: int = 2, longest: float = 20.0) -> Tally:
-    """Kill sweeps so many times; each at a time drawn evenly from [0, longest) seconds after its start."""
+    """Kill sweeps this many times, each at a random time in [0, longest) seconds after its start."""
     draw = random.Random(seed)
     cells = len(methods.split(","))
     tally = Tally()

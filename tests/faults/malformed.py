@@ -1,9 +1,9 @@
-"""Give every reader malformed files: each is refused with a clear error, or read; none writes or hangs.
+"""Malformed files for every reader: each is refused with a clear error or read, without writing or hanging.
 
     python tests/faults/malformed.py --inputs 200
 
-For each kind of file a whole one is made and then cut, overwritten, lengthened, doubled or emptied at
-random, or replaced by one that was made to harm. A reader may raise the suite's own errors alone.
+For each kind of file a valid one is made and then cut, overwritten, lengthened, doubled or emptied at
+random, or replaced by a harmful one. A reader may raise only the suite's own errors.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from bench.errors import BenchError
 from bench.records import schema, store
 from bench.training import checkpoint
 
-SECONDS = 5.0  # that a reader may take
-BOMB = 2**28  # bytes of zeros, which a packed file of a thousandth holds
+SECONDS = 5.0  # time limit of a reader
+BOMB = 2**28  # bytes of zeros, compressed to a thousandth
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file: a whole one, files made to harm, and what reads it (a path in a results folder)."""
+    """A kind of file: a valid one, harmful ones, and its reader (for a path in a results folder)."""
 
     whole: Callable[[], bytes]
     harmful: tuple[Callable[[], bytes], ...]
@@ -50,7 +50,7 @@ class Kind:
 
 @dataclass
 class Tally:
-    """What became of the inputs."""
+    """Counts of outcomes."""
 
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
@@ -196,7 +196,7 @@ KINDS = {
 
 
 def spoil(data: bytes, draw: random.Random) -> bytes:
-    """The bytes with one thing wrong, or a few."""
+    """The bytes with one or a few random corruptions."""
     spoilt = bytearray(data)
     for _ in range(draw.choice((1, 1, 3))):
         place = draw.randrange(len(spoilt) + 1)
@@ -223,7 +223,7 @@ def inputs(kind: Kind, count: int, draw: random.Random) -> list[bytes]:
 
 
 def feed(count: int, seed: int) -> Tally:
-    """Give each kind its share of so many malformed inputs."""
+    """Test this many malformed inputs, divided equally among the kinds."""
     tally = Tally()
     draw = random.Random(seed)
     share = -(-count // len(KINDS))

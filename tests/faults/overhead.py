@@ -1,9 +1,9 @@
-"""What a sweep costs beside its cells: seconds to plan 10,000 of them, milliseconds to run one more.
+"""The overhead of a sweep: seconds to plan 10,000 cells, milliseconds per cell run.
 
     python tests/faults/overhead.py
 
-Planning is timed for the embedded tasks in an empty folder and in one that holds a finished run of
-every cell. Running is timed with a cell's own work replaced by writing a run of one row.
+Planning is timed for the embedded tasks in an empty folder and in one with a finished run of
+every cell. Running is timed with the work of a cell replaced by writing a run of one row.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RUN = 300  # cells that are run
 
 
 class Silent:
-    """A reporter that says nothing."""
+    """A silent reporter."""
 
     def say(self, text: str) -> None: ...
 
@@ -70,9 +70,9 @@ def main() -> None:
         with mock.patch.object(run, "run", write):
             swept = timed(lambda: sweep.run(few, results / "swept", Silent()))[0]
             crowded = timed(lambda: sweep.run(few, results, Silent(), force=True))[0]
-        print(f"running {RUN} cells: {(swept - own) / RUN * 1000:.1f} ms a cell beside its own work")
+        print(f"running {RUN} cells: {(swept - own) / RUN * 1000:.1f} ms of overhead per cell")
         extra = (crowded - own) / RUN * 1000
-        print(f"the same in a folder of {len(planned):,} runs: {extra:.1f} ms a cell")
+        print(f"the same in a folder of {len(planned):,} runs: {extra:.1f} ms per cell")
 
 
 if __name__ == "__main__":

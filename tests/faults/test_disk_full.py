@@ -1,4 +1,4 @@
-"""A disk without room: a clear error, and what was there before stays."""
+"""A full disk gives a clear error and does not damage earlier results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ cp -r {disk}/raw {kept}
 
 
 @pytest.mark.skipif(not namespaces(), reason="needs a mount namespace: unshare --mount --map-root-user")
-def test_a_full_disk_is_a_clear_error_and_leaves_earlier_results_whole(tmp_path):
+def test_a_full_disk_is_a_clear_error_and_keeps_earlier_results(tmp_path):
     disk, kept, calm = tmp_path / "disk", tmp_path / "kept", tmp_path / "calm"
     disk.mkdir()
     kept.mkdir()

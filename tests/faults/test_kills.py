@@ -1,4 +1,4 @@
-"""A few kills of many: `python tests/faults/kills.py --kills 100` is the whole storm."""
+"""A few random kills; `python tests/faults/kills.py --kills 100` does the full test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from kills import command, faults, finish_or_kill, storm, values
 
 
-def test_kills_at_random_moments_lose_double_and_change_nothing():
+def test_random_kills_lose_duplicate_and_change_nothing():
     tally = storm(kills=3, seed=1, methods="standard_ensemble,sgld", longest=9.0)
     assert tally.kills == 3 and tally.grids >= 1
     assert tally.faults == []
@@ -48,17 +48,17 @@ def test_two_commands_on_one_folder_share_the_cells(tmp_path):
     said = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert len(list((tmp_path / "raw").glob("*.csv"))) == 2
-    counted = [re.search(r"(\d+) run, (\d+) done before, 0 failed", text).groups() for text in said]
-    assert [int(run) + int(before) for run, before in counted] == [2, 2]  # what has ended, by whomever
+    counted = [re.search(r"(\d+) run, (\d+) already done, 0 failed", text).groups() for text in said]
+    assert [int(run) + int(before) for run, before in counted] == [2, 2]  # cells completed by either command
 
 
 def listen():
-    """What a shell's background ignores, and children with it, means what it says again."""
+    """Restores SIGINT, which background processes of a shell and their children ignore."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_ctrl_c_stops_all_workers_with_their_last_words_and_no_traceback(tmp_path):
-    """Also where the second worker has only begun to start."""
+def test_ctrl_c_stops_all_workers_and_records_their_cells(tmp_path):
+    """Even if the second worker is still starting."""
     words = command(tmp_path, "standard_ensemble,hypergan,mnf", 2)
     pipes = {"stdout": PIPE, "stderr": STDOUT, "text": True}
     with subprocess.Popen(words, **pipes, start_new_session=True, preexec_fn=listen) as sweep:
@@ -68,5 +68,5 @@ def test_ctrl_c_stops_all_workers_with_their_last_words_and_no_traceback(tmp_pat
     text = "".join(said)
     assert sweep.returncode == 1 and "Traceback" not in text.partition("Exception ignored")[0], text
     assert " · digits · " in said[0] and "failed: Interrupted: stopped by Ctrl-C" in text
-    assert "0 run, 0 done before" in text and "not come to" in text
+    assert "0 run, 0 done before" in text and "not started" in text
     assert not list(tmp_path.rglob("*.part")) and not list((tmp_path / "locks").iterdir())

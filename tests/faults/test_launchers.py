@@ -1,4 +1,4 @@
-"""Ray and submitit run the same grid as one process does, also where a node is lost."""
+"""Ray and submitit give the rows of a single process, even if a node is lost."""
 
 from __future__ import annotations
 
@@ -40,5 +40,5 @@ def test_a_ray_cluster_that_loses_a_node_completes_the_grid(tmp_path):
 
 
 def begun(results: os.PathLike[str], cells: int) -> bool:
-    """Whether so many cells are being worked on: both workers are in the midst of one."""
+    """Whether this many cells are locked: both workers are running one."""
     return len(list((results / "locks").glob("*.attempts"))) >= cells

@@ -33,7 +33,7 @@ if wanted cells; then
     tail -n 2 "$OUT/cpu.log"
     tail -n 2 "$OUT/gpu.log"
     grep -h -e failed: -e warning: "$OUT/gpu.log" | cut -c1-300 | sed 's/^worker [0-9]*: *//' | sort | uniq -c | head -20
-    python3 $P compare "$S/c" "$S/g" TRAINED_AGAIN | tee "$OUT/cells.txt"
+    python3 $P compare "$S/c" "$S/g" RETRAINED | tee "$OUT/cells.txt"
     python3 $P lend "$S/c" "$S/e"
     timeout 90 python3 -c "$B" $RUN --device $GPU --results "$S/e" >"$OUT/fits.log" 2>&1
     python3 $P compare "$S/c" "$S/e" SAME_FIT | tee -a "$OUT/cells.txt"

@@ -1,4 +1,4 @@
-"""What the evaluations of attacks are tested on: networks, data, and a way to find rows."""
+"""Networks, data and a row filter for tests of attack evaluations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PART = AttackScale(8, (2, 3), (0.05, 0.3), steps=2, others=5, searched=2)
 
 
 def stripes_mislabelled():
-    """The tests' data, where the first test image can only be wrong."""
+    """The test data, with a wrong label on the first test image."""
     data = load_stripes(None)
     labels = data.test.labels.clone()
     labels[0] = (labels[0] + 1) % 3
@@ -31,7 +31,7 @@ def subject(drawn, *parts, sizes=(1, 3)):
 
 
 def trained(members):
-    """Networks that are right on some images: a little noise around one trained network."""
+    """Networks that are partly correct: one trained network with small noise."""
     data, network = stripes(96), small_network()
     with torch.random.fork_rng():
         torch.manual_seed(0)

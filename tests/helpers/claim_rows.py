@@ -1,4 +1,4 @@
-"""Rows made to the words of each claim: nothing here was measured."""
+"""Synthetic rows that satisfy each claim; nothing here was measured."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def accuracy(method, task, members, value, **more):
 
 
 def norms(method, task, ratios, evaluation="diversity", **more):
-    """Norms of mean 8 by layer, so that sd/mean is exact."""
+    """Norms with mean 8 by layer, so that sd/mean is exact."""
     found = []
     for layer, ratio in ratios.items():
         where = {"evaluation": evaluation, "members": 10, "layer": layer, **more}
@@ -42,7 +42,7 @@ def spread(whole, *others):
 
 
 def both(mnist, cifar):
-    """sd/mean of two layers, HyperGAN's 0.2 each; of the ablated one 0.1, and these."""
+    """sd/mean of two layers, 0.2 for HyperGAN; 0.1 and the given values for the ablated method."""
     found = []
     for task, second in (("mnist", mnist), ("cifar10", cifar)):
         found += norms(HG, task, {"conv1": 0.2, "conv2": 0.2})
@@ -61,21 +61,21 @@ def against(values, sets=SETS):
 
 
 def outliers(method, task, members, shift):
-    """Entropies on outliers whose quartiles lie `shift` above 0.25, 0.5 and 0.75."""
+    """Entropies on outliers with quartiles `shift` above 0.25, 0.5 and 0.75."""
     where = {"evaluation": "ood", "members": members, "dataset": "out"}
     found = [row("entropy_nats", q + shift, method, task, quantile=q, **where) for q in QUARTILES]
     return [row("auroc", 0.9, method, task, **where), *found]
 
 
 def open_sets(task, others, standard=0.0):
-    """HyperGAN 0.3 above, the others by their shifts, standard ensembles with 10 networks alone."""
+    """Entropies with shift 0.3 for HyperGAN, the given ones for others; standard ensembles of 10 only."""
     shifts = ((HG, 0.3), *zip(OTHERS, others, strict=True))
     found = [r for method, shift in shifts for n in (10, 100) for r in outliers(method, task, n, shift)]
     return found + outliers(SE, task, 10, standard)
 
 
 def attacks(metric, method, fgsm, pgd, members, crafted, **more):
-    """One number an attack, at two epsilons."""
+    """One number per attack, at two epsilons."""
     where = {"evaluation": "attack", "dataset": "mnist", "members": members, "crafted_members": crafted}
     found = []
     for attack, value in (("fgsm", fgsm), ("pgd", pgd)):
@@ -98,12 +98,12 @@ def success(fgsm, pgd):
 
 
 def fooled(fgsm, pgd):
-    """Shares of 100 networks fooled by images made against one of them."""
+    """Shares of 100 networks fooled by attacks on one of them."""
     return attacks("fooled_share", HG, fgsm, pgd, 100, 1, variant="one-to-many")
 
 
 def toy(inside, wide):
-    """The band's coverage inside, and the width outside of 100 networks against 1 of 10."""
+    """The band's coverage inside, and its width outside for 100 networks, with width 1 for 10."""
     where = {"method": HG, "task": "toy", "evaluation": "regression"}
     return [
         row("band_coverage", inside, members=100, dataset="toy:inside", **where),
@@ -114,7 +114,7 @@ def toy(inside, wide):
 
 
 def traces(method, first, last, ratios, task="cifar10"):
-    """Accuracy of single networks and sd/mean, at the first and the last look."""
+    """Accuracy of single networks and sd/mean, in the first and the last trace."""
     found = []
     for epoch, value, ratio in ((5, first, ratios[0]), (10, last, ratios[1])):
         where = {"evaluation": "trace", "epoch": epoch}
@@ -124,7 +124,7 @@ def traces(method, first, last, ratios, task="cifar10"):
 
 
 def ablated(method, *found):
-    """Traces of a variant beside those of the whole."""
+    """Traces of a variant and of HyperGAN."""
     return traces(HG, 0.5, 0.8, (0.4, 0.2)) + traces(method, *found)
 
 

@@ -1,4 +1,4 @@
-"""The command line, called as a user would, with a method that trains in a moment."""
+"""Calls the command line as a user would, with a method that trains quickly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ensembles whose answers are known, and images for them."""
+"""Ensembles with known outputs, and images for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.rng import stream
 
 
 def linear(*rows):
-    """Networks with logits (w x, 0), one for each w, on images of [1, 1, 2] pixels."""
+    """Networks with logits (w x, 0), one per w, on images of [1, 1, 2] pixels."""
     network = nn.Sequential(OrderedDict(flatten=nn.Flatten(), linear=nn.Linear(2, 2)))
     weight = torch.zeros(len(rows), 2, 2)
     weight[:, 0] = torch.tensor(rows)

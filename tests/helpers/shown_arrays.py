@@ -1,4 +1,4 @@
-"""Made-up arrays of the kinds that the figures of images and filters are drawn of."""
+"""Synthetic arrays for the figures of images and filters."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def shown(rng, inside, outside, classes, members, images=3000, channels=1, kept=8):
-    """Entropies, predictions, the few images kept and filters of one run, as its evaluations store them."""
+    """Entropies, predictions, extreme images and filters of one run, as evaluations store them."""
     arrays = {}
     for dataset, a, b, last in ((inside, 0.5, 6, True), (outside, 1.5, 1.5, False)):
         prefix = f"{dataset}/{members}"

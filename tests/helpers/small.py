@@ -1,4 +1,4 @@
-"""Small networks and small data, so that every law is checked in milliseconds."""
+"""Small networks and small data, for fast tests."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def small_regression() -> nn.Sequential:
 
 
 def stripes(count: int, seed: int = 0) -> Split:
-    """Images of three classes that differ by the rows that are bright."""
+    """Images of three classes, each with different bright rows."""
     rng = stream(seed, "stripes")
     labels = torch.arange(count) % 3
     images = torch.rand(count, 1, 8, 8, generator=rng) * 0.4
@@ -63,7 +63,7 @@ def line(count: int, seed: int = 0) -> Split:
 
 
 def small_method(name: str, network: nn.Module | None = None, **changes: object) -> Method:
-    """A registered method with settings small enough for a test."""
+    """A registered method with small settings."""
     entry = registry.method(name)
     cls = entry.load()
     config = resolve(entry, cls.Config, "smoke", "stripes", {}).method
@@ -73,7 +73,7 @@ def small_method(name: str, network: nn.Module | None = None, **changes: object)
 
 
 def load_stripes(root: Path | None) -> Data:
-    """The data of the task that only tests have; a data root must hold `stripes.txt`, if given."""
+    """The data of the test task `stripes`; a data folder, if given, must contain `stripes.txt`."""
     if root is not None and not (root / "stripes.txt").exists():
         raise DataError(f"expected {root / 'stripes.txt'}, found nothing; run the task digits instead")
     outside = Split("noise", torch.rand(20, 1, 8, 8, generator=stream(9)), torch.zeros(20, dtype=torch.long))

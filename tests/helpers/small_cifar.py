@@ -15,14 +15,14 @@ from torchvision.datasets import CIFAR10
 from bench.datasets import cifar, cifar_tree
 from bench.datasets.cifar_tree import CLASSES
 
-TRAIN, TEST, VALIDATION = 12, 4, 20  # images a class, and images of all classes that are held out
+TRAIN, TEST, VALIDATION = 12, 4, 20  # per class; validation: over all classes
 RNG = np.random.default_rng(0)
 LEVELS = RNG.integers(0, 256, (10 * (TRAIN + TEST), 32, 32, 3), np.uint8)  # all different
 JPEG75 = {"form": "JPEG", "quality": 75, "subsampling": "4:2:0"}
 
 
 def shrink(monkeypatch) -> None:
-    """Makes CIFAR-10 one of 12 training and 4 test images a class, with 20 of validation."""
+    """Shrinks CIFAR-10 to 12 training and 4 test images per class, with 20 for validation."""
     monkeypatch.setattr(cifar_tree, "PER_CLASS", {"train": TRAIN, "test": TEST})
     monkeypatch.setattr(cifar, "VALIDATION", VALIDATION)
 
@@ -34,7 +34,7 @@ def saved(levels: np.ndarray, form: str = "PNG", **how: object) -> bytes:
 
 
 def make_tree(root: Path, form: str = "PNG", suffix: str = "png", **how: object) -> Path:
-    """Class folders of LEVELS: training part first, class by class."""
+    """Class folders with the images of LEVELS: training part first, by class."""
     levels = iter(LEVELS)
     for part, count in (("train", TRAIN), ("test", TEST)):
         for name in CLASSES:
@@ -67,7 +67,7 @@ def make_batches(root: Path, monkeypatch) -> dict[str, bytes]:
 
 
 def pack(contents: dict[str, bytes], monkeypatch) -> bytes:
-    """An archive of the batches, whose MD5 torchvision then has."""
+    """An archive of the batches, whose MD5 replaces torchvision's."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as archive:
         for name, data in {"readme.html": b"?", **contents}.items():

@@ -1,4 +1,4 @@
-"""APD's mathematics: what the chain samples, what the GAN sees and obeys, what variants share."""
+"""APD's mathematics: the chain's distribution, the GAN, and what variants share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FAMILY = ("apd", "sgld", "apd-gaussian")
 
 
 def path_of(count, width, seed=0):
-    """A random walk away from the origin, [count, width]: what chains look like."""
+    """A random walk away from the origin, [count, width], similar to a chain."""
     return 3 + torch.randn(count, width, generator=stream(seed, "walk")).cumsum(0)
 
 
@@ -33,7 +33,7 @@ def fit(method, **settings):
 
 
 def test_the_chain_samples_the_posterior_of_a_linear_model():
-    # N rows alike make every minibatch's gradient exact: y = (w, b) . (1, 1), so with the mean squared
+    # With N equal rows every minibatch's gradient is exact: y = (w, b) . (1, 1), so with the mean squared
     # error the posterior has precision A = 2 N a a' + p I and mean 2 N y A^-1 a, a = (1, 1).
     count, precision, eta, target = 400, 200.0, 0.4, 1.5
     data = Split("same", torch.ones(count, 1), torch.full((count, 1), target))
@@ -57,7 +57,7 @@ def test_the_chain_samples_the_posterior_of_a_linear_model():
     effective = len(found) * (1 - correlation) / (1 + correlation)
     assert (along.mean(0).abs() < 4 * (inflated / effective).sqrt()).all()
     assert (along.var(0) / inflated - 1).abs().max() < 4 * math.sqrt(2 / effective.min().item())
-    assert inflated.max() > 3 * inflated.min()  # the two directions differ: each is held by itself
+    assert inflated.max() > 3 * inflated.min()  # the two directions differ and are tested separately
 
 
 def test_a_step_without_noise_is_weight_decay_and_half_a_gradient():
@@ -70,7 +70,7 @@ def test_a_step_without_noise_is_weight_decay_and_half_a_gradient():
     torch.testing.assert_close(after, theta - 0.1 * (gradient + 0.5 * theta))
 
 
-def test_the_step_size_falls_in_burn_in_alone():
+def test_the_step_size_decays_only_in_burn_in():
     method = small_method("sgld", epochs=4, burn_in=0.5, step_size=0.1, first_step_size=0.5)
     method.start(stripes(96), stripes(30, 1), loss=cross_entropy, rng=Streams(0, "fit"))
     steps = len(method.batches)
@@ -78,7 +78,7 @@ def test_the_step_size_falls_in_burn_in_alone():
     assert found == pytest.approx([0.5, 0.3, 0.1, 0.1])
 
 
-def test_the_kept_networks_are_those_after_burn_in_and_end_with_the_epoch():
+def test_networks_are_kept_after_burn_in_up_to_the_end_of_the_epoch():
     method = small_method("sgld", epochs=4, burn_in=0.5, keep=5)
     fit(method)
     assert method.max_members == 10
@@ -89,7 +89,7 @@ def test_the_kept_networks_are_those_after_burn_in_and_end_with_the_epoch():
     assert torch.equal(again["samples"], method.chain.samples[3])
 
 
-def test_the_chain_goes_on_across_epochs():
+def test_the_chain_continues_across_epochs():
     method = small_method("sgld", keep=12, step_size=0.05, first_step_size=0.05)
     fit(method)
     walk = torch.cat([method._first()[None], method.chain.samples.flatten(0, 1)])  # every step
@@ -98,7 +98,7 @@ def test_the_chain_goes_on_across_epochs():
 
 
 @pytest.mark.parametrize("slope", [0.0, 0.5, 3.0])
-def test_the_penalty_of_a_linear_critic_is_its_slope_off_one(slope):
+def test_the_penalty_of_a_linear_critic_is_its_slope_s_deviation_from_one(slope):
     critic = nn.Linear(4, 1)
     with torch.no_grad():
         critic.weight.copy_(slope * torch.tensor([[0.5, -0.5, 0.5, 0.5]]))  # a unit vector
@@ -110,7 +110,7 @@ def test_the_penalty_of_a_linear_critic_is_its_slope_off_one(slope):
         torch.testing.assert_close(critic.weight.grad, expected.detach())
 
 
-def test_the_penalty_of_a_deep_critic_is_that_of_differences():
+def test_the_penalty_of_a_deep_critic_agrees_with_finite_differences():
     critic = mlp(3, 20, 1).double()
     x = torch.randn(5, 3, dtype=torch.double, generator=stream(1))
     steps = 1e-6 * torch.eye(3, dtype=torch.double)
@@ -120,7 +120,7 @@ def test_the_penalty_of_a_deep_critic_is_that_of_differences():
 
 
 @pytest.mark.parametrize(("count", "width"), [(20, 500), (30, 10)], ids=["wide", "full"])
-def test_coordinates_in_the_span_are_an_isometry_and_go_back(count, width):
+def test_coordinates_in_the_span_are_an_invertible_isometry(count, width):
     vectors = path_of(count, width)
     span = Coordinates(vectors, span=True)
     assert span.values.shape == (count, min(count - 1, width))
@@ -140,7 +140,7 @@ def test_coordinates_are_centred_and_of_root_mean_square_one(span):
     torch.testing.assert_close(found.vectors(found.values), path_of(20, 50), rtol=1e-4, atol=1e-4)
 
 
-def test_the_span_of_networks_alike_is_finite():
+def test_the_span_of_equal_networks_is_finite():
     vectors = path_of(6, 40)[[0, 1, 2, 3, 4, 5, 5, 5]]
     found = Coordinates(vectors, span=True)
     torch.testing.assert_close(found.vectors(found.values), vectors, rtol=1e-4, atol=1e-4)
@@ -156,7 +156,7 @@ def test_the_generator_learns_the_chains_mean_and_spread(span):
     drawn, chain = method.sample(200, seed=0).vectors(), method._pool()
     off = (drawn.mean(0) - chain.mean(0)).norm() / chain.var(0).sum().sqrt()
     assert off < 0.5
-    # Unlike the control, it knows that weights move together: a share of its variance as large as the
+    # Unlike the control, it models correlations of weights: as large a share of its variance as of the
     # chain's lies along the chain's first direction.
     first = method.coordinates.vectors(torch.eye(method.coordinates.values.shape[1])[:1]) if span else None
     if first is not None:
@@ -173,7 +173,7 @@ def test_the_spread_is_a_ratio_of_standard_deviations():
             parameter.zero_()
     assert method.spread(0) == {"sd_ratio": 0, "sd_ratio_conv": 0, "sd_ratio_linear": 0}
     chain, coordinates = method._pool(), method.coordinates
-    # Kept networks in turn, in place of what the generator emits.
+    # Replaces the generator's outputs by kept networks in turn.
     method.generator = lambda z: coordinates.values[torch.arange(len(z)) % len(chain)] * 2
     assert all(value == pytest.approx(2, rel=0.1) for value in method.spread(0).values())
 
@@ -209,7 +209,7 @@ def test_a_second_variant_reuses_the_chain_and_counts_its_seconds(tmp_path, monk
     assert borrowed <= reused.seconds < borrowed + 1
 
 
-def test_the_folder_changes_nothing_and_holds_what_checkpoints_leave_out(tmp_path):
+def test_the_stage_folder_does_not_change_results_and_stores_the_chain(tmp_path):
     alone, shared = small_method("sgld"), small_method("sgld")
     fit(alone, path=tmp_path / "alone")
     fit(shared, path=tmp_path / "shared", stage=tmp_path / "stage")
@@ -222,7 +222,7 @@ def test_the_folder_changes_nothing_and_holds_what_checkpoints_leave_out(tmp_pat
 
 @pytest.mark.parametrize("name", FAMILY)
 @pytest.mark.parametrize("after", [0, 1, 2, 3])
-def test_a_fit_killed_in_any_round_goes_on_from_its_shards(name, after, tmp_path):
+def test_a_fit_killed_in_any_round_resumes_from_its_shards(name, after, tmp_path):
     whole = small_method(name, block_steps=3)
     fit(whole)
 
@@ -264,7 +264,7 @@ def cell(name, **sets):
     return Cell(entry, stripes_task, "smoke", 0, (1, 2), settings, (), load_stripes(None).fitted_on(), "")
 
 
-def test_variants_share_the_stages_folder_and_settings_of_the_chain_part_them(tmp_path):
+def test_variants_share_a_stage_folder_unless_settings_of_the_chain_differ(tmp_path):
     folders = {cell(name).stage(tmp_path) for name in FAMILY}
     assert len(folders) == 1
     assert len({cell(name).checkpoint(tmp_path) for name in FAMILY}) == 3
@@ -291,7 +291,7 @@ def test_a_chain_that_diverges_names_step_loss_and_setting():
         fit(method)
 
 
-def test_settings_that_cannot_be_say_so():
+def test_impossible_settings_are_refused():
     with pytest.raises(ValueError, match="an epoch of 12 steps holds no 13 networks"):
         fit(small_method("sgld", keep=13))
     with pytest.raises(ValueError, match="at least 2 networks"):

@@ -1,4 +1,4 @@
-"""Bayes by Hypernet's mathematics: divergence by nearest neighbours, hypernetworks, and its weight."""
+"""Bayes by Hypernet's mathematics: nearest-neighbour divergence, its weight, and hypernetworks."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def affine(matrix, shift):
 
 
 def brute(q, p):
-    """The estimate by all pairs and their least distances."""
+    """The estimate from the minimum over all pairwise distances."""
     own = (q.unsqueeze(1) - q).norm(dim=-1) + torch.diag(torch.full((len(q),), math.inf, dtype=q.dtype))
     logs = (q.unsqueeze(1) - p).norm(dim=-1).amin(1).log() - own.amin(1).log()
     return q.shape[1] * logs.mean() + math.log(len(p) / (len(q) - 1))
 
 
 @pytest.mark.parametrize("spread", [0.3, 1.0])
-def test_the_estimate_is_the_gaussian_divergence_where_the_hypernetwork_is_affine(spread):
+def test_the_estimate_is_the_gaussian_divergence_for_an_affine_hypernetwork(spread):
     matrix = spread * torch.tensor([[1.0, 0.0], [0.8, 0.7]])
     shift = torch.tensor([0.5, -1.0])
     # The mean of a hundred estimates, of 200 samples each.
@@ -82,7 +82,7 @@ def test_value_and_gradient_are_those_of_all_pairs():
     torch.testing.assert_close(found, truth)
 
 
-def test_moving_turning_and_stretching_both_samples_changes_nothing():
+def test_the_estimate_is_invariant_to_common_translation_rotation_and_scaling():
     q, p = torch.randn(8, 4, generator=stream(5)) * 0.5, torch.randn(7, 4, generator=stream(6))
     turn = torch.linalg.qr(torch.randn(4, 4, generator=stream(7)))[0]
     torch.testing.assert_close(neighbour_kl(3 * q @ turn + 2, 3 * p @ turn + 2), neighbour_kl(q, p))
@@ -138,7 +138,7 @@ def test_a_sliced_hypernetwork_emits_channels_by_name_from_shared_noise():
     torch.testing.assert_close(whole(z), out + 2)
 
 
-def test_spread_is_the_noises_share_in_the_weights_rms():
+def test_spread_is_the_share_of_the_noise_in_the_weights_rms():
     for spread in (0.1, 1.0):
         method = started(networks.mnist(), spread=spread, hidden=64, noise=8)
         w = method.weights(method._noise(400, stream(0)))["conv2.weight"]
@@ -172,7 +172,7 @@ def test_gradients_of_loss_and_divergence_reach_every_part(kernel):
             assert parameter.grad.abs().sum() > 0, f"{part}: {name}"
 
 
-def test_the_divergence_weighs_nothing_at_first_and_one_part_in_n_at_last():
+def test_the_weight_of_the_divergence_rises_from_zero_to_one_over_n():
     method = started(free_epochs=2, rise_epochs=4)
     epoch = len(method.batches)
     weights = [method.kl_weight(e * epoch) * 96 for e in (0, 2, 3, 4, 6, 50)]

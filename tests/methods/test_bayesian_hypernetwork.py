@@ -76,7 +76,7 @@ def test_without_couplings_the_divergence_is_that_of_normal_distributions():
     assert found.item() == pytest.approx(truth.item(), abs=0.02)
 
 
-def test_where_the_flow_is_the_prior_the_ratio_is_zero_for_every_sample():
+def test_if_the_flow_equals_the_prior_the_log_ratio_is_zero():
     flow = Flow(6, 2, 4, 0.0, math.log(0.7 - FLOOR))
     with torch.no_grad():
         for coupling in flow.couplings:
@@ -86,19 +86,19 @@ def test_where_the_flow_is_the_prior_the_ratio_is_zero_for_every_sample():
     torch.testing.assert_close(ratio, torch.zeros(50), atol=1e-5, rtol=0)
 
 
-def test_the_flows_density_gives_the_prior_mass_one():
-    # E_q[p / q] = 1 for any q that covers p: wrong constants or determinants would show.
+def test_importance_weighting_by_the_flow_gives_the_prior_mass_one():
+    # E_q[p / q] = 1 for any q that covers p: detects wrong constants or determinants.
     flow = bent(seeded(lambda: Flow(3, 2, 6, 0.2, 0.3)), 0.3)
     eps = torch.randn(200_000, 3, generator=stream(4))
     with torch.no_grad():
         scales, log_det = flow(eps)
         ratio = log_ratio(eps, scales, log_det, prior_sd=0.8)
-    assert scales.std(0).sub(scales.std()).abs().max() > 0.05  # not the affine step alone
+    assert scales.std(0).sub(scales.std()).abs().max() > 0.05  # not only the affine step
     assert ratio.neg().exp().mean().item() == pytest.approx(1, abs=0.03)
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 2, 3, 3)])
-def test_every_filter_has_the_norm_its_scale_says_and_the_direction_of_v(shape):
+def test_every_filter_has_the_norm_of_its_scale_and_the_direction_of_v(shape):
     direction = torch.randn(shape, generator=stream(5))
     scales = torch.randn(6, 4, generator=stream(6))
     weights = normalised(direction, scales)
@@ -119,7 +119,7 @@ def test_drawn_networks_share_directions_and_biases_and_have_the_flows_norms(net
             assert torch.equal(w, method.points[name].detach().expand(5, -1))
 
 
-def test_networks_start_with_the_norm_and_the_spread_that_are_asked_for():
+def test_networks_start_with_the_configured_norm_and_spread():
     method = started(log_sd=-2.0, norm=1.2)
     scales, _ = method.flow(method._noise(4000, stream(0)))
     torch.testing.assert_close(scales.mean(0), torch.full((7,), 1.2), atol=0.02, rtol=0)
@@ -158,7 +158,7 @@ def test_gradients_of_loss_and_divergence_reach_every_part():
             assert gradient.isfinite().all() and gradient.abs().sum() > 0
 
 
-def test_a_scaling_in_the_flow_has_a_floor_and_stays_finite():
+def test_scalings_in_the_flow_are_bounded_below():
     exponent = torch.tensor([-1e4, 0.0, 50.0]).requires_grad_()
     value = floored(exponent)
     torch.testing.assert_close(value[:2].exp(), torch.tensor([FLOOR, 1 + FLOOR]))
@@ -166,7 +166,7 @@ def test_a_scaling_in_the_flow_has_a_floor_and_stays_finite():
     assert value.isfinite().all() and exponent.grad is not None and exponent.grad.isfinite().all()
 
 
-def test_a_rate_far_too_high_leaves_the_flow_finite():
+def test_the_flow_stays_finite_at_a_very_high_learning_rate():
     flow = seeded(lambda: Flow(100, 4, 200, 1.4, -2.0))
     optimiser = torch.optim.Adam(flow.parameters(), lr=0.1)
     for step in range(20):

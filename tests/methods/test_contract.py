@@ -1,4 +1,4 @@
-"""One contract for all methods: what is registered is held to every law here."""
+"""The contract of all registered methods."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fitted(name, train, val, **settings):
 
 @pytest.fixture(scope="module")
 def trained():
-    """Each method fitted once for the tests that only draw."""
+    """Each method, fitted once for the tests that only draw."""
     from small import stripes
 
     cache = {}
@@ -48,7 +48,7 @@ def test_drawn_weights_are_stacked_shapes_of_the_network(name, trained):
 
 
 @every_method
-def test_a_seed_repeats_and_another_seed_differs(name, trained):
+def test_equal_seeds_give_equal_draws_and_other_seeds_differ(name, trained):
     method = trained(name)
     first, again, other = (method.sample(3, seed=s).vectors() for s in (0, 0, 1))
     assert torch.equal(first, again)
@@ -69,7 +69,7 @@ def test_members_differ(name, trained):
 
 
 @every_method
-def test_predictions_do_not_hang_on_batch_mates_mode_or_chunks(name, trained, val):
+def test_predictions_do_not_depend_on_the_batch_the_mode_or_chunking(name, trained, val):
     ensemble = trained(name).sample(4, seed=0)
     whole = ensemble(val.images)
     ensemble.train()
@@ -79,7 +79,7 @@ def test_predictions_do_not_hang_on_batch_mates_mode_or_chunks(name, trained, va
 
 
 @every_method
-def test_drawing_leaves_the_global_generator_alone(name, trained):
+def test_drawing_does_not_change_the_global_generator(name, trained):
     before = torch.get_rng_state()
     trained(name).sample(2, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
@@ -104,7 +104,7 @@ def test_fitting_beats_chance(name, train, val):
 
 
 @every_method
-def test_a_finished_fit_is_read_back_and_draws_the_same(name, train, val, tmp_path):
+def test_a_finished_fit_is_loaded_and_gives_the_same_draw(name, train, val, tmp_path):
     path = tmp_path / "fit.safetensors"
     first = fitted(name, train, val, path=path)
     again = small_method(name)
@@ -119,7 +119,7 @@ class KilledError(Exception):
 
 @every_method
 @pytest.mark.parametrize("after", [1, 2])
-def test_a_killed_fit_goes_on_and_ends_in_the_same_weights(name, after, train, val, tmp_path):
+def test_a_killed_fit_resumes_and_gives_the_same_weights(name, after, train, val, tmp_path):
     undisturbed = fitted(name, train, val, trace_every=1, trace_members=3)
     path = tmp_path / "fit.safetensors"
 
@@ -141,7 +141,7 @@ def test_a_killed_fit_goes_on_and_ends_in_the_same_weights(name, after, train, v
 
 
 @every_method
-def test_torchattacks_reaches_the_ensemble_and_stays_in_its_ball(name, trained, val):
+def test_torchattacks_works_on_the_ensemble_and_respects_epsilon(name, trained, val):
     model = MeanLogits(trained(name).sample(3, seed=0))
     with torch.random.fork_rng():
         attacked = PGD(model, eps=0.1, alpha=0.05, steps=3)(val.images, val.labels)
@@ -159,6 +159,6 @@ def test_regression_fits_a_line(name):
     training.fit(method, data, line(16, seed=1), FitSettings(seed=0, loss=mse))
     test = line(50, seed=2)
     outputs = method.sample(4, seed=0)(test.images)
-    assert outputs.shape in {(4, 50, 1), (4, 50, 2)}  # the second one is a method's own variance
+    assert outputs.shape in {(4, 50, 1), (4, 50, 2)}  # the second output is a variance
     mean = outputs[..., :1].mean(0)
     assert (mean - test.labels).square().mean() < test.labels.var() / 2

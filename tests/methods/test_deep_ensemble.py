@@ -1,4 +1,4 @@
-"""FGSM by hand, the scoring rule's minimum, and what the objective adds to a standard ensemble."""
+"""Deep ensembles: FGSM by hand, the minimum of the scoring rule, and the added objective."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from bench.training import FitSettings, Minibatches, adam, anneal, cross_entropy
 
 
 def raw(variance: torch.Tensor) -> torch.Tensor:
-    """What softplus makes this variance of."""
+    """The raw output whose softplus is this variance."""
     return torch.log(torch.expm1(variance - MIN_VARIANCE))
 
 
@@ -40,23 +40,23 @@ def test_the_likelihood_is_that_of_the_normal_distribution():
     np.testing.assert_allclose(gaussian_nll(outputs, y[0]).numpy(), shared, rtol=1e-5)
 
 
-def test_the_variance_is_the_one_that_evaluation_reads():
+def test_training_and_evaluation_use_the_same_variance():
     outputs = torch.randn(1, 20, 2, generator=stream(4), dtype=torch.float64) * 20
     v = predictions.variance(outputs[0, :, 1].numpy())
-    y = outputs[..., :1] + 1  # off by 1, so that the likelihood hangs on the variance alone
+    y = outputs[..., :1] + 1  # off by 1, so that the likelihood depends on the variance only
     for i in range(20):
         expected = -norm.logpdf(1, 0, math.sqrt(v[i]))
         assert gaussian_nll(outputs[:, i : i + 1], y[:, i : i + 1]).item() == pytest.approx(expected)
 
 
-def test_with_the_variance_of_the_noise_it_is_the_likelihood_that_the_others_have():
+def test_with_the_noise_variance_it_equals_the_other_methods_likelihood():
     rng = stream(1)
     mean, y = torch.randn(2, 9, 1, generator=rng), torch.randn(2, 9, 1, generator=rng)
     outputs = torch.cat([mean, raw(torch.full_like(mean, 9.0))], -1)
     torch.testing.assert_close(gaussian_nll(outputs, y), gaussian(mean, y))
 
 
-def test_its_minimum_is_the_mean_and_the_variance_of_the_data():
+def test_its_minimum_is_at_the_mean_and_variance_of_the_data():
     y = torch.randn(1, 50, 1, generator=stream(2), dtype=torch.float64) * 1.7 + 4
     best = torch.stack([y.mean(), raw(y.var(correction=0))]).requires_grad_()
     value = gaussian_nll(best.expand(1, 50, 2), y).sum()
@@ -79,7 +79,7 @@ def test_a_variance_never_vanishes():
 
 
 @pytest.mark.parametrize("bias", [True, False])
-def test_regression_gets_a_second_output_and_leaves_the_given_network_alone(bias):
+def test_regression_adds_a_second_output_to_a_copy_of_the_network(bias):
     given = nn.Sequential(OrderedDict(hidden=nn.Linear(1, 10), relu=nn.ReLU(), output=nn.Linear(10, 1, bias)))
     before = torch.get_rng_state()
     shapes = small_method("deep_ensemble", given).engine.shapes
@@ -113,7 +113,7 @@ def linear(networks: int, epsilon: float, train: Split):
 
 
 def adversarial(method, x, y):
-    """The images moved, from a pass of their own."""
+    """The adversarial images, from a separate pass."""
     x = x.clone().requires_grad_()
     return method.adversarial(x, method.engine.losses(method.members.weights, x, y, method.loss, own=True))
 
@@ -129,15 +129,15 @@ def test_the_step_by_hand():
         method.members.weights["linear.bias"].zero_()
     x = torch.tensor([[0.5, 0.5, 2.0]]).expand(2, 1, 3)
     found = adversarial(method, x, torch.tensor([[0], [0]]))
-    # A feature that no output hangs on is not moved, nor one that is the same everywhere.
+    # Features that do not affect the output, or are constant, are not changed.
     expected = torch.tensor([[[0.4, 1.5, 2.0]], [[0.6, 0.5, 2.0]]])
     torch.testing.assert_close(found, expected)
-    # Of the other label it goes the other way.
+    # For the other label the sign is opposite.
     found = adversarial(method, x, torch.tensor([[1], [1]]))
     torch.testing.assert_close(found, 2 * x - expected)
 
 
-def test_every_network_s_images_move_against_itself(train):
+def test_every_network_s_images_are_attacked_on_itself(train):
     method = small_method("deep_ensemble", networks=3, epsilon=0.03)
     method.start(train, train, loss=cross_entropy, rng=Streams(0))
     x, y = next(method.batches.epochs([stream(m) for m in range(3)]))
@@ -154,7 +154,7 @@ def test_every_network_s_images_move_against_itself(train):
 # Training
 
 
-def test_a_member_is_what_training_it_alone_on_both_losses_gives():
+def test_a_member_equals_a_network_trained_alone_on_both_losses():
     train, val = stripes(96), stripes(30, 1)
     method = small_method("deep_ensemble", networks=2, epochs=2, epsilon=0.05)
     method.start(train, val, loss=cross_entropy, rng=Streams(7, "fit"))
@@ -179,14 +179,14 @@ def test_a_member_is_what_training_it_alone_on_both_losses_gives():
         torch.testing.assert_close(w[1], alone[name], rtol=1e-3, atol=1e-4)
 
 
-def test_the_moved_images_lose_more():
+def test_adversarial_images_have_a_higher_loss():
     method = small_method("deep_ensemble", epochs=5)
     method.start(stripes(96), stripes(30, 1), loss=cross_entropy, rng=Streams(0))
     losses = method.round(0)
     assert losses["adversarial_loss"] > losses["loss"]
 
 
-def test_regression_learns_the_noise_of_each_place():
+def test_regression_learns_input_dependent_noise():
     rng = stream(3)
     x = torch.rand(400, 1, generator=rng) * 2 - 1
     sd = torch.where(x > 0, 1.0, 0.1)

@@ -1,4 +1,4 @@
-"""HyperGAN's mathematics: what pulls codes where, what the layers emit, what freezing means."""
+"""HyperGAN's mathematics: adversarial gradients, scale of outputs, frozen statistics."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_adversarial_gradient_pulls_codes_towards_the_prior():
     assert moved.mean() < shift.mean()  # the authors' code moved them the other way
 
 
-def test_the_discriminators_loss_is_two_log_two_where_it_cannot_tell():
+def test_the_discriminators_loss_is_two_log_two_at_chance():
     method = started()
     with torch.no_grad():
         for parameter in method.critic.parameters():
@@ -50,7 +50,7 @@ def test_the_discriminators_loss_is_two_log_two_where_it_cannot_tell():
     assert method.adversarial(codes).item() == pytest.approx(math.log(2))
 
 
-def test_without_the_discriminator_it_neither_acts_nor_learns():
+def test_without_the_discriminator_it_has_no_effect_and_does_not_train():
     method = started("hypergan-no-discriminator")
     before = {n: p.clone() for n, p in method.critic.named_parameters()}
     losses = method.round(0)
@@ -89,7 +89,7 @@ def test_untrained_outputs_have_the_scale_of_a_trainable_network(network, alpha)
             assert w.square().mean().sqrt().item() == pytest.approx(math.sqrt(2 / fan_in), rel=0.15)
 
 
-def test_a_drawn_network_does_not_hang_on_how_many_are_drawn_with_it():
+def test_a_drawn_network_does_not_depend_on_the_size_of_the_draw():
     method = small_method("hypergan")
     training.fit(method, stripes(96), stripes(30, 1), FitSettings(seed=0))
     alone, many = method.sample(1, seed=4).vectors(), method.sample(200, seed=4).vectors()

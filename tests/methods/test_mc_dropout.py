@@ -1,4 +1,4 @@
-"""MC dropout's mathematics: a folded mask is the explicit mask, and masks have the moments they should."""
+"""MC dropout's mathematics: folded masks equal explicit ones and have the correct moments."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def started(network=None, **changes):
 
 
 def explicit(network, x, masks):
-    """The network's own modules, with a mask before each of the named layers."""
+    """The network's modules, with a mask before each of the named layers."""
     for name, module in network.named_children():
         if name in masks:
             x = x * masks[name].view(1, -1, *[1] * (x.dim() - 2))
@@ -47,7 +47,7 @@ def test_a_folded_mask_is_an_explicit_mask_before_every_layer_but_the_first(netw
     assert torch.equal(ensemble.weights["conv1.weight"][0], method.weights["conv1.weight"])
 
 
-def test_without_dropping_training_is_the_plain_network():
+def test_training_without_dropout_is_that_of_the_plain_network():
     method = started(p=0.0)
     x = torch.rand(5, 1, 8, 8, generator=stream(2))
     network = method.network

@@ -56,7 +56,7 @@ def test_the_log_determinant_is_that_of_autograds_jacobian(width):
         torch.testing.assert_close(log_det[s], found)
 
 
-def test_a_step_keeps_what_its_mask_covers_and_gates_the_rest():
+def test_a_step_keeps_masked_entries_and_gates_the_rest():
     step = seeded(lambda: MaskedStep(3, 4))
     with torch.no_grad():
         step.leave.weight.zero_()
@@ -68,7 +68,7 @@ def test_a_step_keeps_what_its_mask_covers_and_gates_the_rest():
     assert log_det.item() == pytest.approx(2 * math.log(g))
 
 
-def test_masks_are_fresh_and_even():
+def test_masks_are_resampled_and_balanced():
     masks = seeded(lambda: Flow(50, 4, 2)).masks(400, stream(0))
     assert set(masks.unique().tolist()) == {0, 1}
     assert masks.mean().item() == pytest.approx(0.5, abs=0.02)
@@ -149,7 +149,7 @@ def test_rs_log_probability_by_hand():
     assert found.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_rs_hidden_unit_is_linear_in_a_convolution_and_knows_the_bias():
+def test_rs_hidden_unit_is_linear_in_a_convolution_and_includes_the_bias():
     layer = convolution(log_sd=-40.0)
     with torch.no_grad():
         layer.bias.log_sd.fill_(-40.0)
@@ -162,7 +162,7 @@ def test_rs_hidden_unit_is_linear_in_a_convolution_and_knows_the_bias():
 
 
 def sampled_outputs(layer, x, z, count):
-    """Outputs [count, B, ...] of explicit weights, each with its own eps, for one z [1, d]."""
+    """Outputs [count, B, ...] of sampled weights, each with its own eps, for one z [1, d]."""
     rng = stream(8)
     (weight, log_sd), (bias, bias_log_sd) = layer.posteriors(z).values()
     outputs = []
@@ -194,7 +194,7 @@ def test_local_reparameterisation_has_the_moments_of_sampled_weights(layer, firs
     z = torch.linspace(-1, 2, layer.width)[None]
     count = 2000
     explicit = sampled_outputs(layer, x, z, count)
-    # A first layer is told by its input, which needs no gradient, and takes another path.
+    # A first layer, recognised by its input without gradient, takes another path.
     many = x.repeat(count, *[1] * (x.dim() - 1)).requires_grad_(not first)
     local = layer(many, z.expand(len(many), -1), stream(7)).unflatten(0, (count, 2))
     assert local.shape == explicit.shape
@@ -218,7 +218,7 @@ def test_the_forward_pass_clips_sd_and_the_divergence_does_not():
     x, z = torch.ones(4, 5), torch.ones(4, 5)
     assert torch.equal(small(x, z, stream(0)), large(x, z, stream(0)))
     for layer in (small, large):
-        nn.init.zeros_(layer.r_project)  # r's own noise knows sigma too
+        nn.init.zeros_(layer.r_project)  # r's noise depends on sigma too
     parts = [layer.kl(z[:1], torch.zeros(()), stream(0)) for layer in (small, large)]
     wider = 0.5 * (math.e**2 - 0.25) - (1 - math.log(0.5))
     assert (parts[1] - parts[0]).item() == pytest.approx(15 * wider, rel=1e-4)
@@ -267,7 +267,7 @@ def test_a_step_descends_the_loss_plus_the_divergence_by_n():
     x, y = stripes(8).images, stripes(8).labels
     loss, kl, _ = method.terms(x, y, stream(0))
     whole = torch.autograd.grad(loss + method.kl_weight(0) * kl, method.layers["conv"].weight.log_sd)[0]
-    # Sigma is tiny at the start, so that its gradient is the entropy's alone: -1 a weight, by N.
+    # Sigma is tiny at the start, so its gradient is only the entropy's: -1 per weight, divided by N.
     torch.testing.assert_close(whole, torch.full_like(whole, -1 / 96), rtol=0.05, atol=0)
 
 

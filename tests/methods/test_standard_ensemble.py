@@ -1,4 +1,4 @@
-"""Networks trained at once on stacked weights are the networks one would train one by one."""
+"""Training on stacked weights equals training the networks one by one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.rng import Streams
 from bench.training import FitSettings, Minibatches, adam, anneal, cross_entropy
 
 
-def test_a_member_is_what_training_it_alone_gives():
+def test_a_member_equals_a_network_trained_alone():
     train, val = stripes(96), stripes(30, 1)
     method = small_method("standard_ensemble", networks=3, epochs=2)
     method.start(train, val, loss=cross_entropy, rng=Streams(7, "fit"))
@@ -36,7 +36,7 @@ def test_a_member_is_what_training_it_alone_gives():
         torch.testing.assert_close(w[1], alone[name], rtol=1e-4, atol=1e-5)
 
 
-def test_more_networks_change_none_of_the_first():
+def test_more_networks_do_not_change_the_first_ones():
     vectors = []
     for count in (2, 4):
         method = small_method("standard_ensemble", networks=count)

@@ -1,4 +1,4 @@
-"""Diversity of weights and of predictions, by hand and by invariance."""
+"""Diversity of weights and of predictions, against hand-worked values and invariances."""
 
 from __future__ import annotations
 
@@ -68,12 +68,12 @@ def test_double_fault_is_the_mean_over_pairs(predictions, labels):
     assert double_fault(predictions, labels) == pytest.approx(np.mean(pairs))
 
 
-def test_one_function_counts_once_and_networks_that_share_no_class_each():
+def test_effective_networks_of_equal_and_of_disjoint_networks():
     same = np.repeat(np.random.default_rng(0).normal(size=(1, 1500, 4)), 5, 0)
     assert effective_networks(same) == pytest.approx(1, abs=1e-9)
     apart = np.where(np.eye(4, dtype=bool)[:, None].repeat(7, 1), 2000.0, 0.0)
     assert effective_networks(apart) == pytest.approx(4, abs=1e-9)
-    # Two groups of two: two functions in all.
+    # Two groups of two equal networks: two functions.
     assert effective_networks(apart[[0, 0, 1, 1]]) == pytest.approx(2, abs=1e-9)
 
 
@@ -86,7 +86,7 @@ def test_equal_networks_have_no_spread():
         assert found["layer"][metric] == pytest.approx(value, abs=1e-6)
 
 
-def test_norms_are_radial_and_spread_sees_directions():
+def test_norms_ignore_directions_and_spread_does_not():
     angles = torch.arange(8) * torch.pi / 4
     found = weight_statistics(
         {"l.weight": torch.stack([angles.cos(), angles.sin()], 1) + torch.tensor([3.0, 0])}

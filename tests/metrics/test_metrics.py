@@ -21,13 +21,13 @@ def log(p):
 
 
 def mixture(members):
-    """Predictive entropy, expected entropy and mutual information of one image's members."""
+    """Predictive entropy, expected entropy and mutual information for one image."""
     ((_, log_p, expected),) = predictions.prefixes(log(members)[:, None, :], {len(members)})
     total = predictions.entropy(log_p)
     return total[0], expected[0], (total - expected)[0]
 
 
-def test_entropy_splits_as_worked_by_hand():
+def test_entropy_decomposition_by_hand():
     assert mixture([[0.9, 0.1], [0.1, 0.9]]) == pytest.approx((0.693147, 0.325083, 0.368064), abs=1e-6)
     three = [[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.25, 0.25, 0.5]]
     assert mixture(three) == pytest.approx((1.096067, 0.913162, 0.182906), abs=1e-6)
@@ -44,7 +44,7 @@ def test_entropy_is_finite_where_a_probability_underflows():
 
 
 @given(LOGITS)
-def test_information_is_between_zero_and_its_bounds(logits):
+def test_mutual_information_is_within_its_bounds(logits):
     for size, log_p, expected in predictions.prefixes(logits, {1, 2, 4}):
         total = predictions.entropy(log_p)
         assert (expected <= total + 1e-9).all()
@@ -69,7 +69,7 @@ def test_entropy_agrees_with_scipy(logits):
     np.testing.assert_allclose(predictions.entropy(log_p), scipy_entropy(np.exp(log_p), axis=-1), atol=1e-9)
 
 
-def test_nll_and_brier_agree_with_scikit_learn_and_the_hand():
+def test_nll_and_brier_agree_with_scikit_learn_and_by_hand():
     p, y = [[0.7, 0.2, 0.1], [0.3, 0.4, 0.3]], np.array([0, 2])
     found = predictions.classification(log(p), y)
     assert found["nll_nats"] == pytest.approx(0.780324, abs=1e-6)
@@ -101,11 +101,11 @@ def test_aurc_by_hand():
     confidence, correct = np.array([0.6, 0.9, 0.5, 0.8]), np.array([1, 1, 0, 0], bool)
     assert predictions.aurc(confidence, correct) == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4, abs=1e-12)
     assert predictions.aurc(confidence, np.ones(4, bool)) == 0
-    assert predictions.aurc(np.full(4, 0.7), correct) == pytest.approx(1 / 2)  # one confidence: no selection
+    assert predictions.aurc(np.full(4, 0.7), correct) == pytest.approx(1 / 2)  # equal confidences: no ranking
 
 
 @given(arrays(np.float64, 8, elements=st.floats(0, 1)), arrays(np.bool_, 8), st.permutations(range(8)))
-def test_calibration_and_selection_do_not_hang_on_the_order_of_images(confidence, correct, order):
+def test_calibration_and_aurc_do_not_depend_on_the_order_of_images(confidence, correct, order):
     order = list(order)
     assert predictions.aurc(confidence[order], correct[order]) == pytest.approx(
         predictions.aurc(confidence, correct)
@@ -116,7 +116,7 @@ def test_calibration_and_selection_do_not_hang_on_the_order_of_images(confidence
     assert 0 <= predictions.aurc(confidence, correct) <= 1
 
 
-def test_a_better_order_of_confidence_has_less_area():
+def test_a_better_ranking_by_confidence_has_a_smaller_aurc():
     correct = np.array([1, 1, 1, 0, 0], bool)
     best = predictions.aurc(np.array([0.9, 0.8, 0.7, 0.6, 0.5]), correct)
     assert best == pytest.approx((1 / 4 + 2 / 5) / 5)
@@ -133,13 +133,13 @@ def test_a_better_order_of_confidence_has_less_area():
         (np.zeros((0, 2)), [], "at least one image"),
     ],
 )
-def test_what_is_no_prediction_has_no_metric(p, labels, message):
+def test_invalid_predictions_are_refused(p, labels, message):
     with pytest.raises(ValueError, match=message):
         predictions.classification(log(p), np.array(labels, dtype=int))
 
 
 @pytest.mark.parametrize(("inside", "outside"), [([], [1.0]), ([1.0], []), ([1.0, np.nan], [2.0])])
-def test_one_set_alone_or_a_score_that_is_no_number_has_no_auroc(inside, outside):
+def test_auroc_of_an_empty_set_or_of_nan_scores_is_refused(inside, outside):
     for metric in (predictions.auroc, predictions.separation):
         with pytest.raises(ValueError, match="scores"):
             metric(np.array(inside), np.array(outside))
@@ -168,7 +168,7 @@ def test_auroc_is_the_probability_of_a_larger_score_and_symmetric(inside, outsid
     assert predictions.separation(inside, outside)["auroc"] == found
 
 
-def test_a_constant_score_tells_nothing():
+def test_a_constant_score_does_not_separate():
     found = predictions.separation(np.zeros(6), np.zeros(3))
     assert found == pytest.approx(
         {

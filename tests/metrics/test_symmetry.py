@@ -1,4 +1,4 @@
-"""Distances without symmetries: worked by hand, by all permutations, and by copies that compute the same."""
+"""Distances modulo symmetries: by hand, over all permutations, and for equivalent copies."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def random_weights(network, members, seed=0):
 def copy_of(network, weights, seed):
     """The same functions from other weights: hidden channels scaled by 1/9 to 9 and shuffled.
 
-    Written on the layers' own tensors, one hidden layer after the other.
+    Changes the layers' tensors directly, one hidden layer after the other.
     """
     rng = np.random.default_rng(seed)
     w = {name: np.asarray(x) for name, x in weights.items()}
@@ -77,7 +77,7 @@ def copy_of(network, weights, seed):
                 moved = w[name].swapaxes(1, -1) * scale
                 w[name] = moved.swapaxes(1, -1)[:, order]
         read = w[f"{following}.weight"]
-        places = read.shape[2] // channels  # more than one where a map was flattened
+        places = read.shape[2] // channels  # more than one if a map was flattened
         index = (order[:, None] * places + np.arange(places)).ravel()
         moved = read.swapaxes(2, -1) / np.repeat(scale, places)
         w[f"{following}.weight"] = moved.swapaxes(2, -1)[:, :, index]
@@ -85,7 +85,7 @@ def copy_of(network, weights, seed):
 
 
 def logits(network, weights, images):
-    # PyTorch's own layers, one network after the other, not the engine.
+    # PyTorch's layers, network by network, without the engine.
     members = len(next(iter(weights.values())))
     tensors = {name: torch.as_tensor(x, dtype=torch.float64) for name, x in weights.items()}
     return torch.stack(
@@ -108,7 +108,7 @@ def apart(a, b):
     return np.sqrt(sum(np.square(np.asarray(a[n]) - np.asarray(b[n])).sum() for n in a))
 
 
-def test_networks_of_one_function_have_balanced_weights_of_one_norm():
+def test_equal_functions_have_balanced_weights_of_equal_norm():
     network = dense(1, 1, 1)
     weights = {
         "linear0.weight": np.array([1.0, 2, 3, 6]).reshape(4, 1, 1),
@@ -118,7 +118,7 @@ def test_networks_of_one_function_have_balanced_weights_of_one_norm():
         assert found == pytest.approx(np.full((4, 1, 1), 6**0.5), abs=1e-12)
 
 
-def test_swapped_channels_are_sqrt_twelve_apart_and_matched_zero():
+def test_swapped_channels_have_distance_sqrt_twelve_and_zero_when_matched():
     network = dense(2, 2, 1)
     weights = {"linear0.weight": np.array([[1.0, 0], [0, 2]]), "linear1.weight": np.array([[3.0, 4]])}
     swapped = {"linear0.weight": np.array([[0.0, 2], [1, 0]]), "linear1.weight": np.array([[4.0, 3]])}
@@ -131,7 +131,7 @@ def test_swapped_channels_are_sqrt_twelve_apart_and_matched_zero():
     assert aligned == pytest.approx([0, 0], abs=1e-12)
 
 
-def test_orthogonal_networks_are_sqrt_two_apart_and_opposite_ones_two():
+def test_orthogonal_networks_have_distance_sqrt_two_and_opposite_ones_two():
     network = dense(2, 2, 2)
     first, second = np.diag([1.0, 0]), np.diag([0, 1.0])
     weights = {
@@ -140,7 +140,7 @@ def test_orthogonal_networks_are_sqrt_two_apart_and_opposite_ones_two():
     }
     raw, aligned = symmetry.distances(steps_of(network), weights, [(0, 1), (0, 2)])
     assert raw == pytest.approx([2**0.5, 2])
-    # No order of channels makes them meet: they read other inputs and write other outputs.
+    # No permutation of channels makes them equal: they read other inputs and write other outputs.
     assert aligned[0] == pytest.approx(2**0.5)
 
 
@@ -163,18 +163,18 @@ def test_balancing_and_matching_change_no_logit(network, image):
 
 
 @pytest.mark.parametrize("network", [deep(), small_network(), dense(3, 4, 5, 4, 2, bias=True)])
-def test_balanced_channels_take_in_as_much_as_they_give_out(network):
+def test_balanced_channels_have_equal_incoming_and_outgoing_norms(network):
     balanced = symmetry.balanced(steps_of(network), random_weights(network, 3))
     names = [s.name for s in steps_of(network) if s.has_weights]
     for layer, following in itertools.pairwise(names):
         weight, bias = balanced[f"{layer}.weight"], balanced[f"{layer}.bias"]
         incoming = np.square(weight).reshape(*bias.shape, -1).sum(-1) + np.square(bias)
-        # [M, K, channels (and places)] -> [M, channels, K and places]
+        # [M, K, channels (and positions)] -> [M, channels, K and positions]
         read = balanced[f"{following}.weight"].swapaxes(1, 2).reshape(*bias.shape, -1)
         assert np.square(read).sum(-1) == pytest.approx(incoming, rel=1e-10)
 
 
-def test_balancing_again_changes_nothing_and_no_scaling_has_a_smaller_norm():
+def test_balancing_is_idempotent_and_minimises_the_norm():
     network = deep()
     weights = random_weights(network, 2)
     balanced = symmetry.balanced(steps_of(network), weights)
@@ -188,7 +188,7 @@ def test_balancing_again_changes_nothing_and_no_scaling_has_a_smaller_norm():
     assert all(np.array_equal(w, random_weights(network, 2)[n]) for n, w in weights.items())
 
 
-def test_dead_channels_are_left_alone():
+def test_dead_channels_are_not_changed():
     network = dense(2, 3, 2, bias=True)
     weights = random_weights(network, 1)
     weights["linear0.weight"][:, 0] = weights["linear0.bias"][:, 0] = 0  # nothing comes in
@@ -205,7 +205,7 @@ def test_dead_channels_are_left_alone():
 @pytest.mark.parametrize("make", [deep, small_network, lambda: dense(2, 6, 6, 6, 1, bias=True)])
 @given(seed=st.integers(0, 2**20))
 @settings(max_examples=25, deadline=None)
-def test_a_scaled_and_permuted_copy_is_the_same_function_at_distance_zero(make, seed):
+def test_a_scaled_and_permuted_copy_has_aligned_distance_zero(make, seed):
     network = make()
     weights = random_weights(network, 1, seed)
     copy = copy_of(network, weights, seed)
@@ -223,14 +223,14 @@ def test_a_scaled_and_permuted_copy_is_the_same_function_at_distance_zero(make, 
 
 @given(seed=st.integers(0, 2**20))
 @settings(max_examples=25, deadline=None)
-def test_matching_never_moves_networks_apart(seed):
+def test_matching_never_increases_the_distance(seed):
     network = deep()
     weights = random_weights(network, 2, seed)
     balanced = symmetry.balanced(steps_of(network), weights)
     moved = symmetry.matched(steps_of(network), one(balanced, 0), one(balanced, 1))
     unmatched, matched = apart(one(balanced, 0), one(balanced, 1)), apart(moved, one(balanced, 1))
     assert matched <= unmatched * (1 + 1e-12)
-    # The norm of what is compared does not hang on the order: one division serves both.
+    # The norm does not depend on the order, so both distances have the same denominator.
     norm = np.sqrt(np.mean([apart(one(balanced, m), {n: 0.0 for n in balanced}) ** 2 for m in (0, 1)]))
     _, aligned = symmetry.distances(steps_of(network), weights, [(0, 1)])
     assert aligned[0] == pytest.approx(matched / norm, rel=1e-9)
@@ -239,7 +239,7 @@ def test_matching_never_moves_networks_apart(seed):
 
 @given(seed=st.integers(0, 2**20))
 @settings(max_examples=25, deadline=None)
-def test_with_one_hidden_layer_the_match_is_the_nearest_of_all_permutations(seed):
+def test_with_one_hidden_layer_the_match_is_optimal_among_all_permutations(seed):
     network = dense(3, 5, 2, bias=True)
     weights = random_weights(network, 2, seed)
     a, b = one(weights, 0), one(weights, 1)
@@ -252,7 +252,7 @@ def test_with_one_hidden_layer_the_match_is_the_nearest_of_all_permutations(seed
     assert apart(symmetry.matched(steps_of(network), a, b), b) == pytest.approx(least, rel=1e-12)
 
 
-def test_the_distance_of_many_is_the_mean_over_neighbours_of_the_first_twenty():
+def test_the_distance_is_the_mean_over_consecutive_pairs_of_the_first_twenty():
     network = small_network()
     weights = random_weights(network, 23)
     pairs = [(m, m + 1) for m in range(19)]
@@ -264,7 +264,7 @@ def test_the_distance_of_many_is_the_mean_over_neighbours_of_the_first_twenty():
     assert 0 < found["weight_distance_aligned"] < found["weight_distance"]
 
 
-def test_networks_that_differ_only_by_symmetry_are_diverse_in_weights_alone():
+def test_networks_that_differ_only_by_symmetry_have_raw_distance_only():
     network = networks.mnist()
     first = {n: w[None] for n, w in networks.initial(networks.shapes(network), stream(3)).items()}
     copies = [copy_of(network, first, seed) for seed in range(4)]
@@ -274,7 +274,7 @@ def test_networks_that_differ_only_by_symmetry_are_diverse_in_weights_alone():
     torch.testing.assert_close(answers, answers[:1].expand_as(answers), rtol=1e-3, atol=1e-4)
     found = symmetry.weight_distance(network, weights)
     assert found["weight_distance"] > 1
-    assert found["weight_distance_aligned"] < 1e-6  # scales are rounded to float32 nowhere
+    assert found["weight_distance_aligned"] < 1e-6  # scales are float64 throughout
 
 
 @pytest.mark.parametrize(
@@ -287,12 +287,12 @@ def test_networks_that_differ_only_by_symmetry_are_diverse_in_weights_alone():
         (nn.Sequential(nn.Linear(4, 3), nn.MaxPool2d(2), nn.Linear(3, 3)), 2, "pool before flattening"),
     ],
 )
-def test_one_network_or_symmetries_that_are_not_known_have_no_distance(network, members, message):
+def test_one_network_or_unknown_symmetries_are_refused(network, members, message):
     with pytest.raises(ValueError, match=message):
         symmetry.weight_distance(network, random_weights(network, members))
 
 
-def test_weights_that_are_not_those_of_the_network_are_refused():
+def test_weights_that_do_not_fit_the_network_are_refused():
     network = dense(2, 3, 1)
     weights = random_weights(network, 2)
     infinite = weights | {"linear0.weight": weights["linear0.weight"] * np.inf}
@@ -301,7 +301,7 @@ def test_weights_that_are_not_those_of_the_network_are_refused():
     for wrong, message in (
         ({"linear0.weight": weights["linear0.weight"]}, "expected weights named"),
         (turned, r"linear0.weight: expected \[M, 3, 2\], found \[2, 2, 3\]"),
-        (infinite, "linear0.weight: expected finite numbers"),
+        (infinite, "linear0.weight: expected finite weights"),
         (large, "linear0: expected weights with finite squares"),
     ):
         with pytest.raises(ValueError, match=message):

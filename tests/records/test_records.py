@@ -1,4 +1,4 @@
-"""Rows are written whole, read back equal, and never share a key."""
+"""Rows are written atomically, read back unchanged, and never share a key."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_numbers_round_trip_and_empty_stays_empty(tmp_path):
     assert store.read_about(tmp_path, "r")["cell"] == "c"
 
 
-def test_two_rows_of_one_key_are_refused_and_nothing_is_written(tmp_path):
+def test_rows_with_the_same_key_are_refused_and_nothing_is_written(tmp_path):
     with pytest.raises(ValueError, match="share the key"):
         store.write_run(tmp_path, "r", rows() + rows(), {}, about())
     assert not list(tmp_path.rglob("*"))
@@ -46,7 +46,7 @@ def test_a_column_outside_the_schema_is_refused():
         schema.row("accuracy", 1.0, acuracy=2)
 
 
-def test_the_newest_run_of_a_cell_wins_and_a_failure_hides_nothing(tmp_path):
+def test_the_newest_run_of_a_cell_is_read_unless_it_failed(tmp_path):
     store.write_run(tmp_path, "old", rows(run="old"), {}, about(created="2026-01-01"))
     store.write_run(tmp_path, "new", rows(run="new"), {}, about(created="2026-01-02"))
     failure = {"type": "E", "message": "", "traceback": ""}
@@ -54,7 +54,7 @@ def test_the_newest_run_of_a_cell_wins_and_a_failure_hides_nothing(tmp_path):
     assert set(store.read(tmp_path)["run"]) == {"new"}
 
 
-def test_no_results_and_broken_files_say_what_to_do(tmp_path):
+def test_errors_on_missing_and_broken_files_say_what_to_do(tmp_path):
     with pytest.raises(BenchError, match="make one: bench run"):
         store.read(tmp_path)
     store.write_run(tmp_path, "r", rows(), {}, about())

@@ -1,4 +1,4 @@
-"""Tables and figures of attacks, on made-up rows: nothing here was measured."""
+"""Tables and figures of attacks, on synthetic rows."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_figures_5_and_10_have_the_short_names_of_the_paper(results):
     assert "Figure 5: success of attacks" in page and "Figure 10: share of other networks" in page
 
 
-def test_the_table_has_a_line_for_every_attack_and_says_what_is_out_of_reach(results):
+def test_the_table_has_all_attacks_and_marks_unreachable_sizes(results):
     found = frame(results, "attacks")
     where = (found["attack"] == "pgd") & (found["epsilon"] == 0.1) & (found["variant"] == "fresh")
     part = found[where & (found["metric"] == "success_rate")]
@@ -82,7 +82,7 @@ def test_the_table_has_a_line_for_every_attack_and_says_what_is_out_of_reach(res
     for size in (5, 10, 100):
         assert float(means["hypergan", size]) == pytest.approx(0.1 + size / 1000 + 1 / 7)
     assert len(means) == 6 and set(part["success"]) == {"fused"}
-    # Clean images stand as epsilon 0 with nobody attacked, in lines of their own.
+    # Clean images have their own lines, with epsilon 0 and 0 attacked networks.
     clean = found[found["variant"] == "clean"]
     assert set(clean["epsilon"]) == {0.0} and set(clean["crafted_members"]) == {0}
     assert (results / "tables" / "attacks.md").read_text().count("| clean |") == len(clean)
@@ -93,7 +93,7 @@ def test_smallest_epsilons_have_a_table_with_the_quantiles_that_exist(results):
     assert "| 0.25 | 0.5 | seeds |" in text and "0.025" in text
 
 
-def test_ticks_stay_apart_from_zero():
+def test_ticks_keep_a_distance_from_zero():
     from matplotlib.figure import Figure
 
     row = Figure().subplots(1, 1, squeeze=False)[0]
@@ -101,7 +101,7 @@ def test_ticks_stay_apart_from_zero():
     assert [t.get_text() for t in row[0].get_xticklabels()] == ["0", "0.1", "0.3"]
 
 
-def test_images_of_larger_ensembles_are_counted_apart(results):
+def test_images_of_larger_ensembles_are_counted_separately(results):
     rows = prepare(store.read(results), {})
     found = attacks.attack_means(rows, {})
     assert attacks._counts(found, [5, 10, 100]) == "100 images · 1 to 2 seeds"

@@ -1,4 +1,4 @@
-"""Laws of equal budgets and of the Pareto figure, on small made-up runs: nothing here was measured."""
+"""Equal budgets and the Pareto figure, on small synthetic runs."""
 
 from itertools import pairwise
 
@@ -24,7 +24,7 @@ def write(results, method, fit=10.0, accuracy=0.9, trace=(), sizes=(1, 10), **mo
     """One run on `digits`. trace: by round, accuracy of the ensemble and of single networks.
 
     more: seed, preset, device, task, dataset, predict (seconds), memory (bytes), auroc, config, threads,
-    device_name. A cost that is None was not measured, an accuracy that is None not asked.
+    device_name. A cost or an accuracy of None is missing.
     """
     seed, preset, task = more.get("seed", 0), more.get("preset", "quick"), more.get("task", "digits")
     config, device = more.get("config", {"beta": 1}), more.get("device", "cpu")
@@ -86,13 +86,13 @@ def drawn(results):
 
 
 def steady(last, top=0.9):
-    """A trace of every round up to the last; the accuracy of the ensemble tells the round."""
+    """A trace of every round up to the last; the ensemble's accuracy encodes the round."""
     return {epoch: (top + epoch / 1000, top - 0.1 + epoch / 1000) for epoch in range(1, last + 1)}
 
 
-def test_the_budget_is_the_shortest_fit_and_a_round_an_equal_share_of_its_own(tmp_path):
+def test_the_budget_is_the_shortest_fit_and_rounds_take_equal_time(tmp_path):
     write(tmp_path, "fast", 10.0, trace={5: (0.7, 0.6), 10: (0.8, 0.7)})
-    write(tmp_path, "slow", 44.0, trace=steady(8))  # 5.5 seconds a round
+    write(tmp_path, "slow", 44.0, trace=steady(8))  # 5.5 seconds per round
     found = lines(tmp_path)
     assert list(found["budget_seconds"]) == [10.0, 10.0]
     assert list(found["epoch"]) == [10, 1] and list(found["epochs"]) == [10, 8]
@@ -104,7 +104,7 @@ def test_the_budget_is_the_shortest_fit_and_a_round_an_equal_share_of_its_own(tm
 
 @pytest.mark.parametrize("fit", [0.1, 0.3, 1 / 3, 7.7, 1234.567])
 @pytest.mark.parametrize("last", [1, 3, 7, 49])
-def test_the_shortest_fit_stands_at_its_end_whatever_its_length(tmp_path, fit, last):
+def test_the_shortest_fit_reaches_its_last_round(tmp_path, fit, last):
     write(tmp_path, "fast", fit, trace=steady(last))
     write(tmp_path, "same", fit, trace=steady(2))
     write(tmp_path, "slow", 2.2 * fit, trace=steady(5))
@@ -112,7 +112,7 @@ def test_the_shortest_fit_stands_at_its_end_whatever_its_length(tmp_path, fit, l
     assert found["epoch"].to_dict() == {"fast": last, "same": 2, "slow": 2}
 
 
-def test_no_method_is_shown_beyond_the_budget_and_a_next_trace_would_be():
+def test_the_last_trace_within_the_budget_is_shown():
     rng = np.random.default_rng(0)
     for _ in range(50):
         epochs = np.unique(rng.integers(1, 40, size=6))
@@ -177,18 +177,18 @@ def test_dominating_is_at_least_as_good_everywhere_and_better_somewhere():
                 and (quality[j] > quality[i] or (costs[j] < costs[i]).any())
             }
             assert set(found[i]) == better and i not in better
-            # Whoever dominates one that dominates, dominates too; and somebody is left on the front.
+            # Dominance is transitive, and the front is not empty.
             assert all(set(found[j]) <= better for j in better)
             assert not better or any(not found[j] for j in better)
 
 
-def test_equal_lines_dominate_neither_and_a_line_with_a_gap_is_not_judged():
+def test_equal_lines_do_not_dominate_and_gaps_are_not_judged():
     quality = np.array([1.0, 1.0, np.nan, 2.0])
     costs = np.array([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0], [0.0, np.nan]])
     assert dominators(quality, costs) == [[], [], None, None]
 
 
-def test_the_table_names_who_dominates_the_most_accurate_first(tmp_path):
+def test_the_table_names_dominating_methods_most_accurate_first(tmp_path):
     write(tmp_path, "worst", 30.0, 0.7, memory=2**31)
     for i in range(5):
         write(tmp_path, f"m{i}", 10.0 + i, 0.8 + i / 100)
@@ -201,7 +201,7 @@ def test_the_table_names_who_dominates_the_most_accurate_first(tmp_path):
     assert told["worst"] == "m4; m3; m2 and 2 more" and told["m0"] == "none" and told["unknown"] == "—"
 
 
-def test_whoever_is_best_at_something_is_on_the_front(tmp_path):
+def test_the_best_in_any_quantity_is_on_the_front(tmp_path):
     rng = np.random.default_rng(2)
     for i in range(8):
         fit, accuracy, predict = rng.uniform(1, 9, 3)
@@ -235,7 +235,7 @@ def test_a_regression_is_judged_by_its_likelihood(tmp_path):
     assert place.name == "pareto-toy-quick" and "likelihood" in figure.axes[0].get_ylabel()
 
 
-def test_machines_and_threads_that_differ_within_a_task_are_told(tmp_path):
+def test_different_machines_and_threads_within_a_task_are_reported(tmp_path):
     write(tmp_path, "a", trace=steady(1), threads=2, device_name="Some CPU")
     assert remark(tmp_path).endswith("Validation accuracy is of 50 images. All runs: Some CPU, 2 threads.")
     write(tmp_path, "b", 20.0, threads=1, device_name="Some CPU")
@@ -251,7 +251,7 @@ def test_machines_and_threads_that_differ_within_a_task_are_told(tmp_path):
     assert "do not compare" in html and "do not compare" in to_markdown(table)
 
 
-def test_presets_devices_and_copies_of_the_data_have_budgets_of_their_own(tmp_path):
+def test_presets_devices_and_data_copies_have_separate_budgets(tmp_path):
     write(tmp_path, "a", 10.0)
     write(tmp_path, "b", 20.0, 0.92)
     write(tmp_path, "b", 1.0, preset="smoke")
@@ -269,7 +269,7 @@ def test_presets_devices_and_copies_of_the_data_have_budgets_of_their_own(tmp_pa
     assert frame.set_index("method")["dominated_by"].to_dict() == {"a": "", "b": "", "c": ""}
 
 
-def test_configurations_compete_as_methods_of_their_own(tmp_path):
+def test_configurations_compete_as_separate_methods(tmp_path):
     write(tmp_path, "a", 10.0, config={"epochs": 9}, trace=steady(9))
     write(tmp_path, "a", 20.0, config={"epochs": 18}, trace=steady(18))
     assert lines(tmp_path)["epoch"].to_dict() == {"a [epochs=18]": 9, "a [epochs=9]": 9}
@@ -281,14 +281,14 @@ def test_a_task_without_accuracy_has_no_line_and_no_figure(tmp_path):
 
 
 def marks(figure, method, metric=0, cost=0, costs=3):
-    """The points of a method in a panel, sizes growing."""
+    """The points of a method in a panel, by ascending size."""
     axes = figure.axes[metric * costs + cost]
     style = method_styles([method])[method]
     (line,) = [x for x in axes.lines if x.get_marker() == style.marker and x.get_markersize() == 3.5]
     return line
 
 
-def test_a_figure_has_a_row_a_question_a_column_a_cost_and_a_point_a_size(tmp_path):
+def test_a_figure_has_rows_of_metrics_columns_of_costs_and_points_of_sizes(tmp_path):
     write(tmp_path, "a", 10.0, 0.9, sizes=(1, 5, 20), auroc=0.8, predict=4.0)
     ((place, figure),) = drawn(tmp_path)
     assert place.name == "pareto-digits-quick" and place.block["task"] == "digits"
@@ -304,7 +304,7 @@ def test_a_figure_has_a_row_a_question_a_column_a_cost_and_a_point_a_size(tmp_pa
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_axes_hold_every_point_and_their_marks_say_where_they_are(tmp_path, seed):
+def test_axes_contain_all_points_and_tick_labels_are_correct(tmp_path, seed):
     rng = np.random.default_rng(seed)
     for i in range(6):
         fit, predict = 10 ** rng.uniform(-2, 2 + 2 * seed, 2) * 3
@@ -322,7 +322,7 @@ def test_axes_hold_every_point_and_their_marks_say_where_they_are(tmp_path, seed
             assert told == pytest.approx(list(at)) and len(set(told)) == len(told)
 
 
-def test_labels_of_an_axis_do_not_touch(tmp_path):
+def test_axis_labels_do_not_overlap(tmp_path):
     for i, fit in enumerate(np.geomspace(330, 1011, 7)):
         write(tmp_path, f"m{i}", fit, 0.9 + i / 100, predict=0.001 * 4**i, memory=2**30 * (1 + i / 9))
     ((_, figure),) = drawn(tmp_path)

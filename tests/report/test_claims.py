@@ -1,4 +1,4 @@
-"""The ledger: every claim holds on rows made to its words, fails when they change, and waits without."""
+"""The ledger: claims hold on matching rows, fail on others, and are not measured without rows."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_every_claim_has_a_name_a_place_and_a_case():
 @pytest.mark.parametrize(
     ("name", "case"), [(name, case) for name, cases in CASES.items() for case in range(len(cases))]
 )
-def test_a_claim_holds_on_rows_made_to_its_words_and_fails_when_one_changes(name, case, tmp_path):
+def test_a_claim_holds_on_matching_rows_and_fails_if_one_changes(name, case, tmp_path):
     good, bad = (line(name, rows, tmp_path) for rows in CASES[name][case])
     assert (good["verdict"], bad["verdict"]) == (claims.HOLDS, claims.FAILS), (good, bad)
     for found in (good, bad):
@@ -74,7 +74,7 @@ def test_a_claim_on_attacks_names_those_that_are_flagged(tmp_path):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_claim_whose_rows_are_missing_names_them_and_never_departs(name, tmp_path):
+def test_a_claim_with_missing_rows_names_them_and_does_not_depart(name, tmp_path):
     found = line(name, [row("accuracy", 0.5, "none", "digits")], tmp_path)
     (claim,) = [c for c in claims.CLAIMS if c.name == name]
     assert found["verdict"] == claims.UNKNOWN and found["departs"] == "no"
@@ -83,7 +83,7 @@ def test_a_claim_whose_rows_are_missing_names_them_and_never_departs(name, tmp_p
     assert "--preset quick" in found["command"]
 
 
-def test_the_same_checks_judge_the_paper_by_its_own_tables(tmp_path):
+def test_the_same_checks_are_applied_to_the_paper_s_own_tables(tmp_path):
     found = lines([row("accuracy", 0.5, "none", "digits")], tmp_path)
     own = {k: v for k, v in zip(found["claim"], found["paper_numbers"], strict=True) if v}
     # MNIST: MC dropout above APD, 98.73 and 98.61; with 5,000 examples below, 95.58 and 96.35.
@@ -94,7 +94,7 @@ def test_the_same_checks_judge_the_paper_by_its_own_tables(tmp_path):
 
 
 def ahead(differences):
-    """HyperGAN ahead of the others on every set, by these over seeds."""
+    """HyperGAN ahead of the others on every set, by these differences per seed."""
     place = [(m, t, s, d) for t in SETS for m in (HG, *OTHERS) for s, d in enumerate(differences)]
     return [accuracy(m, t, 100, 0.9 + d * (m == HG), seed=s) for m, t, s, d in place]
 
@@ -120,7 +120,7 @@ def test_seeds_are_paired(tmp_path):
     assert found.holds is None
 
 
-def test_a_difference_inside_the_margin_is_none_and_the_weakest_comparison_is_shown():
+def test_a_margin_is_respected_and_the_weakest_comparison_is_shown():
     a, b = pd.Series([0.5, 0.504, 0.508]), pd.Series([0.5, 0.5, 0.5])
     # sd 0.004, half-width 4.3027 * 0.004 / sqrt(3) = 0.00994: the mean of 0.004 reaches to 0.0139.
     for margin, holds in ((0.015, True), (0.01, False)):
@@ -143,7 +143,7 @@ def test_one_counterexample_decides_but_holding_needs_every_row(tmp_path):
     assert line("most-accurate", few, tmp_path)["verdict"] == claims.FAILS
 
 
-def test_only_a_verdict_against_what_is_expected_departs_and_smoke_expects_nothing(tmp_path):
+def test_only_unexpected_verdicts_depart_and_smoke_expects_nothing(tmp_path):
     failing = CASES["norms-vary-more"][0][1]
     assert line("norms-vary-more", failing, tmp_path)["departs"] == "yes"
     found = line("norms-vary-more", [r | {"preset": "smoke"} for r in failing], tmp_path)
@@ -155,7 +155,7 @@ def test_only_a_verdict_against_what_is_expected_departs_and_smoke_expects_nothi
         assert only["departs"] == departs
 
 
-def test_presets_and_devices_never_meet(tmp_path):
+def test_presets_and_devices_are_not_mixed(tmp_path):
     good = CASES["most-accurate"][0][0]
     apart = [r | {"preset": "paper" if r["method"] == HG else "quick"} for r in good]
     found = lines(apart, tmp_path, "most-accurate")
@@ -164,14 +164,14 @@ def test_presets_and_devices_never_meet(tmp_path):
     assert set(lines(apart, tmp_path, "most-accurate")["verdict"]) == {claims.UNKNOWN}
 
 
-def test_memory_of_a_cpu_says_nothing_about_a_gpu(tmp_path):
+def test_cpu_memory_is_not_evidence_for_the_gpu_claim(tmp_path):
     rows = [r | {"device": "cpu"} for r in CASES["gpu-memory"][0][0]]
     found = line("gpu-memory", rows, tmp_path)
     assert found["verdict"] == claims.UNKNOWN
     assert found["command"] == "bench run --method hypergan --task mnist,cifar10 --preset quick --device cuda"
 
 
-def test_of_several_configurations_that_with_most_seeds_counts_then_the_newest(tmp_path):
+def test_the_configuration_with_most_seeds_is_used_then_the_newest(tmp_path):
     many = [accuracy(HG, "mnist", 1, 0.99, seed=s) for s in (0, 1)]
     other = [accuracy(HG, "mnist", 1, 0.5, config="d", run="other")]
     assert line("single-networks", many + other, tmp_path)["verdict"] == claims.HOLDS
@@ -180,14 +180,14 @@ def test_of_several_configurations_that_with_most_seeds_counts_then_the_newest(t
         assert found["verdict"] == verdict
 
 
-def test_of_configurations_with_as_many_seeds_that_on_more_tasks_counts(tmp_path):
+def test_of_configurations_with_equal_seeds_the_one_on_more_tasks_is_used(tmp_path):
     wide = [accuracy(HG, task, 1, 0.99) for task in ("mnist", "notmnist")]
     other = [accuracy(HG, "mnist", 1, 0.5, config="d", run="other")]
     found = line("single-networks", wide + other, tmp_path, {"other": "2026"})
     assert found["verdict"] == claims.HOLDS
 
 
-def test_of_two_copies_of_a_data_set_one_is_compared(tmp_path):
+def test_only_one_copy_of_a_data_set_is_compared(tmp_path):
     rows = [r | {"dataset": "copy", "run": f"copy-{r['run']}"} for r in against((0.9, 0.8, 0.7, 0.6))]
     rows.append(accuracy(HG, "mnist", 100, 0.1, dataset="mnist"))
     assert line("most-accurate", rows, tmp_path)["verdict"] == claims.HOLDS
@@ -199,7 +199,7 @@ def test_outliers_are_compared_at_the_largest_size_that_both_have(tmp_path):
     assert "10 of hypergan 0.550/0.800/1.050 nats > standard_ensemble 0.250" in found["evidence"]
 
 
-def test_diversity_is_judged_wherever_it_was_traced(tmp_path):
+def test_diversity_claims_use_all_traced_tasks(tmp_path):
     (good, _), (_, bad) = CASES["diversity-falls"]
     found = line("diversity-falls", good + bad, tmp_path)
     assert found["verdict"] == claims.FAILS

@@ -1,4 +1,4 @@
-"""Laws of the tables on spread, pairs and distances, on small made-up runs: nothing here was measured."""
+"""The tables on spread, pairs and distances, on small synthetic runs."""
 
 import math
 
@@ -28,7 +28,7 @@ LABELS = np.arange(IMAGES, dtype="i2") % 3
 
 
 def write(results, method, seed=0, wrong=5, apart=1.0, sizes=(1, 10), kept=(1, 10), values=None, **more):
-    """One run on the task `digits`: `wrong` images wrong from the first on, entropies `apart` in mean.
+    """One run on the task `digits`: `wrong` images misclassified, mean entropies differ by `apart`.
 
     kept: sizes whose arrays are written. values: accuracy and AUROC of the rows, in place of those of the
     arrays. more: sd over draws (`draws`), labels, predictions or preset.
@@ -80,7 +80,7 @@ def line(table, **where):
     return frame.iloc[0]
 
 
-def test_one_seed_has_a_spread_over_images_and_none_over_seeds(tmp_path):
+def test_one_seed_has_a_spread_over_images_but_not_over_seeds(tmp_path):
     scores = write(tmp_path, "a", wrong=6)
     spread = found(tmp_path)["spread"]
     accuracy = line(spread, metric="accuracy", members=10)
@@ -92,7 +92,7 @@ def test_one_seed_has_a_spread_over_images_and_none_over_seeds(tmp_path):
     assert "| 10 | a | 90.00 | — | — | — | 3.87 | 1 |" in to_markdown(spread)
 
 
-def test_three_kinds_of_spread_stand_apart(tmp_path):
+def test_three_sources_of_spread_are_separate(tmp_path):
     for seed, (wrong, draws) in enumerate([(6, 0.01), (12, 0.03)]):
         write(tmp_path, "a", seed, wrong, draws=draws)
     accuracy = line(found(tmp_path)["spread"], metric="accuracy", members=10)
@@ -105,18 +105,18 @@ def test_three_kinds_of_spread_stand_apart(tmp_path):
     assert (accuracy["seeds"], accuracy["draw_seeds"], accuracy["image_seeds"]) == (2, 2, 2)
 
 
-def test_a_size_whose_images_were_not_kept_is_a_gap(tmp_path):
+def test_a_size_without_stored_images_is_a_gap(tmp_path):
     write(tmp_path, "a", sizes=(1, 5, 10))
     spread = found(tmp_path)["spread"]
     assert math.isnan(line(spread, metric="accuracy", members=5)["image_sd"])
     assert math.isnan(line(spread, metric="auroc", members=5)["image_sd"])
 
 
-def test_one_shared_seed_is_judged_by_its_images(tmp_path):
+def test_with_one_shared_seed_images_are_compared(tmp_path):
     first, second = write(tmp_path, "a", wrong=2), write(tmp_path, "b", wrong=14, apart=3)
     verdicts = found(tmp_path)["verdicts"]
     accuracy = line(verdicts, metric="accuracy")
-    # The twelve images that b alone has wrong: p = 2 / 2^12.
+    # Twelve images are wrong for b only: p = 2 / 2^12.
     assert accuracy["difference"] == pytest.approx(12 / IMAGES)
     assert accuracy["p"] == accuracy["p_holm"] == pytest.approx(2 / 2**12)
     assert (accuracy["verdict"], accuracy["over"], accuracy["seeds"]) == ("a higher", "images", 1)
@@ -127,11 +127,11 @@ def test_one_shared_seed_is_judged_by_its_images(tmp_path):
     assert area["verdict"] == "b higher" and area["over"] == "images"
 
 
-def test_shared_seeds_are_judged_by_their_differences(tmp_path):
+def test_with_several_shared_seeds_paired_differences_are_compared(tmp_path):
     for seed, (a, b) in enumerate([(0.90, 0.80), (0.91, 0.80), (0.92, 0.83)]):
         write(tmp_path, "a", seed, values=(a, 0.9))
         write(tmp_path, "b", seed, values=(b, 0.9))
-    write(tmp_path, "b", 7, values=(0.1, 0.1))  # a seed that a lacks
+    write(tmp_path, "b", 7, values=(0.1, 0.1))  # a seed missing for a
     verdicts = found(tmp_path)["verdicts"]
     accuracy = line(verdicts, metric="accuracy")
     other = stats.ttest_rel([0.90, 0.91, 0.92], [0.80, 0.80, 0.83])
@@ -143,7 +143,7 @@ def test_shared_seeds_are_judged_by_their_differences(tmp_path):
     assert (area["verdict"], area["difference"], area["p"]) == ("tie", 0, 1)
 
 
-def test_p_is_adjusted_within_a_table_and_a_verdict_goes_by_it(tmp_path):
+def test_verdicts_use_p_adjusted_within_a_table(tmp_path):
     # Against a, b is wrong on 6 more images: p = 2 / 2^6 = 0.031, no longer significant among three pairs.
     for method, wrong in (("a", 0), ("b", 6), ("c", 3)):
         write(tmp_path, method, wrong=wrong)
@@ -153,7 +153,7 @@ def test_p_is_adjusted_within_a_table_and_a_verdict_goes_by_it(tmp_path):
     assert alone["p"] == pytest.approx(2 / 2**6)
     assert alone["p_holm"] == pytest.approx(3 * 2 / 2**6)
     assert alone["verdict"] == "tie"
-    for column in ("method", "other", "p", "p_holm", "verdict"):  # presets are families of their own
+    for column in ("method", "other", "p", "p_holm", "verdict"):  # presets are separate families
         own = [verdicts.frame.loc[verdicts.frame["preset"] == p, column].tolist() for p in ("quick", "smoke")]
         assert own[0] == own[1]
 
@@ -183,7 +183,7 @@ def test_methods_without_a_shared_seed_or_image_are_not_tested(tmp_path):
     write(tmp_path, "c", 0, labels=(LABELS + 1) % 3)
     write(tmp_path, "d", 0, labels=LABELS[:50])
     verdicts = found(tmp_path)["verdicts"]
-    for metric in comparisons.QUESTIONS:
+    for metric in comparisons.COMPARED:
         words = {o: line(verdicts, metric=metric, method="a", other=o)["verdict"] for o in "bcd"}
         other = "not tested: one shared seed, and not the same images"
         assert words == {"b": "not tested: no shared seed", "c": other, "d": other}
@@ -197,7 +197,7 @@ def test_a_difference_that_does_not_vary_over_seeds_is_not_tested(tmp_path):
     assert "the same on all 2 seeds" in accuracy["verdict"] and accuracy["over"] == ""
 
 
-def test_distances_are_those_of_the_largest_size_kept_and_a_mean_over_seeds(tmp_path):
+def test_distances_are_means_over_seeds_at_the_largest_stored_size(tmp_path):
     every = [write(tmp_path, "a", seed, sizes=(1, 10, 100), kept=(1, 10)) for seed in (0, 1)]
     table = found(tmp_path)["entropy-distances"]
     assert set(table.frame["members"]) == {10} and set(table.frame["dataset"]) == {"letters"}
@@ -210,7 +210,7 @@ def test_distances_are_those_of_the_largest_size_kept_and_a_mean_over_seeds(tmp_
     assert band["mean"] == pytest.approx(dkw_half_width(OUTLIERS)) and math.isnan(band["sd"])
 
 
-def test_runs_without_arrays_have_rows_and_no_images(tmp_path):
+def test_runs_without_arrays_have_no_image_statistics(tmp_path):
     write(tmp_path, "a", kept=())
     write(tmp_path, "b", kept=())
     every = found(tmp_path)
@@ -219,7 +219,7 @@ def test_runs_without_arrays_have_rows_and_no_images(tmp_path):
     assert not len(every["entropy-distances"].frame)
 
 
-def test_many_pairs_open_at_a_click(tmp_path):
+def test_long_tables_are_collapsed(tmp_path):
     for method in "abcdefghij":
         write(tmp_path, method, kept=())
     table = found(tmp_path)["verdicts"]
@@ -230,7 +230,7 @@ def test_many_pairs_open_at_a_click(tmp_path):
     assert text.block["metric"].startswith("accuracy")
 
 
-def test_an_entropy_that_is_no_number_is_a_gap(tmp_path):
+def test_a_nan_entropy_is_a_gap(tmp_path):
     write(tmp_path, "a")
     path = tmp_path / "raw" / "a-quick-0.npz"
     with np.load(path) as kept:

@@ -1,4 +1,4 @@
-"""Every flag fires where its fault is planted, and not otherwise; what is flagged is marked."""
+"""Every flag is raised for its fault and only then; flagged attacks are marked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXAMPLES = 100
 
 
 def frame(own, more=(), seed=0, method="m", size=5):
-    """Rows of a run: success on the networks attacked by attack and epsilon, a little less on fresh ones."""
+    """Rows of a run: success on attacked networks by attack and epsilon, slightly less on fresh ones."""
     rows = list(more)
     for (attack, epsilon), success in own.items():
         evaluation, tested = ("attack", "fresh") if attack in ("fgsm", "pgd") else ("adaptive", "adaptive")
@@ -55,7 +55,7 @@ def other(metric, value, attack="pgd", epsilon=0.3):
     return schema.row(metric, value, members=5, crafted_members=5, examples=EXAMPLES, **where)
 
 
-def test_sound_attacks_have_no_flag():
+def test_strong_attacks_have_no_flag():
     assert fired(frame(SOUND, [other("unmoved_share", 0.0), other("late_gain", 0.05)])) == set()
 
 
@@ -71,28 +71,28 @@ def test_an_attack_that_is_too_weak_is_flagged(changes, flag):
     assert fired(frame(SOUND | changes)) == {flag}
 
 
-def test_images_without_a_gradient_and_a_budget_that_ended_early_are_flagged():
+def test_missing_gradients_and_a_small_step_budget_are_flagged():
     planted = [other("unmoved_share", 0.01), other("late_gain", 0.06)]
     assert fired(frame(SOUND, planted)) == {("pgd", 0.3, "no-gradient"), ("pgd", 0.3, "not-converged")}
 
 
-def test_one_image_more_or_less_is_no_suspicion():
+def test_a_difference_of_one_image_raises_no_flag():
     assert fired(frame(SOUND | {("pgd", 0.1): 0.19})) == set()
     assert fired(frame(SOUND | {("pgd", 0.3): 0.59})) == set()
 
 
-def test_square_and_noise_are_held_against_nobody():
+def test_square_and_noise_are_never_flagged():
     assert fired(frame(SOUND | {("square", 0.3): 0.0, ("noise", 0.1): 0.3, ("noise", 0.3): 0.0})) == set()
 
 
-def test_a_flag_says_in_how_many_seeds_it_fired():
+def test_a_flag_states_its_number_of_seeds():
     weak = SOUND | {("pgd", 0.1): 0.1}
     rows = pd.concat([frame(SOUND, seed=0), frame(weak, seed=1), frame(SOUND, seed=2)])
     (line,) = flags.find(rows).itertuples()
     assert (line.fired, line.seeds, line.evidence) == (1, 3, "10%, square 20%")
 
 
-def test_what_is_flagged_is_marked_wherever_it_is_shown():
+def test_numbers_of_flagged_attacks_are_marked_everywhere():
     rows = prepare(frame(SOUND | {("pgd", 0.1): 0.1}), {})
     found = {t.name: to_markdown(t) for t in defence_tables(rows) if len(t.frame)}
     lines = [line for line in found["adaptive-attacks"].splitlines() if line.startswith("| 0.1 | 5 |")]
@@ -113,7 +113,7 @@ def test_the_matrix_has_an_interval_over_images_or_over_seeds():
     assert "54.0 [44.3, 63.4]" in text
     several = prepare(pd.concat([frame(SOUND, seed=0), frame(SOUND | {("pgd", 0.1): 0.8}, seed=1)]), {})
     (table,) = [t for t in defence_tables(several) if t.name == "resampling"]
-    assert "63.0 [0.0, 100.0]" in to_markdown(table)  # t-interval of 54 and 72, cut to what a share can be
+    assert "63.0 [0.0, 100.0]" in to_markdown(table)  # t-interval of 54 and 72, clipped to [0, 100]
 
 
 def test_canaries_have_a_table():

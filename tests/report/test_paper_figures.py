@@ -1,4 +1,4 @@
-"""The paper's figures: their names, what they are drawn of, and what stands where they cannot be."""
+"""The paper's figures: names, content, and gaps if arrays are missing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SETS = {
 
 
 def fake_run(results, method, task="digits", preset="quick", seed=0, keep=("",), members=25, **columns):
-    """A run with entropies, norms and traces; keep: what of its arrays, by parts of their names."""
+    """A run with entropies, norms and traces; keep: substrings of the names of stored arrays."""
     inside, outside, classes = SETS[task]
     run = f"{method}-{task}-{preset}-{seed}-{columns.get('device', 'cpu')}"
     place = {"run": run, "method": method, "task": task, "train": task, "preset": preset, "seed": seed}
@@ -63,7 +63,7 @@ def fake_run(results, method, task="digits", preset="quick", seed=0, keep=("",),
 
 @pytest.fixture
 def unrendered(monkeypatch):
-    """Files of figures without their pixels, which take most of a build's time."""
+    """Skips drawing, which takes most of a build's time."""
     drawn = dict.fromkeys(images.KINDS, b"<svg/>")
     monkeypatch.setattr(report, "images", lambda figures: [drawn for _ in figures])
 
@@ -105,7 +105,7 @@ def test_a_preset_without_the_figure_leaves_the_short_name_to_the_next(tmp_path)
     assert gap.commands == ("bench run --method hypergan --task digits --preset quick --stale",)
 
 
-def test_old_runs_leave_a_gap_on_the_page_that_says_what_fills_it(tmp_path, unrendered):
+def test_runs_without_arrays_leave_a_gap_with_a_command(tmp_path, unrendered):
     fake_run(tmp_path, "hypergan", keep=("entropy", "prediction"))
     written = {path.name for path in report.build(tmp_path)}
     assert "figure3-digits.svg" in written
@@ -124,13 +124,13 @@ def test_figures_of_an_earlier_name_are_removed(tmp_path, unrendered):
     assert "figure3-digits.png" in names
 
 
-def test_tasks_that_stand_for_none_of_the_paper_keep_their_plain_name(tmp_path):
+def test_figures_of_other_tasks_keep_their_plain_name(tmp_path):
     fake_run(tmp_path, "hypergan", task="open")
     names = set(drawn(tmp_path))
     assert "entropy-ecdf-open-quick" in names and not {n for n in names if n.startswith("figure3")}
 
 
-def test_ablations_are_drawn_with_what_is_there_and_name_what_is_not(tmp_path):
+def test_ablations_are_drawn_as_far_as_measured_and_missing_ones_are_named(tmp_path):
     fake_run(tmp_path, "standard_ensemble")
     assert not {name for name in drawn(tmp_path) if name.startswith(("figure6", "figure7"))}
     for method in ("hypergan", "hypergan-no-mixer"):
@@ -163,7 +163,7 @@ def test_curves_that_hide_each_other_are_named(tmp_path):
     assert "hypergan-no-both and hypergan-no-mixer are the same" in found
 
 
-def test_misfits_show_the_images_kept_with_their_entropies_and_classes(tmp_path):
+def test_figure_9_shows_the_stored_images_with_entropies_and_classes(tmp_path):
     run = fake_run(tmp_path, "hypergan")
     fake_run(tmp_path, "apd")
     arrays = store.read_arrays(tmp_path, run)
@@ -182,7 +182,7 @@ def test_misfits_show_the_images_kept_with_their_entropies_and_classes(tmp_path)
     assert "is" in figure.axes[0].get_xlabel() and "is" not in figure.axes[8].get_xlabel()
 
 
-def test_a_method_with_the_arrays_stands_in_for_one_without(tmp_path):
+def test_arrays_of_another_method_are_shown_if_the_proposed_one_has_none(tmp_path):
     fake_run(tmp_path, "hypergan", keep=("entropy",))
     fake_run(tmp_path, "mnf")
     found = drawn(tmp_path)
@@ -190,7 +190,7 @@ def test_a_method_with_the_arrays_stands_in_for_one_without(tmp_path):
         assert "mnf · " in texts(found[f"figure{number}-digits"][1])
 
 
-def test_filters_keep_their_values_and_stand_apart():
+def test_filters_keep_their_values_and_are_separated():
     stack = np.arange(5 * 2 * 3, dtype=float).reshape(5, 2, 3) + 1
     whole = mosaic(stack, 3)
     assert whole.shape == (5, 11)
@@ -211,7 +211,7 @@ def test_copies_are_named_wherever_their_rows_are_shown(tmp_path, unrendered):
     assert (tmp_path / "report.html").read_text().count(said) > 3
 
 
-def test_the_page_has_the_embedded_tasks_behind_the_papers(tmp_path, unrendered):
+def test_the_page_lists_embedded_tasks_after_the_paper_s(tmp_path, unrendered):
     for task in ("digits", "open"):
         fake_run(tmp_path, "hypergan", task=task)
     report.build(tmp_path)
@@ -219,7 +219,7 @@ def test_the_page_has_the_embedded_tasks_behind_the_papers(tmp_path, unrendered)
     assert 0 < page.index('id="quick-cpu-open"') < page.index('id="quick-cpu-digits"')
 
 
-def test_a_block_of_other_images_has_no_remark():
+def test_a_block_without_lossy_copies_has_no_remark():
     copies = ({"preset": "quick", "device": "cpu", "task": "t", "train": "t", "read": "cifar10-jpeg75"},)
     assert note_on_copies(copies, {"preset": "quick", "device": "cpu"})
     assert not note_on_copies(copies, {"preset": "paper", "device": "cpu"})

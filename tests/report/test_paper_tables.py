@@ -1,4 +1,4 @@
-"""The paper's tables: published values beside measured ones, and gaps that name what fills them."""
+"""The paper's tables: published and measured values, and gaps with the commands that fill them."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def only(frame, **where):
     return frame.iloc[0]
 
 
-def test_the_published_file_is_one_original_of_the_schema():
+def test_the_published_file_follows_the_schema():
     assert (ROOT / "results" / "published.csv").read_bytes() == published.ORIGINAL.read_bytes()
     rows = PAPER.astype(object).where(PAPER.notna(), None).to_dict("records")
     assert store.to_csv(rows).encode() == published.ORIGINAL.read_bytes()
@@ -64,7 +64,7 @@ def test_the_published_file_is_one_original_of_the_schema():
     assert len(PAPER) - len(accuracy) == 2 * (3 * 3 + 2 * 5 + 1 * 3)
 
 
-def test_a_source_names_table_and_cell():
+def test_sources_name_table_and_cell():
     cell = only(PAPER, method="hypergan", train="mnist", members=100, metric="accuracy")
     assert (cell["value"], cell["source"]) == (0.9931, "Table 2: hypergan, mnist, 100")
     cell = only(PAPER, method="hypergan-no-both", train="cifar10", layer="conv2", metric="weight_norm_sd")
@@ -83,7 +83,7 @@ def test_table_2_shows_seeds_beside_the_published_value(tmp_path):
     assert "| hypergan | 1 | 98.50 ± 0.71 | 98.64 | — | 96.69 |" in text
 
 
-def test_what_is_published_and_not_measured_names_its_command(tmp_path):
+def test_values_published_but_not_measured_have_a_command(tmp_path):
     whole = dict.fromkeys(published.SIZES, 0.98)
     table = made(tmp_path, run("hypergan", "mnist", accuracies=whole))["table2"]
     gap = only(table.frame, method="mnf", train="cifar5")
@@ -97,7 +97,7 @@ def test_what_is_published_and_not_measured_names_its_command(tmp_path):
     assert line.startswith("quick,cpu,mnist,mnist,mnist,apd,100,,accuracy,fraction,,,,,0,,0.9861,")
 
 
-def test_out_of_reach_is_no_gap_and_sizes_beside_the_paper_stay_away(tmp_path):
+def test_unreachable_sizes_are_not_gaps_and_other_sizes_are_omitted(tmp_path):
     rows = run("standard_ensemble", "mnist", accuracies={1: 0.9, 7: 0.91, 10: 0.92})
     frame = made(tmp_path, rows, sizes=(1, 7, 10, 100))["table2"].frame
     lone = frame[frame["method"] == "standard_ensemble"]
@@ -105,7 +105,7 @@ def test_out_of_reach_is_no_gap_and_sizes_beside_the_paper_stay_away(tmp_path):
     assert "standard_ensemble,100,,accuracy,fraction,N/A," in to_csv(frame)
 
 
-def test_of_tasks_that_share_a_fit_the_one_named_like_the_train_key_stands(tmp_path):
+def test_of_tasks_that_share_a_fit_the_one_named_like_the_train_key_is_shown(tmp_path):
     shared = run("hypergan", "notmnist", train="mnist", accuracies={1: 0.1})
     alone = made(tmp_path, shared)["table2"].frame
     assert only(alone, method="hypergan", train="mnist", members=1)["mean"] == 0.1
@@ -113,7 +113,7 @@ def test_of_tasks_that_share_a_fit_the_one_named_like_the_train_key_stands(tmp_p
     assert only(both, method="hypergan", train="mnist", members=1)["mean"] == 0.9
 
 
-def test_presets_never_meet_and_each_keeps_its_gaps(tmp_path):
+def test_presets_are_not_mixed_and_each_has_its_gaps(tmp_path):
     runs = [
         run("hypergan", "mnist", preset=p, accuracies={1: v}) for p, v in (("quick", 0.5), ("paper", 0.9))
     ]
@@ -124,7 +124,7 @@ def test_presets_never_meet_and_each_keeps_its_gaps(tmp_path):
     assert frame["command"].str.endswith("--preset paper").sum() == 34
 
 
-def test_configurations_stand_beside_the_same_published_value(tmp_path):
+def test_configurations_share_the_published_value(tmp_path):
     runs = [run("hypergan", "mnist", accuracies={1: 0.9})]
     runs.append(run("hypergan", "mnist", accuracies={1: 0.8}, config="d", run="other"))
     frame = made(tmp_path, *runs)["table2"].frame
@@ -161,7 +161,7 @@ def test_table_1_compares_norms_and_their_ratio_layer_by_layer(tmp_path):
     assert ["conv2", "mnf", "10", "8.00", "", "2.00", "", "0.250", "", "1"] in text
 
 
-def test_tables_5_and_6_hold_what_theirs_hold(tmp_path):
+def test_tables_5_and_6_have_the_paper_s_values(tmp_path):
     wide = dict.fromkeys(("conv1", "conv2", "conv3", "linear1", "linear2"), (8.0, 2.0))
     narrow = dict.fromkeys(LAYERS, (8.0, 2.0))
     runs = [

@@ -1,4 +1,4 @@
-"""The parts of the report import downhill, and sections not each other."""
+"""Parts of the report import only lower parts, and sections do not import each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import bench.report
 
 FOLDER = Path(bench.report.__file__).parent
 NUMBERS = {"arrays", "costs", "flags", "published", "rows", "uncertainty"}
-# From the top down: what each part may import beside itself.
+# Top down: what each part may import besides itself.
 BELOW = {
     "__init__": {"output", "claims", "sections", "layout", *NUMBERS},
     "output": {"claims", "layout", "rows"},
@@ -25,7 +25,7 @@ BELOW = {
     "rows": {"uncertainty"},
     "uncertainty": set(),
 }
-# A section may show the numbers of another one beside its own.
+# A section that may use numbers of another one.
 BESIDE = {("paper", "diversity")}
 
 
@@ -40,7 +40,7 @@ def imported(path: Path) -> set[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("part", BELOW)
-def test_a_part_imports_only_what_lies_below(part):
+def test_a_part_imports_only_lower_parts(part):
     floors = list(BELOW)
     assert BELOW[part] <= set(floors[floors.index(part) + 1 :])
     path = FOLDER / part
@@ -49,7 +49,7 @@ def test_a_part_imports_only_what_lies_below(part):
         assert parts <= BELOW[part], f"{file.name} imports {parts - BELOW[part]}"
 
 
-def test_every_part_is_in_the_picture():
+def test_all_parts_are_listed():
     files = {path.stem for path in FOLDER.glob("*.py")}
     assert files | {path.parent.name for path in FOLDER.glob("*/__init__.py")} == set(BELOW)
 

@@ -1,4 +1,4 @@
-"""Laws of the report, on a small made-up results folder: nothing here was measured."""
+"""The report, on a small synthetic results folder."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ STRANGE = 'odd<b>"method"</b>|'
 
 
 def fake_rows(place, rng, images, largest, inside, outside):
-    """Rows of one run: `place` names the run, the numbers are drawn."""
+    """Rows of one run: `place` names the run, the numbers are random."""
 
     def row(metric, value, **columns):
         return schema.row(metric, float(value), **place, examples=images, **columns)
@@ -110,7 +110,7 @@ def fake_failure(results):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """Three methods, two tasks, two presets, two seeds, one failure, built once."""
+    """A report of three methods, two tasks, two presets, two seeds and one failure, built once."""
     folder = tmp_path_factory.mktemp("results")
     for method, largest in METHODS.items():
         for task in TASKS:
@@ -131,7 +131,7 @@ def contents(folder):
     }
 
 
-def test_a_build_names_what_it_wrote(results):
+def test_a_build_returns_the_written_paths(results):
     written = report.build(results)
     assert written == sorted(results / name for name in contents(results))
     assert {path.suffix for path in written} == {".csv", ".md", ".svg", ".png", ".html"}
@@ -153,7 +153,7 @@ def test_report_needs_no_torch():
     assert not {"torch", "torchvision", "sklearn"} & set(done.stdout.split("'"))
 
 
-def test_a_mean_is_that_of_its_rows_and_presets_never_meet(results):
+def test_means_are_over_their_rows_and_presets_are_not_mixed(results):
     rows, table = store.read(results), pd.read_csv(results / "tables" / "accuracy.csv")
     assert list(dict.fromkeys(table["preset"])) == ["quick", "smoke"]
     for line in table.itertuples():
@@ -170,7 +170,7 @@ def test_a_mean_is_that_of_its_rows_and_presets_never_meet(results):
             assert line.sd == pytest.approx(abs(np.diff(same["value"])[0]) / math.sqrt(2))
 
 
-def test_sizes_out_of_reach_and_cells_never_measured_read_differently(results):
+def test_unreachable_sizes_and_unmeasured_cells_are_shown_differently(results):
     text = (results / "tables" / "accuracy.md").read_text()
     line = next(x for x in text.splitlines() if "| standard_ensemble |" in x)
     assert line.rstrip("| ").endswith("| N/A | 2")
@@ -179,7 +179,7 @@ def test_sizes_out_of_reach_and_cells_never_measured_read_differently(results):
     assert set(lone["mean"]) == {"N/A"}
 
 
-def test_a_size_nobody_asked_for_is_a_gap(tmp_path):
+def test_a_size_that_was_not_requested_is_a_gap(tmp_path):
     fake_run(tmp_path, "hypergan", "digits", "quick", 0)
     fake_run(tmp_path, "standard_ensemble", "digits", "quick", 0, 10, sizes=[1, 5, 10])
     report.build(tmp_path)
@@ -187,7 +187,7 @@ def test_a_size_nobody_asked_for_is_a_gap(tmp_path):
     assert next(x for x in text.splitlines() if "standard_ensemble" in x).endswith("| — | 1 |\n".strip("\n"))
 
 
-def test_every_figure_is_a_small_svg_beside_a_png(results):
+def test_every_figure_is_a_small_svg_and_a_png(results):
     names = {path.stem for path in (results / "figures").glob("*.svg")}
     kinds = ("accuracy", "weight-norms", "training", "pareto")
     places = ("digits-quick", "digits-open-quick", "digits-smoke")
@@ -203,7 +203,7 @@ def test_every_figure_is_a_small_svg_beside_a_png(results):
 
 
 class Outline(HTMLParser):
-    """Open tags, and those that close another."""
+    """Tracks open tags and mismatched closing tags."""
 
     def __init__(self):
         super().__init__()
@@ -225,7 +225,7 @@ class Outline(HTMLParser):
             self.wrong.append(tag)
 
 
-def test_the_page_is_whole_and_needs_nothing_else(results):
+def test_the_page_is_well_formed_and_self_contained(results):
     text = (results / "report.html").read_text()
     outline = Outline()
     outline.feed(text)
@@ -245,7 +245,7 @@ def test_names_and_messages_are_escaped(results):
     assert "odd&lt;b&gt;" in markdown and "&lt;/b&gt;\\|" in markdown
 
 
-def test_removed_runs_leave_no_line_and_no_file(tmp_path):
+def test_removed_runs_disappear_from_tables_and_files(tmp_path):
     kept = fake_run(tmp_path, "hypergan", "digits", "quick", 0)
     gone = fake_run(tmp_path, "mc_dropout", "digits-open", "smoke", 0)
     foreign = tmp_path / "figures" / "mine.svg"
@@ -271,7 +271,7 @@ def test_a_folder_of_failures_alone_still_gives_a_page(tmp_path):
     assert names == tables | {"published.csv", "report.html"}
 
 
-def test_devices_never_meet(tmp_path):
+def test_devices_are_not_mixed(tmp_path):
     fake_run(tmp_path, "hypergan", "digits", "quick", 0)
     run = fake_run(tmp_path, "hypergan", "digits", "quick", 1)
     path = tmp_path / "raw" / f"{run}.csv"
@@ -283,7 +283,7 @@ def test_devices_never_meet(tmp_path):
     assert (tmp_path / "figures" / "accuracy-digits-quick-cuda.svg").exists()
 
 
-def test_configurations_become_methods_of_their_own(tmp_path):
+def test_configurations_become_separate_methods(tmp_path):
     fake_run(tmp_path, "hypergan", "digits", "quick", 0)
     run = fake_run(tmp_path, "hypergan", "digits", "quick", 1)
     path = tmp_path / "raw" / f"{run}.csv"
@@ -307,7 +307,7 @@ def test_configurations_are_named_by_the_settings_that_differ(tmp_path):
     assert set(frame["method"]) == {"hypergan [epochs=34]", "hypergan [epochs=140]"}
 
 
-def test_ratio_of_norms_is_made_seed_by_seed(results):
+def test_ratio_of_norms_is_computed_per_seed(results):
     rows, table = store.read(results), pd.read_csv(results / "tables" / "weight-norms.csv")
     place = (rows["task"] == "digits") & (rows["preset"] == "quick") & (rows["method"] == "hypergan")
     norms = rows[place & (rows["evaluation"] == "diversity") & (rows["layer"] == "conv1")]
@@ -346,7 +346,7 @@ def test_numbers_are_rounded_for_reading(metric, value, shown):
     assert digits(metric, value) == shown
 
 
-def test_a_thinned_step_function_keeps_its_ends_and_its_height():
+def test_a_thinned_step_function_keeps_its_ends_and_values():
     x = np.sort(np.random.default_rng(0).random(5000))
     y = np.arange(1, 5001) / 5000
     short = thin(x, y, 200)
@@ -356,14 +356,14 @@ def test_a_thinned_step_function_keeps_its_ends_and_its_height():
     assert np.max(y - short[1][at]) <= 1.01 / 199
 
 
-def test_a_method_looks_the_same_wherever_it_stands():
+def test_a_method_has_the_same_style_in_all_figures():
     first, second = method_styles(["b", "a", "b"]), method_styles(["a", "b"])
     assert first == second and first["a"] != first["b"]
     many = method_styles([f"m{i}" for i in range(15)])
     assert len({(style.color, style.marker) for style in many.values()}) == 15
 
 
-def test_every_registered_method_has_a_colour_of_its_own_that_hangs_on_no_other():
+def test_registered_methods_have_distinct_colours_independent_of_others():
     every = method_styles(list(registry.methods()))
     assert len({style.color for style in every.values()}) == len(every)
     one, other = method_styles(["mnf [epochs=5]", "mnf [epochs=9]"]).values()
@@ -372,7 +372,7 @@ def test_every_registered_method_has_a_colour_of_its_own_that_hangs_on_no_other(
     assert alone == {name: style.color for name, style in every.items()}
 
 
-def test_of_two_runs_that_hold_the_same_number_the_newest_counts(results):
+def test_of_two_runs_with_the_same_row_the_newest_counts(results):
     rows = store.read(results)
     run = rows["run"].iloc[0]
     again = rows[rows["run"] == run].assign(run="newer", value=0.5)
@@ -383,7 +383,7 @@ def test_of_two_runs_that_hold_the_same_number_the_newest_counts(results):
 
 def test_the_page_says_which_definitions_have_changed_since_a_run_was_made(results, tmp_path):
     folder = shutil.copytree(results, tmp_path / "copy")
-    assert "made before definitions were written down" in (folder / "report.html").read_text()
+    assert "the definitions of its code were not stored" in (folder / "report.html").read_text()
     roots = ("bench.records.schema:row",)
     now = dict(code.reached(roots))
     for name, definitions in (("f00d", now), ("0ld", now | {"row": "0", "gone": "1"})):

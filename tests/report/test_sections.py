@@ -1,4 +1,4 @@
-"""A section is one module and one entry: what it gives stands in the folders and on the page."""
+"""A section is one module and one entry: its tables and figures are written and shown on the page."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_section_takes_one_module_and_one_entry(tmp_path, monkeypatch):
     assert places == sorted(places)
 
 
-def test_files_of_a_section_that_has_no_rows_any_more_are_removed(tmp_path, monkeypatch):
+def test_files_of_a_section_without_rows_are_removed(tmp_path, monkeypatch):
     write(tmp_path)
     monkeypatch.setattr(sections, "SECTIONS", (*sections.SECTIONS, GAINS))
     stale = [tmp_path / "figures" / "gain-toy-smoke.svg", tmp_path / "tables" / "regression.md"]
@@ -65,7 +65,7 @@ def test_files_of_a_section_that_has_no_rows_any_more_are_removed(tmp_path, monk
     assert [path.exists() for path in (*stale, *foreign)] == [False, False, True, True]
 
 
-def test_a_figure_of_a_kind_that_its_section_does_not_name_is_refused(tmp_path, monkeypatch):
+def test_a_figure_of_an_undeclared_kind_is_refused(tmp_path, monkeypatch):
     write(tmp_path)
     rows = prepare(store.read(tmp_path), {})
     unnamed = SimpleNamespace(**vars(GAINS) | {"FIGURES": {}})

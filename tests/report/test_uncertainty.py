@@ -1,4 +1,4 @@
-"""Intervals, bands and tests against numbers worked by hand, all resamples of small sets, and scipy."""
+"""Intervals, bands and tests against hand-worked values, all resamples of small sets, and scipy."""
 
 import itertools
 import math
@@ -31,18 +31,18 @@ INSIDE, OUTSIDE = [0.1, 0.2, 0.3, 0.4], [0.35, 0.5, 0.6]
 
 
 def area(inside, outside):
-    """AUROC as an independent library has it."""
+    """AUROC by an independent library."""
     return stats.mannwhitneyu(outside, inside).statistic / (len(inside) * len(outside))
 
 
 def scores(seed, n=40, m=25, apart=0.8, tied=True):
-    """Scores of one method; tied: of one decimal, so that many are equal."""
+    """Scores of one method; tied: rounded to one decimal, so that many are equal."""
     rng = np.random.default_rng(seed)
     inside, outside = rng.normal(0, 1, n), rng.normal(apart, 1, m)
     return (inside.round(1), outside.round(1)) if tied else (inside, outside)
 
 
-def test_t_interval_of_five_seeds_is_the_one_worked_by_hand():
+def test_t_interval_of_five_seeds_by_hand():
     values = [0.91, 0.93, 0.92, 0.95, 0.90]
     found = t_interval(values)
     assert found.n == 5
@@ -60,8 +60,8 @@ def test_one_seed_has_a_mean_and_no_spread():
 
 
 @pytest.mark.parametrize("values", [[], [[0.1, 0.2]]])
-def test_t_interval_refuses_what_is_no_list_of_seeds(values):
-    with pytest.raises(ValueError, match="one value a seed"):
+def test_t_interval_refuses_empty_or_multidimensional_values(values):
+    with pytest.raises(ValueError, match="one value per seed"):
         t_interval(values)
 
 
@@ -73,19 +73,19 @@ def test_ecdf_is_right_continuous():
 
 
 @pytest.mark.parametrize("values", [[], [0.0, math.nan]])
-def test_ecdf_refuses_what_is_no_sample(values):
+def test_ecdf_refuses_empty_or_nan_values(values):
     with pytest.raises(ValueError, match="expected numbers"):
         ecdf(values)
 
 
-def test_dkw_band_shrinks_with_the_root_of_the_sample():
+def test_dkw_band_shrinks_with_the_root_of_the_sample_size():
     assert dkw_half_width(1) == pytest.approx(math.sqrt(math.log(40) / 2))
     assert dkw_half_width(100) == pytest.approx(dkw_half_width(1) / 10)
     with pytest.raises(ValueError, match="at least one"):
         dkw_half_width(0)
 
 
-def test_dkw_band_holds_the_uniform_distribution_as_often_as_it_says():
+def test_dkw_band_has_its_nominal_coverage_for_the_uniform_distribution():
     rng = np.random.default_rng(0)
     n, times = 200, 500
     held = 0
@@ -96,7 +96,7 @@ def test_dkw_band_holds_the_uniform_distribution_as_often_as_it_says():
     assert held / times >= 0.93
 
 
-def test_sd_of_a_share_is_that_of_a_drawn_bootstrap():
+def test_sd_of_a_share_agrees_with_a_bootstrap():
     right = np.arange(360) < 352
     drawn = stats.bootstrap(
         (right,), np.mean, axis=-1, n_resamples=20_000, method="percentile", rng=np.random.default_rng(0)
@@ -120,12 +120,12 @@ def test_auroc_by_hand_and_with_ties():
 @given(
     st.lists(st.integers(0, 5), min_size=1, max_size=9), st.lists(st.integers(0, 5), min_size=1, max_size=9)
 )
-def test_auroc_is_that_of_an_independent_library(inside, outside):
+def test_auroc_agrees_with_an_independent_library(inside, outside):
     assert auroc(inside, outside) == pytest.approx(area(inside, outside), abs=1e-12)
 
 
 @pytest.mark.parametrize(("inside", "outside"), [([0, 1], [0, 1, 2]), ([0, 2, 2], [1, 2]), ([3, 3], [3, 3])])
-def test_sd_of_an_auroc_is_that_of_all_resamples(inside, outside):
+def test_sd_of_an_auroc_agrees_with_all_resamples(inside, outside):
     every = [
         area([inside[i] for i in a], [outside[j] for j in b])
         for a in itertools.product(range(len(inside)), repeat=len(inside))
@@ -134,7 +134,7 @@ def test_sd_of_an_auroc_is_that_of_all_resamples(inside, outside):
     assert auroc_sd(inside, outside) == pytest.approx(np.std(every), abs=1e-12)
 
 
-def test_resamples_of_an_auroc_are_those_of_the_same_indices_taken_one_by_one():
+def test_resampled_aurocs_agree_with_direct_computation():
     first, second = scores(0), scores(1)
     found = resampled_aurocs([first, second], rng_seed=3, resamples=50)
     rng = np.random.default_rng(3)
@@ -144,7 +144,7 @@ def test_resamples_of_an_auroc_are_those_of_the_same_indices_taken_one_by_one():
         assert found[:, r] == pytest.approx(expected, abs=1e-12)
 
 
-def test_resamples_of_an_auroc_spread_as_far_as_its_sd_says():
+def test_sd_of_resampled_aurocs_agrees_with_the_exact_one():
     inside, outside = scores(0)
     assert np.std(resampled_aurocs([(inside, outside)], 0)[0]) == pytest.approx(
         auroc_sd(inside, outside), rel=0.1
@@ -152,12 +152,12 @@ def test_resamples_of_an_auroc_spread_as_far_as_its_sd_says():
 
 
 def paired(first, second, rng_seed, resamples=1000):
-    """The difference of two methods' AUROCs, judged by the same resamples of the images for both."""
+    """The difference of two methods' AUROCs, tested on the same resamples of the images for both."""
     one, other = resampled_aurocs([first, second], rng_seed, resamples)
     return paired_resamples(auroc(*first) - auroc(*second), one - other)
 
 
-def test_interval_of_a_paired_difference_is_that_of_scipys_bootstrap():
+def test_interval_of_a_paired_difference_agrees_with_scipys_bootstrap():
     first, second = scores(0), scores(1, apart=0.1)
 
     def difference(i, j):
@@ -172,14 +172,14 @@ def test_interval_of_a_paired_difference_is_that_of_scipys_bootstrap():
     assert (found.low, found.high) == pytest.approx(other.confidence_interval, abs=1e-12)
 
 
-def test_a_difference_turns_its_sign_with_the_order_of_the_methods():
+def test_a_difference_changes_sign_with_the_order_of_the_methods():
     first, second = scores(0), scores(1, apart=0.1)
     one, other = paired(first, second, 0, 200), paired(second, first, 0, 200)
     assert one.difference == -other.difference and one.p == pytest.approx(other.p)
     assert (one.low, one.high) == pytest.approx((-other.high, -other.low))
 
 
-def test_methods_that_agree_on_most_images_are_told_apart_sooner_when_paired():
+def test_pairing_increases_power_for_methods_that_agree_on_most_images():
     inside, outside = scores(0, 300, 300, tied=False)
     better = outside + 0.1
     both = paired((inside, better), (inside, outside), 0)
@@ -188,7 +188,7 @@ def test_methods_that_agree_on_most_images_are_told_apart_sooner_when_paired():
     assert both.p < 1e-6
 
 
-def test_p_of_a_paired_auroc_is_near_the_share_of_resamples_beyond_zero():
+def test_p_of_a_paired_auroc_is_close_to_the_share_of_resamples_beyond_zero():
     first, second = scores(0, 150, 150, 0.8), scores(1, 150, 150, 0.3)
     drawn = np.diff(resampled_aurocs([second, first], 0, 4000), axis=0)[0]
     counted = 2 * (1 + (drawn <= 0).sum()) / (1 + len(drawn))
@@ -196,12 +196,12 @@ def test_p_of_a_paired_auroc_is_near_the_share_of_resamples_beyond_zero():
     assert paired(first, second, 0, 4000).p == pytest.approx(counted, rel=0.2)
 
 
-def test_p_of_a_paired_auroc_is_uniform_where_no_method_is_better():
+def test_p_of_a_paired_auroc_is_uniform_under_the_null_hypothesis():
     p = [paired(scores(2 * k, 60, 60), scores(2 * k + 1, 60, 60), k, 100).p for k in range(300)]
     assert 0.02 <= np.mean(np.array(p) <= 0.05) <= 0.09
 
 
-def test_resamples_that_do_not_vary_tell_no_more_than_their_number():
+def test_p_of_constant_resamples_depends_only_on_their_number():
     assert paired_resamples(0.0, np.zeros(99)) == (0, 0, 0, 1)
     assert paired_resamples(0.5, np.full(99, 0.5)) == (0.5, 0.5, 0.5, 2 / 100)
     same = scores(0)
@@ -214,14 +214,14 @@ def test_the_same_seed_gives_the_same_resamples():
 
 
 @pytest.mark.parametrize(("inside", "outside"), [([], [1.0]), ([1.0], []), ([1.0, math.nan], [2.0])])
-def test_scores_of_an_empty_set_or_that_are_no_numbers_are_refused(inside, outside):
+def test_empty_or_nan_scores_are_refused(inside, outside):
     calls = (auroc, auroc_sd, lambda a, b: resampled_aurocs([(a, b)], 0), ks_distance, wasserstein_distance)
     for function in calls:
-        with pytest.raises(ValueError, match=r"expected .* that are numbers, found shape"):
+        with pytest.raises(ValueError, match=r"expected .* without NaN, found shape"):
             function(inside, outside)
 
 
-def test_paired_scores_are_of_the_same_images():
+def test_paired_scores_must_have_equal_lengths():
     with pytest.raises(ValueError, match=r"found \[\(40, 24\), \(40, 25\)\] images"):
         resampled_aurocs([scores(0), scores(1, m=24)], 0)
     with pytest.raises(ValueError, match="0 resamples"):
@@ -229,7 +229,7 @@ def test_paired_scores_are_of_the_same_images():
 
 
 def rights(both, first, second, neither):
-    """Right or wrong of two methods, by how many images each of the four cases holds."""
+    """Correctness of two methods, given the number of images in each of the four cases."""
     one = [True] * both + [True] * first + [False] * second + [False] * neither
     return np.array(one), np.array([True] * both + [False] * first + [True] * second + [False] * neither)
 
@@ -243,7 +243,7 @@ def test_mcnemar_by_hand():
 
 
 @given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 50))
-def test_interval_of_mcnemar_excludes_zero_where_its_p_is_small(first, second, both):
+def test_interval_of_mcnemar_excludes_zero_if_p_is_small(first, second, both):
     if first + second + both == 0:
         return
     found = mcnemar(*rights(both, first, second, 0))
@@ -256,12 +256,12 @@ def test_interval_of_mcnemar_excludes_zero_where_its_p_is_small(first, second, b
 @pytest.mark.parametrize(
     ("first", "second"), [([True], [True, False]), ([], []), ([1, 0], [1, 1]), ([[True]], [[True]])]
 )
-def test_mcnemar_refuses_what_is_not_right_or_wrong_of_the_same_images(first, second):
-    with pytest.raises(ValueError, match="right or wrong of the same images"):
+def test_mcnemar_refuses_invalid_correctness_arrays(first, second):
+    with pytest.raises(ValueError, match="correctness of the same images"):
         mcnemar(np.array(first), np.array(second))
 
 
-def test_paired_t_of_shared_seeds_is_scipys():
+def test_paired_t_agrees_with_scipy():
     first, second = [0.91, 0.93, 0.92, 0.95, 0.90], [0.90, 0.93, 0.90, 0.93, 0.91]
     other = stats.ttest_rel(first, second)
     found = paired_t(first, second)
@@ -270,7 +270,7 @@ def test_paired_t_of_shared_seeds_is_scipys():
     assert (found.low, found.high) == pytest.approx(tuple(other.confidence_interval()), rel=1e-12)
 
 
-def test_seeds_that_share_their_luck_are_told_apart_only_when_paired():
+def test_pairing_is_needed_for_correlated_seeds():
     luck = np.array([0.90, 0.95, 0.92, 0.97])
     better = luck + np.array([0.01, 0.012, 0.009, 0.011])
     assert paired_t(better, luck).p < 0.001 < 0.5 < stats.ttest_ind(better, luck).pvalue
@@ -303,7 +303,7 @@ def test_holm_by_hand():
 
 
 @given(st.lists(st.floats(0, 1), max_size=12))
-def test_holm_keeps_order_and_lies_between_the_p_values_and_bonferronis(p):
+def test_holm_keeps_order_and_lies_between_p_and_bonferroni(p):
     found = holm(p)
     assert all(found >= np.array(p)) and all(found <= np.minimum(1, np.array(p) * len(p) + 1e-12))
     order = np.argsort(p, kind="stable")
@@ -311,22 +311,22 @@ def test_holm_keeps_order_and_lies_between_the_p_values_and_bonferronis(p):
 
 
 @pytest.mark.parametrize("p", [[0.1, math.nan], [1.1], [-0.1]])
-def test_holm_refuses_what_is_no_p_value(p):
+def test_holm_refuses_invalid_p_values(p):
     with pytest.raises(ValueError, match="within"):
         holm(p)
 
 
-# scipy warns of the p-value of so few values, which is not asked for.
+# scipy warns about the p-value for so few values, which is not used.
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @given(
     st.lists(st.integers(0, 9), min_size=1, max_size=9), st.lists(st.integers(0, 9), min_size=1, max_size=9)
 )
-def test_distances_of_distributions_are_scipys_and_symmetric(a, b):
+def test_distances_of_distributions_agree_with_scipy_and_are_symmetric(a, b):
     assert ks_distance(a, b) == pytest.approx(stats.ks_2samp(a, b, method="asymp").statistic, abs=1e-12)
     assert wasserstein_distance(a, b) == pytest.approx(stats.wasserstein_distance(a, b), abs=1e-12)
     assert ks_distance(a, b) == ks_distance(b, a) and ks_distance(a, a) == 0
     assert wasserstein_distance(a, a) == 0
-    # The mean can move no further than the mass: |E a - E b| <= W1.
+    # The means differ by at most the transported mass: |E a - E b| <= W1.
     assert abs(np.mean(a) - np.mean(b)) <= wasserstein_distance(a, b) + 1e-12
 
 

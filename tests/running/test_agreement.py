@@ -1,4 +1,4 @@
-"""Two runs of one cell agree to the bit or within what is allowed, and nothing else does."""
+"""Two runs of one cell are compared bit for bit or within a tolerance."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from bench.running import agreement
 from bench.running.agreement import (
+    RETRAINED,
     SAME_FIT,
-    TRAINED_AGAIN,
     Comparison,
     Tolerance,
     compare_arrays,
@@ -21,20 +21,20 @@ from bench.running.agreement import (
 
 
 @given(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3), st.booleans(), st.integers(1, 10**6))
-def test_what_is_allowed_is_symmetric_and_narrows_with_examples(first, second, share, count):
-    for tolerance in (SAME_FIT, TRAINED_AGAIN):
+def test_the_tolerance_is_symmetric_and_shrinks_with_more_examples(first, second, share, count):
+    for tolerance in (SAME_FIT, RETRAINED):
         allowed = tolerance.allowed(first, second, share, count)
         assert allowed == tolerance.allowed(second, first, share, count)
         assert allowed >= tolerance.allowed(first, second, share, 2 * count)
         assert allowed > tolerance.allowed(first, second, share, None) > 0
 
 
-def test_a_share_may_differ_by_a_part_of_one_and_a_number_by_a_part_of_itself():
-    tolerance = Tolerance(share=0.1, number=0.5, power=0.5)
+def test_tolerances_are_absolute_for_fractions_and_relative_for_numbers():
+    tolerance = Tolerance(absolute=0.1, relative=0.5, exponent=0.5)
     assert tolerance.allowed(0.2, 0.9, True, None) == 0.1
     assert tolerance.allowed(0.2, 0.9, True, 100) == pytest.approx(0.1 + 0.1)
     assert tolerance.allowed(-8.0, 2.0, False, None) == 4.0
-    assert tolerance.allowed(1e-9, 0.0, False, None) == 0.5 * agreement.SMALL
+    assert tolerance.allowed(1e-9, 0.0, False, None) == 0.5 * agreement.MIN_SCALE
 
 
 def rows_of(value, unit="nats", examples=""):
@@ -53,7 +53,7 @@ def rows_of(value, unit="nats", examples=""):
         ("inf", "1.0", False, False),
     ],
 )
-def test_rows_agree_as_text_or_as_numbers(old, new, exact, near):
+def test_rows_are_compared_as_text_or_as_numbers(old, new, exact, near):
     for tolerance, agrees in ((None, exact), (SAME_FIT, near)):
         found = Comparison()
         compare_rows(rows_of(old), rows_of(new), tolerance, found)
@@ -61,7 +61,7 @@ def test_rows_agree_as_text_or_as_numbers(old, new, exact, near):
         assert (found.largest is None) is (old == new)
 
 
-def test_counts_of_examples_are_compared_to_the_bit_alone():
+def test_counts_of_examples_are_compared_only_without_a_tolerance():
     for tolerance, count in ((None, 1), (SAME_FIT, 0)):
         found = Comparison()
         compare_rows(rows_of("1.0", examples="10"), rows_of("1.0", examples="9"), tolerance, found)
@@ -80,7 +80,7 @@ def test_counts_of_examples_are_compared_to_the_bit_alone():
         (np.array([math.nan] * 9), np.ones(9), False, False),
     ],
 )
-def test_arrays_agree_in_bytes_or_on_average(old, new, exact, near):
+def test_arrays_are_compared_by_bytes_or_by_means(old, new, exact, near):
     for tolerance, agrees in ((None, exact), (SAME_FIT, near)):
         found = Comparison()
         compare_arrays({"a": old}, {"a": new}, tolerance, found)

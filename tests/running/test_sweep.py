@@ -1,4 +1,4 @@
-"""A sweep runs each cell once, whatever else works on the folder and whatever happens to its workers."""
+"""A sweep runs each cell once, despite concurrent commands and failing workers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def failures(results):
     return frame.loc[frame["metric"] == "failed", "unit"].tolist()
 
 
-def test_a_lock_is_held_by_one_at_a_time_and_leaves_no_file(tmp_path):
+def test_a_lock_is_exclusive_and_leaves_no_file(tmp_path):
     first, second = Locks(tmp_path, "a"), Locks(tmp_path, "b")
     with first.take("cell", "fit") as held:
         assert held
@@ -48,7 +48,7 @@ def test_a_lock_is_held_by_one_at_a_time_and_leaves_no_file(tmp_path):
     assert not list((tmp_path / "locks").iterdir())
 
 
-def test_a_lock_ends_with_the_process_that_held_it(tmp_path):
+def test_a_lock_is_released_when_its_process_ends(tmp_path):
     code = (
         "import sys, time, pathlib; from bench.running.locks import Locks\n"
         "with Locks(pathlib.Path(sys.argv[1]), 'a').take('cell'):\n"
@@ -65,14 +65,14 @@ def test_a_lock_ends_with_the_process_that_held_it(tmp_path):
         assert held
 
 
-def test_attempts_count_for_their_sweep_alone_until_the_cell_ends(tmp_path):
+def test_attempts_are_counted_per_sweep_until_the_cell_ends(tmp_path):
     locks = Locks(tmp_path, "a")
     assert [locks.begin("cell"), locks.begin("cell"), Locks(tmp_path, "b").begin("cell")] == [0, 1, 0]
     locks.end("cell")
     assert locks.begin("cell") == 0
 
 
-def test_a_cell_that_somebody_works_on_is_waited_for_and_not_run_twice(tmp_path, monkeypatch):
+def test_a_locked_cell_is_waited_for_and_not_run_twice(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "POLL_SECONDS", 0.01)
     job = job_of(tmp_path)
     (key,) = job.todo
@@ -89,7 +89,7 @@ def test_a_cell_that_somebody_works_on_is_waited_for_and_not_run_twice(tmp_path,
     assert len(list(tmp_path.rglob("*.csv"))) == 1
 
 
-def test_a_cell_that_kills_its_workers_fails_after_two(tmp_path):
+def test_a_cell_fails_after_two_workers_died_in_it(tmp_path):
     job = job_of(tmp_path)
     (key,) = job.todo
     locks = Locks(tmp_path, job.sweep)
@@ -101,7 +101,7 @@ def test_a_cell_that_kills_its_workers_fails_after_two(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["other data", "none"])
-def test_data_that_are_not_those_of_the_plan_leave_cells_out_and_end(tmp_path, monkeypatch, capsys, change):
+def test_cells_are_skipped_if_data_have_changed_since_the_plan(tmp_path, monkeypatch, capsys, change):
     job = job_of(tmp_path)
     task = registry.task("stripes")
 
@@ -112,18 +112,20 @@ def test_data_that_are_not_those_of_the_plan_leave_cells_out_and_end(tmp_path, m
 
     monkeypatch.setattr(registry, "task", lambda name: replace(task, load=load))
     worker.work(job, Plain())
-    assert "left out: 1 cells" in capsys.readouterr().out
+    assert "skipped: 1 cells" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.csv"))
 
 
-def test_a_cell_over_its_limit_fails_and_the_next_command_goes_on(tmp_path):
+def test_a_cell_over_its_time_limit_fails_and_the_next_command_resumes_it(tmp_path):
     done = run(tmp_path, "--limit", "0.0005")
-    assert done.exit_code == 1 and "TimeLimit: expected the cell to end within 0.0005 minutes" in done.output
+    assert (
+        done.exit_code == 1 and "TimeLimit: expected the cell to finish within 0.0005 minutes" in done.output
+    )
     assert failures(tmp_path) == ["TimeLimit"]
-    assert "1 run, 0 done before, 0 failed" in run(tmp_path).output
+    assert "1 run, 0 already done, 0 failed" in run(tmp_path).output
 
 
-def test_ctrl_c_writes_what_was_stopped_and_what_was_not_come_to(tmp_path, monkeypatch):
+def test_ctrl_c_records_the_stopped_cell_and_counts_those_not_started(tmp_path, monkeypatch):
     def press(*_):
         signal.raise_signal(signal.SIGINT)
 
@@ -134,11 +136,11 @@ def test_ctrl_c_writes_what_was_stopped_and_what_was_not_come_to(tmp_path, monke
     finally:
         signal.signal(signal.SIGINT, before)
     assert done.exit_code == 1
-    assert "0 run, 0 done before, 1 failed, 1 not come to" in done.output
+    assert "0 run, 0 already done, 1 failed, 1 not started" in done.output
     assert failures(tmp_path) == ["Interrupted"]
 
 
-def test_what_a_killed_process_left_of_a_file_is_removed(tmp_path):
+def test_partial_files_of_a_killed_process_are_removed(tmp_path):
     run(tmp_path)
     (path,) = (tmp_path / "raw").glob("*.csv")
     (checkpoint,) = tmp_path.rglob("*.safetensors")
@@ -149,14 +151,14 @@ def test_what_a_killed_process_left_of_a_file_is_removed(tmp_path):
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_a_plan_knows_each_state_and_its_commands_run_the_cells(tmp_path):
+def test_a_plan_has_all_states_and_commands_that_run_the_cells(tmp_path):
     sets = [*SELECTION.sets, "hypergan.hidden=8", "hypergan.epochs=1"]
     selection = Selection(["standard_ensemble", "hypergan"], ["stripes"], "smoke", (0, 1), sets=sets)
     run(tmp_path)
     run(tmp_path, "--seed", "1", "--limit", "0.0005")
     planned, unreadable = plan(selection, tmp_path)
     assert [item.state for item in planned] == ["done", "failed", "missing", "missing"] and not unreadable
-    assert all(item.seconds > 0 for item in planned)  # of the one run, at least for its train key
+    assert all(item.seconds > 0 for item in planned)  # estimated from the one run, at least by train key
     for item in planned:
         words = shlex.split(item.command)
         assert words[0] == "bench" and bench(*words[1:]).exit_code == 0
@@ -165,7 +167,7 @@ def test_a_plan_knows_each_state_and_its_commands_run_the_cells(tmp_path):
     assert sum(item.cell.key() == other.cell.key() for item in planned for other in again) == 4
 
 
-def test_the_plan_command_shows_costs_and_the_sum(tmp_path):
+def test_bench_plan_shows_costs_and_their_sum(tmp_path):
     arguments = ("--method", "standard_ensemble", "--task", "stripes", "--preset", "smoke", *SMALL)
     before = bench("plan", *arguments, results=tmp_path)
     assert before.exit_code == 0 and "missing" in before.output and "1 without an estimate" in before.output
@@ -174,7 +176,7 @@ def test_the_plan_command_shows_costs_and_the_sum(tmp_path):
     assert "1 done, 0 stale, 0 failed, 0 missing" in after.output
 
 
-def test_a_task_without_its_data_leaves_the_others_planned(tmp_path):
+def test_missing_data_of_a_task_do_not_prevent_planning_others(tmp_path):
     done = bench(
         "plan", "--method", "standard_ensemble", "--task", "stripes,digits", "--preset", "smoke",
         "--data", str(tmp_path), results=tmp_path,
@@ -195,6 +197,6 @@ def test_threads_are_shared_unless_the_environment_sets_them(monkeypatch):
     assert launchers.threads_of(2, 8) == 3
 
 
-def test_an_address_belongs_to_ray(tmp_path):
+def test_address_requires_ray(tmp_path):
     done = run(tmp_path, "--address", "auto")
     assert done.exit_code == 2 and "--launcher ray" in done.output

@@ -1,4 +1,4 @@
-"""A stored run is made again: what holds is said to hold, what was changed is found and named."""
+"""Repeating a stored run: agreement is confirmed, every change is detected and named."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bench.settings import from_document, resolve
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """The files of one run, by their path in a results folder, and its name."""
+    """The files of one run, by path in a results folder, and its name."""
     folder = tmp_path_factory.mktemp("made")
     assert run(folder).exit_code == 0
     (name,) = (path.stem for path in (folder / "raw").glob("*.csv"))
@@ -30,7 +30,7 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def stored(made, tmp_path):
-    """A results folder of its own with the run, and the run's name."""
+    """A new results folder with a copy of the run, and the run's name."""
     contents, name = made
     for path, data in contents.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def about(results, name):
 
 
 def edit_rows(results, name, change):
-    """Write the CSV again with its rows (dicts, in order) as `change` leaves them; it may return others."""
+    """Rewrite the CSV with rows (dicts, in order) changed in place or returned by `change`."""
     path = results / "raw" / f"{name}.csv"
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
     rows = change(rows) or rows
@@ -77,7 +77,7 @@ def accuracy_of(rows, members="5"):
     return row
 
 
-def test_a_run_verifies_bit_for_bit_and_leaves_its_folder_as_it_was(stored):
+def test_a_run_verifies_bit_for_bit_and_its_folder_is_unchanged(stored):
     results, name = stored
     before = digests(results)
     done = verify(results, name)
@@ -87,19 +87,21 @@ def test_a_run_verifies_bit_for_bit_and_leaves_its_folder_as_it_was(stored):
     assert digests(results) == before
 
 
-def test_without_its_fit_a_run_trains_again_to_the_same_rows(stored):
+def test_without_a_stored_fit_training_again_gives_the_same_rows(stored):
     results, _ = stored
     (fit,) = results.rglob("fit.safetensors")
     fit.unlink()
     before = digests(results / "raw")
     done = verify(results, "all")
     assert done.exit_code == 0, done.output
-    assert "trains again" in done.output and "bit for bit · no difference · fit trained again" in done.output
+    assert (
+        "training again" in done.output and "bit for bit · no difference · fit trained again" in done.output
+    )
     assert digests(results / "raw") == before
-    assert fit.exists()  # what was computed is kept, as a run would
+    assert fit.exists()  # the new fit is stored, as in a run
 
 
-def test_a_changed_value_is_found_and_named(stored):
+def test_a_changed_value_is_reported(stored):
     results, name = stored
     values = {}
 
@@ -117,7 +119,7 @@ def test_a_changed_value_is_found_and_named(stored):
     assert f"\n  {named}: expected 0.123, found {values['true']}\n" in done.output
 
 
-def test_equality_is_of_text(stored):
+def test_rows_are_equal_only_as_text(stored):
     results, name = stored
 
     def change(rows):
@@ -142,7 +144,7 @@ def test_costs_may_differ(stored):
 
 
 @pytest.mark.parametrize("removed", ["stored", "added"])
-def test_a_row_that_one_run_alone_has_is_found(stored, removed):
+def test_a_missing_or_additional_row_is_reported(stored, removed):
     results, name = stored
 
     def change(rows):
@@ -162,7 +164,7 @@ def test_a_row_that_one_run_alone_has_is_found(stored, removed):
         assert named in done.output and "1 missing, 0 additional" in done.output
 
 
-def test_a_changed_array_is_found(stored):
+def test_a_changed_array_is_reported(stored):
     results, name = stored
     path = results / "raw" / f"{name}.npz"
     with np.load(path) as packed:
@@ -174,16 +176,18 @@ def test_a_changed_array_is_found(stored):
     assert "array noise/5/entropy_nats, 1 of 20 values differ, mean: expected" in done.output
 
 
-def test_other_data_are_an_error_that_names_the_file(stored):
+def test_changed_data_are_an_error_that_names_the_file(stored):
     results, name = stored
     edit_json(results, name, checksums={"stripes": "ffff"})
     done = verify(results, name)
     assert done.exit_code == 1
-    assert f"error    {name}: expected data of checksum ffff (stripes), found 0 (1 of 1 files" in done.output
+    assert (
+        f"error    {name}: expected data with checksum ffff (stripes), found 0 (1 of 1 files" in done.output
+    )
     assert "--data" in done.output and "1 could not be compared" in done.output
 
 
-def test_other_code_is_compared_with_a_tolerance_and_counts_other_rows(stored):
+def test_with_other_code_a_tolerance_applies_and_additional_rows_are_counted(stored):
     results, name = stored
     edit_json(results, name, code="older")
 
@@ -195,11 +199,11 @@ def test_other_code_is_compared_with_a_tolerance_and_counts_other_rows(stored):
     edit_rows(results, name, change)
     done = verify(results, name)
     assert done.exit_code == 0, done.output
-    assert "within 0.005 + n^-1 (shares), 0.001 + n^-1 of a number: code was older, is " in done.output
+    assert "within 0.005 + n^-1 (fractions), 0.001 + n^-1 (relative): code was older, is " in done.output
     assert "0 missing, 3 additional" in done.output and "metric=accuracy: expected" in done.output
 
 
-def test_a_tolerance_ends_somewhere(stored):
+def test_differences_beyond_the_tolerance_fail(stored):
     results, name = stored
     edit_json(results, name, code="older")
     edit_rows(results, name, lambda rows: accuracy_of(rows).update(value="0.1"))
@@ -207,7 +211,7 @@ def test_a_tolerance_ends_somewhere(stored):
     assert done.exit_code == 1 and "differs" in done.output and "expected 0.1, found" in done.output
 
 
-def test_another_processor_and_a_new_fit_are_compared_with_the_wide_tolerance(stored):
+def test_another_processor_and_a_new_fit_have_the_wider_tolerance(stored):
     results, name = stored
     environment = about(results, name)["environment"]
     edit_json(results, name, environment=environment | {"device_name": "abacus"})
@@ -216,11 +220,11 @@ def test_another_processor_and_a_new_fit_are_compared_with_the_wide_tolerance(st
     done = verify(results, name)
     assert done.exit_code == 0, done.output
     assert (
-        "within 0.1 + n^-0.5 (shares), 0.5 + n^-0.5 of a number: device_name was abacus, is " in done.output
+        "within 0.1 + n^-0.5 (fractions), 0.5 + n^-0.5 (relative): device_name was abacus, is " in done.output
     )
 
 
-def test_a_run_gets_the_threads_that_it_had_and_gives_them_back(stored):
+def test_verify_uses_the_recorded_threads_and_restores_the_number(stored):
     results, name = stored
     before = torch.get_num_threads()
     environment = about(results, name)["environment"]
@@ -246,10 +250,10 @@ def test_a_run_gets_the_threads_that_it_had_and_gives_them_back(stored):
         ({"torch": "9.9"}, "torch was 2, is 9.9"),
         ({"device_name": "b"}, "device_name was a, is b"),
         ({"device": "cuda"}, "device was cpu, is cuda"),
-        ({"device": "cuda"}, "a GPU adds in no fixed order"),
+        ({"device": "cuda"}, "a GPU sums in no fixed order"),
     ],
 )
-def test_what_decides_bits_is_a_reason(change, reason):
+def test_a_changed_environment_is_a_reason_for_a_tolerance(change, reason):
     environment = {"device": "cpu", "device_name": "a", "threads": 1, "torch": "2", "python": "3"}
     recorded = {"code": "c", "environment": environment}
     assert verifying.departures(recorded, recorded) == []
@@ -257,14 +261,12 @@ def test_what_decides_bits_is_a_reason(change, reason):
     assert reason in verifying.departures(recorded, now)
 
 
-def test_what_was_not_written_down_is_a_reason():
+def test_an_unrecorded_environment_is_a_reason_for_a_tolerance():
     now = {"code": "c", "environment": {"threads": 1}}
-    assert verifying.departures({"code": "c", "environment": {}}, now) == [
-        "threads was not written down, is 1"
-    ]
+    assert verifying.departures({"code": "c", "environment": {}}, now) == ["threads was not recorded, is 1"]
 
 
-def test_a_name_that_no_run_has_is_a_wrong_command(stored):
+def test_an_unknown_run_is_a_usage_error(stored):
     results, name = stored
     done = verify(results, name[:-1])
     assert done.exit_code == 2 and f"did you mean {name}?" in done.output
@@ -272,16 +274,16 @@ def test_a_name_that_no_run_has_is_a_wrong_command(stored):
     assert verify(results / "elsewhere", "all").exit_code == 2
 
 
-def test_a_failed_run_is_left_out(stored):
+def test_a_failed_run_is_skipped(stored):
     results, name = stored
     edit_json(results, name, failure={"type": "TimeLimit", "message": "", "traceback": ""})
     done = verify(results, "all")
     assert done.exit_code == 0
-    assert f"left out {name}: failed when it was made (TimeLimit)" in done.output
+    assert f"skipped {name}: a failed run (TimeLimit)" in done.output
     assert "0 ok, 0 differ" in done.output
 
 
-def test_so_many_runs_are_drawn_and_a_seed_repeats_the_draw(stored):
+def test_cells_samples_runs_reproducibly_by_seed(stored):
     results, name = stored
     for copy in range(2, 6):
         for end in ("csv", "json", "npz"):
@@ -294,7 +296,7 @@ def test_so_many_runs_are_drawn_and_a_seed_repeats_the_draw(stored):
     assert chosen[0] == chosen[1] != chosen[2]
 
 
-def test_a_run_that_cannot_be_read_does_not_cost_the_others(stored):
+def test_an_unreadable_run_does_not_stop_the_others(stored):
     results, name = stored
     (results / "raw" / "broken.csv").write_text("no rows")
     done = verify(results, f"broken,{name}")
@@ -302,12 +304,12 @@ def test_a_run_that_cannot_be_read_does_not_cost_the_others(stored):
     assert "error    broken: " in done.output and "1 ok, 0 differ, 1 could not" in done.output
 
 
-def test_a_fit_in_work_is_not_touched(stored):
+def test_a_locked_fit_is_not_used(stored):
     results, name = stored
     (fit,) = results.rglob("fit.safetensors")
     with Locks(results, "other").take(fit.parent.name):
         done = verify(results, name)
-    assert done.exit_code == 1 and "a process at work on it; verify later" in done.output
+    assert done.exit_code == 1 and "another process using it; verify later" in done.output
 
 
 @pytest.mark.parametrize(
@@ -315,32 +317,32 @@ def test_a_fit_in_work_is_not_touched(stored):
     [
         ({"config": {"networks": 5}}, "epochs"),
         ({"sizes": "many"}, "expected ensemble sizes"),
-        ({"cell": "0" * 64}, "expected the cell 00000000"),
+        ({"cell": "0" * 64}, "expected cell 00000000"),
         ({"checksums": None}, "expected checksums"),
     ],
 )
-def test_a_json_that_does_not_name_the_cell_is_an_error(stored, change, said):
+def test_a_json_that_does_not_match_the_cell_is_an_error(stored, change, said):
     results, name = stored
     edit_json(results, name, **change)
     done = verify(results, name)
     assert done.exit_code == 1 and f"error    {name}: " in done.output and said in done.output
 
 
-def test_a_method_that_is_not_there_is_an_error_that_says_what_to_do(stored):
+def test_an_unregistered_method_is_an_error_that_says_what_to_do(stored):
     results, name = stored
     edit_rows(results, name, lambda rows: [r | {"method": "tarot"} for r in rows])
     done = verify(results, name)
     assert done.exit_code == 1 and "found 'tarot'; install its package" in done.output
 
 
-def test_two_rows_of_one_key_are_an_error(stored):
+def test_rows_with_the_same_key_are_an_error(stored):
     results, name = stored
     edit_rows(results, name, lambda rows: [*rows, accuracy_of(rows)])
     assert "expected one row of members=5" in verify(results, name).output
 
 
 @pytest.mark.parametrize("name", list(registry.methods()))
-def test_settings_come_back_from_their_document(name):
+def test_settings_round_trip_through_their_document(name):
     entry = registry.method(name)
     config = entry.load().Config
     settings = resolve(entry, config, "smoke", "stripes", {})

@@ -1,4 +1,4 @@
-"""Versions of the code: in a copy of the sources one thing of each sort is changed; is it seen, and named?"""
+"""Code versions: changes of each kind in a copy of the sources are detected and named, or ignored."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def finder(tree):
 def fit_of(tree, method="hypergan"):
     task = TASK
     roots = (code.FIT, registry.method(method).target, place_of(task.network), versions.loss_place(task))
-    return Code(code.FIT_ASIDE, finder(tree)).definitions(roots)
+    return Code(code.FIT_EXCLUDED, finder(tree)).definitions(roots)
 
 
 def run_of(tree):
-    return Code(code.ASIDE, finder(tree)).definitions(versions.run_roots(ENTRY, TASK))
+    return Code(code.EXCLUDED, finder(tree)).definitions(versions.run_roots(ENTRY, TASK))
 
 
 def edit(tree, old, new):
-    """Replace a text in the one file of the copy that has it."""
+    """Replace a text in the only file of the copy that contains it."""
     files = [p for p in tree.rglob("*.*") if p.suffix in (".py", ".cpp") and old in p.read_text("utf-8")]
     assert len(files) == 1, (old, files)
     text = files[0].read_text("utf-8")
@@ -73,7 +73,7 @@ COMPUTES = {
 
 
 @pytest.mark.parametrize("name", COMPUTES)
-def test_a_change_to_what_a_fit_computes_is_seen_and_named(tree, name):
+def test_a_change_that_affects_a_fit_is_detected_and_named(tree, name):
     before = fit_of(tree)
     edit(tree, *COMPUTES[name])
     found = changes(before, fit_of(tree))
@@ -95,7 +95,7 @@ TELLS = {
 
 
 @pytest.mark.parametrize("what", TELLS)
-def test_a_change_to_anything_else_leaves_a_fit_as_it_is(tree, what):
+def test_other_changes_do_not_affect_the_version_of_a_fit(tree, what):
     before = fit_of(tree)
     edit(tree, *TELLS[what])
     assert changes(before, fit_of(tree)) == []
@@ -109,19 +109,19 @@ RUNS = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_hangs_on_its_trace_its_draws_and_its_evaluations(tree, name):
+def test_a_run_s_version_depends_on_trace_draws_and_evaluations(tree, name):
     before = run_of(tree)
     edit(tree, *RUNS[name])
     assert changes(before, run_of(tree)) == [name]
 
 
-def test_an_evaluation_that_a_task_does_not_ask_is_no_part_of_its_runs():
+def test_evaluations_of_other_tasks_do_not_affect_a_run_s_version():
     found = versions.run_roots(ENTRY, TASK)
     assert not any("regression" in root for root in found)
     assert any("regression" in root for root in versions.run_roots(ENTRY, registry.task("toy")))
 
 
-def test_a_definition_may_move_to_another_file_and_be_imported_in_another_way(tree):
+def test_moving_a_definition_or_importing_it_differently_changes_nothing(tree):
     before = fit_of(tree), run_of(tree)
     path = next(p for p in tree.rglob("*.py") if "def untrained_rms(" in p.read_text("utf-8"))
     text = path.read_text("utf-8")
@@ -137,7 +137,7 @@ def test_a_definition_may_move_to_another_file_and_be_imported_in_another_way(tr
     assert (fit_of(tree), run_of(tree)) == before
 
 
-def test_order_and_file_of_a_root_do_not_count(tree):
+def test_order_and_file_of_a_root_do_not_matter(tree):
     before = fit_of(tree)
     path = next(p for p in tree.rglob("*.py") if "class HyperGAN(Method)" in p.read_text("utf-8"))
     text = path.read_text("utf-8")
@@ -149,12 +149,12 @@ def test_order_and_file_of_a_root_do_not_count(tree):
     assert fit_of(tree) == before
 
 
-def test_a_root_that_is_nowhere_is_an_error(tree):
+def test_an_unknown_root_is_an_error(tree):
     with pytest.raises(LookupError, match=r"bench\.methods\.hypergan:Nobody"):
         Code((), finder(tree)).definitions(["bench.methods.hypergan:Nobody"])
 
 
-def test_which_function_an_import_means_counts(tmp_path):
+def test_the_target_of_an_import_matters(tmp_path):
     def hashes(line):
         (tmp_path / "a.py").write_text(f"{line}\n\n\ndef f(x):\n    return sqrt(x)\n")
         return Code((), finder(tmp_path)).definitions(["a:f"])
@@ -179,7 +179,7 @@ PLUGIN = {
     ("file", "old", "new", "name"),
     [("helper", "LIMIT = 1", "LIMIT = 2", "LIMIT"), ("task", "Tanh", "ReLU", "network")],
 )
-def test_what_a_plug_in_imports_and_the_network_of_its_task_count(
+def test_modules_imported_by_a_plug_in_and_its_task_s_network_matter(
     tmp_path, monkeypatch, file, old, new, name
 ):
     for path, text in PLUGIN.items():
@@ -192,20 +192,22 @@ def test_what_a_plug_in_imports_and_the_network_of_its_task_count(
     assert changes(before, Code().definitions(["extra.loop:fit"])) == [name]
 
 
-def test_values_that_a_network_is_bound_to_count():
+def test_values_bound_to_a_network_function_matter():
     wider = replace(TASK, network=partial(TASK.network, classes=7))
-    found = changes(versions.of_fit(ENTRY, TASK), versions.of_fit(ENTRY, wider))
+    found = changes(versions.fit_definitions(ENTRY, TASK), versions.fit_definitions(ENTRY, wider))
     assert found == ["task: network"]
 
 
-def test_comments_of_c_do_not_count_and_texts_do():
+def test_c_comments_are_removed_and_strings_are_not():
     text = 'int a; // one\n/* two\n three */ char *b = "// no /* comment */"; \n'
     assert sources.without_comments(text) == 'int a;\n  char *b = "// no /* comment */";'
 
 
-def test_the_preset_s_scale_counts_for_a_run_and_not_for_its_fit():
+def test_the_preset_s_scale_affects_the_version_of_a_run_but_not_of_its_fit():
     scales = {**TASK.scales, "smoke": replace(TASK.scale("smoke"), images=7)}
     other = replace(TASK, scales=scales)
-    assert versions.of_fit(ENTRY, TASK) == versions.of_fit(ENTRY, other)
-    found = changes(versions.of_run(ENTRY, TASK, "smoke"), versions.of_run(ENTRY, other, "smoke"))
+    assert versions.fit_definitions(ENTRY, TASK) == versions.fit_definitions(ENTRY, other)
+    found = changes(
+        versions.run_definitions(ENTRY, TASK, "smoke"), versions.run_definitions(ENTRY, other, "smoke")
+    )
     assert found == ["task: scale"]

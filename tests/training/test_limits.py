@@ -1,4 +1,4 @@
-"""Memory that a fit would need is compared with what there is before anything is trained."""
+"""The memory that a fit needs is compared with the available memory before training."""
 
 from __future__ import annotations
 
@@ -41,23 +41,23 @@ def fit(method):
         ("apd", "latent", 10**8),
     ],
 )
-def test_a_setting_whose_memory_does_not_fit_is_named_at_once(small_machine, name, setting, value):
+def test_a_setting_that_needs_too_much_memory_is_named_before_training(small_machine, name, setting, value):
     begun = time.perf_counter()
     with pytest.raises(BenchError, match=rf"expected to train within .*--set <method>\.{setting}={value}"):
         fit(small_method(name, **{setting: value}))
     assert time.perf_counter() - begun < 5
 
 
-def test_many_small_tensors_are_counted_together(small_machine):
+def test_memory_of_many_small_tensors_is_added_up(small_machine):
     kept = []
     with pytest.raises(BenchError, match=r"0\.3 GB are taken"), limits.Guard("X", None):
         kept += [torch.zeros(1000, 1000) for _ in range(100)]
-    with limits.Guard("X", None):  # gone again each time
+    with limits.Guard("X", None):  # freed each time
         for _ in range(300):
             torch.zeros(1000, 1000) + 1
 
 
-def test_gradients_and_moments_count_before_training(small_machine):
+def test_memory_of_gradients_and_moments_is_counted_before_training(small_machine):
     part = nn.ParameterList([nn.Parameter(torch.empty(7_500, 3_000))])  # 90 MB
     limits.check_training("X", None, {"part": part}, torch.device("cpu"))
     plain, adam = torch.optim.SGD(part.parameters()), torch.optim.Adam(part.parameters())
@@ -66,7 +66,7 @@ def test_gradients_and_moments_count_before_training(small_machine):
         limits.check_training("X", None, {"part": part, "optimiser": adam}, torch.device("cpu"))
 
 
-def test_an_allocation_that_fails_is_explained_and_other_errors_pass():
+def test_a_failed_allocation_is_explained_and_other_errors_propagate():
     said = "expected to train within the memory that there is"
     with pytest.raises(BenchError, match=said), limits.explained("X", None):
         torch.empty(2**60)
@@ -74,7 +74,7 @@ def test_an_allocation_that_fails_is_explained_and_other_errors_pass():
         torch.ones(2, 3) @ torch.ones(2, 3)
 
 
-def test_counting_changes_no_random_number_and_no_gradient():
+def test_estimating_memory_changes_no_random_number_and_no_gradient():
     def made():
         generator = torch.Generator().manual_seed(1)
         with torch.random.fork_rng(devices=[]):
@@ -94,13 +94,13 @@ def test_a_regression_fits_in_this_machine():
     training.fit(small_method("deep_ensemble", small_regression()), line(20), line(10), FitSettings(seed=0))
 
 
-def test_memory_of_the_machine_is_what_the_process_holds_and_what_is_free():
+def test_available_memory_is_that_of_the_process_plus_free_memory():
     found = machine.memory_bytes()
     assert found is None or 2**26 < found < 2**50
     assert limits.room(torch.device("meta")) == math.inf
 
 
-def test_a_group_s_limit_counts(monkeypatch, tmp_path):
+def test_a_control_group_s_limit_counts(monkeypatch, tmp_path):
     group = tmp_path / "a"
     group.mkdir()
     for name, text in (

@@ -1,4 +1,4 @@
-"""The shared loop: batches, checkpoints, traces, and what it refuses."""
+"""The training loop: batches, checkpoints, traces, and errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bench.training import FitSettings, Method, Minibatches, adam, anneal, check
 
 
 class Constant(Method):
-    """One network, whatever the generator: the collapsed method."""
+    """A collapsed method: always draws the same network."""
 
     from dataclasses import dataclass
 
@@ -47,7 +47,7 @@ class Constant(Method):
 
 
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(1, 5))
-def test_an_epoch_shows_no_image_twice_and_leaves_out_less_than_a_step(count, batch, count_networks):
+def test_an_epoch_repeats_no_image_and_omits_less_than_a_batch(count, batch, count_networks):
     images = torch.arange(float(count)).view(-1, 1)
     if count < count_networks:
         return
@@ -57,7 +57,7 @@ def test_an_epoch_shows_no_image_twice_and_leaves_out_less_than_a_step(count, ba
     assert count - len(seen) < batches.batch * count_networks
 
 
-def test_each_network_has_its_own_order_and_labels_follow():
+def test_each_network_has_its_own_order_with_matching_labels():
     data = Split("x", torch.arange(40.0).view(-1, 1), torch.arange(40))
     x, y = next(iter(Minibatches(data, 10).epochs([stream(0), stream(1)])))
     assert x.shape == (2, 10, 1)
@@ -65,7 +65,7 @@ def test_each_network_has_its_own_order_and_labels_follow():
     assert not torch.equal(y[0], y[1])
 
 
-def test_the_learning_rate_falls_as_a_cosine():
+def test_the_learning_rate_follows_a_cosine():
     optimiser = adam([nn.Parameter(torch.zeros(1))], 1.0)
     found = []
     for step in (0, 25, 50, 75):
@@ -78,14 +78,14 @@ def test_cross_entropy_of_uniform_is_log_k():
     assert cross_entropy(torch.zeros(2, 5, 10), torch.arange(5)).tolist() == pytest.approx([math.log(10)] * 2)
 
 
-def test_a_loss_that_is_no_number_stops_the_fit(train, val):
+def test_a_nan_loss_stops_the_fit(train, val):
     with pytest.raises(BenchError, match=r"round 0: expected finite losses, found \{'loss': nan\}; lower"):
         training.fit(
             Constant(small_network(), Constant.Config(loss=math.nan)), train, val, FitSettings(seed=0)
         )
 
 
-def test_collapse_is_warned_of_and_diversity_is_not(train, val):
+def test_only_collapse_is_warned_of(train, val):
     settings = FitSettings(seed=0, trace_every=1, trace_members=4)
     with pytest.warns(UserWarning, match="4 drawn networks are one network"):
         training.fit(Constant(small_network(), Constant.Config()), train, val, settings)
@@ -94,7 +94,7 @@ def test_collapse_is_warned_of_and_diversity_is_not(train, val):
         training.fit(small_method("standard_ensemble"), train, val, settings)
 
 
-def test_a_trace_changes_nothing(train, val):
+def test_a_trace_does_not_change_the_fit(train, val):
     vectors = []
     for every in (0, 1):
         method = small_method("hypergan")
@@ -104,7 +104,7 @@ def test_a_trace_changes_nothing(train, val):
     assert torch.equal(*vectors)
 
 
-def test_a_trace_holds_losses_accuracy_spread_and_disagreement(train, val):
+def test_a_trace_has_losses_accuracy_spread_and_disagreement(train, val):
     method = small_method("hypergan")
     fit = training.fit(method, train, val, FitSettings(seed=0, trace_every=2, trace_members=3))
     assert [r["epoch"] for r in fit.trace if r["metric"] == "loss"] == [2, 3]
@@ -146,7 +146,7 @@ def test_a_checkpoint_of_other_shapes_is_an_error(train, val, tmp_path):
         ("hypergan", {"identity": {"data": "1"}}, "data"),
     ],
 )
-def test_a_checkpoint_of_another_fit_is_refused_though_its_shapes_fit(
+def test_a_checkpoint_of_another_fit_with_the_same_shapes_is_refused(
     train, val, tmp_path, name, settings, difference
 ):
     path = tmp_path / "fit.safetensors"
@@ -156,7 +156,7 @@ def test_a_checkpoint_of_another_fit_is_refused_though_its_shapes_fit(
     assert path.exists()
 
 
-def test_optimiser_state_survives_the_file(tmp_path):
+def test_optimiser_state_is_saved_and_restored(tmp_path):
     def build():
         with Streams(0).initialise():
             layer = nn.Linear(3, 2)
@@ -180,7 +180,7 @@ def test_optimiser_state_survives_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("asked", [True, False])
-def test_tf32_is_allowed_in_rounds_alone_and_only_where_asked(asked, train, val):
+def test_tf32_is_enabled_only_in_rounds_and_only_on_request(asked, train, val):
     places = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before, seen = [p.allow_tf32 for p in places], []
 
@@ -195,7 +195,7 @@ def test_tf32_is_allowed_in_rounds_alone_and_only_where_asked(asked, train, val)
 
 
 class Averaging(Constant):
-    """Two running moments that do not train, of which networks are drawn; none before the second round."""
+    """Draws networks from running moments without gradient; none before the second round."""
 
     def start(self, train, val, *, loss, rng):
         super().start(train, val, loss=loss, rng=rng)
@@ -222,7 +222,7 @@ class Averaging(Constant):
         }
 
 
-def test_a_trace_waits_for_networks_and_has_the_losses_until_then(train, val):
+def test_a_trace_without_networks_has_only_losses(train, val):
     method = Averaging(small_network(), Constant.Config())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -235,7 +235,7 @@ def test_a_trace_waits_for_networks_and_has_the_losses_until_then(train, val):
         method.sample(2, seed=0)
 
 
-def test_tensors_that_do_not_train_are_kept_and_restored_in_place(train, val, tmp_path):
+def test_tensors_without_gradient_are_saved_and_restored_in_place(train, val, tmp_path):
     made, again, other = (Averaging(small_network(), Constant.Config()) for _ in range(3))
     path = tmp_path / "fit.safetensors"
 

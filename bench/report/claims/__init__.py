@@ -1,1 +1,1 @@
-"""The claims of the paper: what it says, how each is tested, and the ledger of verdicts."""
+"""The claims of the paper, the tests of each, and the ledger of verdicts."""

@@ -1,7 +1,7 @@
-"""The checks behind the ledger's claims: each asks rows of one preset and device for its findings.
+"""The checks of the ledger's claims: each computes its findings from rows of one preset and device.
 
-Rows of evaluations are read by `bench.records.schema`; these are the names that attacks and
-regression have to write. Attacks: evaluation `attack`, on task `mnist-attack`; `entropy_nats` (variant
+Besides the schema (`bench.records.schema`), they rely on these rows of attacks and regression.
+Attacks: evaluation `attack`, on task `mnist-attack`; `entropy_nats` (variant
 `fresh`, success `fused`), `success_rate` (variant `same`, success `fused`), `fooled_share` (variant
 `one-to-many`, crafted_members 1, success `fused` or empty), each by attack, epsilon, crafted_members and
 members. Regression: evaluation `regression`, on task `toy`; `band_coverage` (share of the grid where the
@@ -36,17 +36,17 @@ OTHERS = ("apd", "mnf", "mc_dropout")
 ATTACKS = ("fgsm", "pgd")
 QUARTILES = (0.25, 0.5, 0.75)
 HUNDRED = 100
-SINGLE = 0.98  # accuracy that single networks on MNIST need
-SAME = 0.01  # accuracies closer than this are the same: the paper's curves show no finer
-COVERED = 0.95  # share of the target function that the band has to hold
-NEAR = 0.9  # share of the largest entropy that approaches it
-HARDLY = 0.05  # success rate that is hardly any
+SINGLE = 0.98  # minimum accuracy of single networks on MNIST
+SAME = 0.01  # accuracies closer than this count as equal: the resolution of the paper's curves
+COVERED = 0.95  # minimum share of the target function inside the band
+NEAR = 0.9  # share of the maximum entropy that counts as approaching it
+HARDLY = 0.05  # success rate up to which attacks "hardly succeed"
 SMALL = 0.01  # epsilon of small perturbations
 GPU_BYTES = {"mnist": 1.5e9, "cifar10": 4e9}
 
 
 def _gap(place: str, have: Mapping[str, bool]) -> tuple[tuple[str, str], ...]:
-    """The cells to run: those of methods without rows, or all, where seeds do not meet."""
+    """The cells to run: those of methods without rows, or all if they share no seed."""
     lacking = tuple((method, place) for method, found in have.items() if not found)
     return lacking or tuple((method, place) for method in have)
 
@@ -86,7 +86,7 @@ def singles(rows: Rows) -> list[Finding]:
 
 
 def order_stays(rows: Rows) -> list[Finding]:
-    """With 5,000 examples each method above the next, in the order of the whole training set."""
+    """With 5,000 examples, each method against the next in the order of the whole training set."""
     found = []
     for train in ("mnist", "cifar10"):
         few = f"{train}-5000"
@@ -112,18 +112,18 @@ def _norms(rows: Rows, place: str, left: str, right: str, sign: str) -> Finding:
 
 
 def norms_vary(rows: Rows) -> list[Finding]:
-    """HyperGAN's sd/mean against APD's and standard training's, from either start that has rows."""
+    """HyperGAN's sd/mean against APD's and standard training's, for each initialisation that has rows."""
     starts = [m for m in (NORMAL, STANDARD) if rows.norms(m, "mnist")] or [STANDARD]
     return [_norms(rows, "mnist", HYPERGAN, other, ">") for other in (*starts, "apd")]
 
 
 def norms_without_both(rows: Rows) -> list[Finding]:
-    """sd/mean without mixer and discriminator against that of the whole."""
+    """sd/mean without mixer and discriminator against that of HyperGAN."""
     return [_norms(rows, place, "hypergan-no-both", HYPERGAN, "<") for place in ("mnist", "cifar10")]
 
 
 def toy(rows: Rows) -> list[Finding]:
-    """The target in the band of 100 networks; that band against the band of 10, away from the data."""
+    """Coverage of the target by the band of 100 networks; its width against 10 networks outside the data."""
 
     def ask(metric: str, part: str, members: int) -> pd.Series:
         return rows.values(HYPERGAN, "toy", "regression", metric, dataset=f"toy:{part}", members=members)
@@ -190,7 +190,7 @@ def _by_size(found: pd.DataFrame) -> dict[int, pd.DataFrame]:
 
 
 def adversarial_entropy(rows: Rows) -> list[Finding]:
-    """HyperGAN's entropy on adversarial images: near its largest, above standard ensembles' of one size."""
+    """HyperGAN's entropy on adversarial images: near the maximum, above equal standard ensembles."""
     place, found = "mnist-attack", []
     for attack in ATTACKS:
         ours, theirs = _fresh(rows, HYPERGAN, attack), _fresh(rows, STANDARD, attack)
@@ -227,7 +227,7 @@ def small_perturbations(rows: Rows) -> list[Finding]:
 
 
 def _transferred(rows: Rows, attack: str) -> pd.DataFrame:
-    """Share of other networks that images made against one of them fool, by epsilon."""
+    """Share of other networks fooled by attacks on one network, by epsilon."""
     for success in ("fused", ""):
         found = rows.frame(
             HYPERGAN, "mnist-attack", "attack", "fooled_share", variant="one-to-many", attack=attack,
@@ -258,7 +258,7 @@ def fgsm_transfers(rows: Rows) -> list[Finding]:
 
 
 def _ablated(rows: Rows, place: str, variant: str, much: bool) -> list[Finding]:
-    """Final accuracy and sd/mean of a variant beside HyperGAN's; `much`: less than half, and a slow start."""
+    """Final accuracy and sd/mean of a variant against HyperGAN's; `much`: below half, and a slow start."""
     gap = tuple((m, place) for m in (variant, HYPERGAN))
     early, late = zip(*(rows.trace(m, place, "accuracy") for m in (variant, HYPERGAN)), strict=True)
     spread, whole = (rows.trace(m, place, "weight_norm_ratio")[1] for m in (variant, HYPERGAN))
@@ -276,7 +276,7 @@ def _ablated(rows: Rows, place: str, variant: str, much: bool) -> list[Finding]:
 
 
 def _measured(parts: Sequence[list[Finding]]) -> list[Finding]:
-    """The findings of every place with numbers; of the first, where none has."""
+    """The findings of all places with numbers, or of the first if none has any."""
     known = [part for part in parts if any(f.holds is not None for f in part)]
     return [finding for part in known or parts[:1] for finding in part]
 

@@ -1,7 +1,7 @@
-"""What a claim is judged by: rows of one preset and device, and comparisons of them over seeds.
+"""Evidence for claims: rows of one preset and device, and comparisons of them over seeds.
 
-A comparison pairs seeds. It holds when the 95 % t-interval of the difference excludes no difference;
-with one seed the point value decides. Several comparisons in one finding must hold together.
+A comparison pairs seeds. It holds if the 95 % t-interval of the difference excludes zero;
+with one seed the point value decides. A finding with several comparisons holds if all do.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import pandas as pd
 from bench.report.rows import norm_ratio, without_configuration
 from bench.report.uncertainty import t_interval
 
-ANY: Final = object()  # a column that a query leaves free
-# Columns that are empty where they do not apply: a query that does not name one asks for empty.
+ANY: Final = object()  # matches any value of a column
+# Columns that are empty if not applicable: a query that omits one matches only empty values.
 _TEXT = ("variant", "layer", "attack", "success")
 _NUMBERS = ("epoch", "quantile", "epsilon", "crafted_members")
 
 
 class Unit(NamedTuple):
-    """How values of a comparison are written: factor, decimals, unit."""
+    """Formatting of the values of a comparison: factor, decimals, unit."""
 
     factor: float
     decimals: int
     name: str = ""
 
     def number(self, value: float) -> str:
-        """The value without its unit, and without a sign where it rounds to nothing."""
+        """The value without its unit, and without a sign if it rounds to zero."""
         text = f"{value * self.factor:.{self.decimals}f}"
         return text if any(c in "123456789" for c in text) else text.lstrip("-")
 
@@ -46,9 +46,9 @@ GIGABYTES = Unit(1e-9, 2, " GB")
 
 @dataclass(frozen=True)
 class Finding:
-    """One comparison of a claim: where, whether it holds (None: rows are missing), and the numbers.
+    """One comparison of a claim: its task, whether it holds (None: rows are missing), and the numbers.
 
-    seeds: how many it rests on. missing: cells (method, task) whose rows it needs.
+    seeds: number of seeds. missing: cells (method, task) whose rows it needs.
     """
 
     place: str
@@ -59,10 +59,10 @@ class Finding:
 
 
 class Rows:
-    """Rows of one preset and device, to be asked for values by seed.
+    """Rows of one preset and device, queried for values by seed.
 
     rows: prepared rows; created: when each run was made. Of several configurations of a method on a
-    task that with most seeds counts, then the one found on most tasks, then the newest; of several copies
+    task, the one with most seeds is used, then the one on most tasks, then the newest; of several copies
     of a data set the one that most methods have read, then the one with the shortest name.
     """
 
@@ -74,7 +74,7 @@ class Rows:
         self._none = rows.iloc[:0]
         keys = ["task", "method", "evaluation", "metric"]
         self._parts: dict[Any, pd.DataFrame] = {key: part for key, part in rows.groupby(keys, sort=False)}
-        # Columns that no row of an evaluation fills need no style.
+        # Columns that are empty in all rows of an evaluation need no filter.
         self._used = {
             name: {c for c in _TEXT if (part[c] != "").any()} | {c for c in _NUMBERS if part[c].notna().any()}
             for name, part in rows.groupby("evaluation")
@@ -85,9 +85,9 @@ class Rows:
             self._tasks.setdefault(train, []).append(task)
 
     def frame(self, method: str, place: str, evaluation: str, metric: str, **where: Any) -> pd.DataFrame:
-        """The rows of a metric, with the columns named in `where` as asked and others empty.
+        """The rows of a metric, with columns as given in `where` and other optional columns empty.
 
-        place: a task or a train key; of tasks that share a fit the one named like the key goes first.
+        place: a task or a train key; of tasks that share a fit the one named like the key comes first.
         """
         for task in dict.fromkeys([*self._tasks.get(place, []), place]):
             part = self._parts.get((task, method, evaluation, metric), self._none)
@@ -105,24 +105,24 @@ class Rows:
         return self._none
 
     def values(self, method: str, place: str, evaluation: str, metric: str, **where: Any) -> pd.Series:
-        """One value a seed, indexed by seed; empty where there is none."""
+        """One value per seed, indexed by seed; may be empty."""
         return by_seed(self.frame(method, place, evaluation, metric, **where))
 
     def sizes(self, method: str, place: str, evaluation: str, metric: str, **where: Any) -> set[int]:
-        """The numbers of networks that a metric was measured with."""
+        """The ensemble sizes for which a metric was measured."""
         found = self.frame(method, place, evaluation, metric, members=ANY, **where)
         return set(map(int, found["members"].dropna()))
 
-    def norms(self, method: str, place: str, evaluation: str = "diversity") -> dict[str, pd.Series]:
+    def norms(self, method: str, place: str) -> dict[str, pd.Series]:
         """sd/mean of the weight norm of each layer, of the largest ensemble."""
-        found = largest(self.frame(method, place, evaluation, "weight_norm_ratio", layer=ANY, members=ANY))
+        found = largest(self.frame(method, place, "diversity", "weight_norm_ratio", layer=ANY, members=ANY))
         return {str(layer): by_seed(part) for layer, part in found.groupby("layer")}
 
     def trace(self, method: str, place: str, metric: str) -> tuple[pd.Series, pd.Series]:
-        """A traced quantity at the first and at the last round, mean over layers where it has them.
+        """A traced quantity at the first and at the last round, mean over layers if it has any.
 
         Accuracy is that of single networks; other quantities are of the largest ensemble traced. Seeds
-        that were looked at only once are left out: they have no first beside the last.
+        with only one traced round are omitted.
         """
         members = 1 if metric == "accuracy" else ANY
         found = largest(self.frame(method, place, "trace", metric, layer=ANY, members=members, epoch=ANY))
@@ -132,7 +132,7 @@ class Rows:
         return first, last
 
     def outlying_set(self, task: str) -> str:
-        """The outlying set of a task, from the rows that compare two sets; empty where there is none."""
+        """The outlying set of a task, from the rows that compare two sets; empty if there is none."""
         for (name, _, evaluation, metric), part in self._parts.items():
             if (name, evaluation, metric) == (task, "ood", "auroc"):
                 return str(part.loc[part["variant"] == "", "dataset"].min())
@@ -140,18 +140,18 @@ class Rows:
 
 
 def largest(found: pd.DataFrame) -> pd.DataFrame:
-    """The rows with most networks; all, where none is numbered."""
+    """The rows of the largest ensemble; all rows if none has a size."""
     top = found["members"].max()
     return found if pd.isna(top) else found[found["members"] == top]
 
 
 def by_seed(found: pd.DataFrame) -> pd.Series:
-    """One value a seed; the mean, where columns left free leave several."""
+    """One value per seed, the mean over any remaining rows."""
     return found.groupby("seed")["value"].mean()
 
 
 def _one_configuration(rows: pd.DataFrame, created: Mapping[str, str]) -> pd.DataFrame:
-    """One configuration a method and task, under the method's own name."""
+    """One configuration per method and task, under the method's own name."""
     rows = rows.assign(
         base=without_configuration(rows["method"]), created=[created.get(run, "") for run in rows["run"]]
     )
@@ -168,7 +168,7 @@ def _one_configuration(rows: pd.DataFrame, created: Mapping[str, str]) -> pd.Dat
 
 
 def _one_copy(rows: pd.DataFrame) -> pd.DataFrame:
-    """One copy of each task's data: runs whose accuracy was measured on another are left out."""
+    """One copy of each task's data: runs whose accuracy was measured on another copy are dropped."""
     read = rows[(rows["evaluation"] == "accuracy") & (rows["dataset"] != "")]
     drop: set[str] = set()
     for _, part in read.groupby("task"):
@@ -178,7 +178,7 @@ def _one_copy(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[~rows["run"].isin(drop)]
 
 
-# sign -> (how its failure is written, by how much the interval of left - right keeps it, whether 0 is enough)
+# sign -> (negated sign, slack of the interval of left - right, whether a slack of 0 suffices)
 _SIGNS: dict[str, tuple[str, Callable[[float, float, float], float], bool]] = {
     ">": ("≯", lambda low, high, margin: low, False),
     "<": ("≮", lambda low, high, margin: -high, False),
@@ -197,10 +197,10 @@ def compare(
     margin: float = 0.0,
     missing: Sequence[tuple[str, str]] = (),
 ) -> Finding:
-    """Whether every pair stands in the relation `sign`, seed by seed.
+    """Whether every pair satisfies the relation `sign`, paired by seed.
 
     pairs: values by seed on the left, on the right values by seed or a constant. names: of left and
-    right; a constant has none. margin: what ≈ allows. missing: the cells that would fill a gap.
+    right; empty for a constant. margin: tolerance of ≈. missing: the cells that would fill a gap.
     """
     failure, slack_of, touching = _SIGNS[sign]
     left, right, overs = [], [], []
@@ -210,7 +210,7 @@ def compare(
         if not len(both):
             return Finding(place, None, missing=tuple(missing))
         over = t_interval((both["a"] - both["b"]).to_numpy(dtype="float64"))
-        # One seed has no interval: the point value stands for it.
+        # One seed has no interval: the point value decides.
         overs.append(over if over.n > 1 else over._replace(low=over.mean, high=over.mean))
         left.append(float(both["a"].mean()))
         right.append(float(both["b"].mean()))

@@ -1,9 +1,9 @@
-"""The ledger: the paper's claims tested on rows, with verdict and what is expected here.
+"""The ledger: the paper's claims tested on rows, with actual and expected verdicts.
 
-A claim *holds* where all its comparisons do, *does not hold* where one fails, and is *not measured* as
-long as rows that could still decide it are missing. A comparison holds when its 95 % interval excludes
-no difference; with one seed the point value decides, and the ledger says so. `expected` is what this
-project expects of its own data: *open* where in doubt, and always at preset smoke.
+A claim *holds* if all its comparisons do, *does not hold* if one fails, and is *not measured* as
+long as rows that could decide it are missing. A comparison holds if the 95 % interval of the difference
+excludes zero; with one seed the point value decides, and the ledger says so. `expected` is what this
+project expects of its own data: *open* if in doubt, and always at preset smoke.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ COLUMNS = (
     "paper_numbers", "seeds", "evidence", "command",
 )  # fmt: skip
 EXPLANATION = (
-    "What the paper claims, tested on these rows. A comparison holds when its 95 % interval over seeds "
-    "excludes no difference; with one seed the point value decides. A claim holds where all its comparisons "
-    "do, and fails where one does; until then, with rows missing, it is not measured. Expected is what this "
-    "project expects of its own data, in bold where the verdict departs from it; the paper's own numbers are "
-    "its tables, put to the same test. Of several configurations of a method the one with most seeds counts, "
-    "then the one found on most tasks."
+    "The paper's claims, tested on these rows. A comparison holds if the 95 % interval of the difference "
+    "over seeds excludes zero; with one seed the point value decides. A claim holds if all its comparisons "
+    "do, and fails if one does; otherwise, with rows missing, it is not measured. Expected is what this "
+    "project expects of its own data; verdicts that differ from it are bold. Paper's numbers is the verdict "
+    "of the same test on the paper's own tables. Of several configurations of a method the one with most "
+    "seeds counts, then the one found on most tasks."
 )
 HEADINGS = (
     "claim", "section", "verdict", "expected", "paper's numbers", "evidence",
@@ -38,14 +38,14 @@ HEADINGS = (
 def ledger(
     rows: pd.DataFrame, abouts: Abouts, published: pd.DataFrame, chosen: Sequence[Claim] = CLAIMS
 ) -> pd.DataFrame:
-    """One line a claim, preset and device, presets in report order.
+    """One line per claim, preset and device, presets in report order.
 
-    rows: prepared rows. Columns: verdict; `departs`, yes where it is not what is expected;
-    `paper_numbers`, the verdict of the same check on the paper's own tables, empty where they lack the
-    numbers; `evidence`, the numbers in a sentence; `command`, what would fill what is missing.
+    rows: prepared rows. Columns: verdict; `departs`, yes if it is not the expected one;
+    `paper_numbers`, the verdict of the same check on the paper's own tables, empty if they lack the
+    numbers; `evidence`, the numbers in a sentence; `command`, what would fill the gaps.
     """
     created = {run: str(about.get("created", "")) for run, about in abouts.items()}
-    # Their table names no task and no seed; sources differ between the mean and the sd of one norm.
+    # Published rows have no task and no seed; their sources differ between mean and sd of the same norm.
     theirs = Rows(published.assign(task=published["train"], seed=0, source=""), {})
     own = {claim.name: verdict(claim.check(theirs)) for claim in chosen}
     lines = []
@@ -63,7 +63,7 @@ def ledger(
 
 
 def _doubts(rows: pd.DataFrame) -> dict[str, str]:
-    """By task, the attacks that look weaker than they should, with the method and size attacked."""
+    """By task, the flagged attacks, with the attacked method and size."""
     texts: dict[str, list[str]] = {}
     found = flags.find(rows)
     for key, part in found.groupby(["task", "method", "crafted_members", "attack"], sort=False):
@@ -75,14 +75,14 @@ def _doubts(rows: pd.DataFrame) -> dict[str, str]:
 
 
 def verdict(findings: Sequence[Finding]) -> str:
-    """What the comparisons of a claim amount to."""
+    """The verdict on a claim from its comparisons."""
     if any(finding.holds is False for finding in findings):
         return FAILS
     return UNKNOWN if not findings or any(f.holds is None for f in findings) else HOLDS
 
 
 def _line(claim: Claim, findings: Sequence[Finding], preset: str, device: str, theirs: str) -> dict[str, str]:
-    """A claim judged on the findings of one block; theirs: the verdict on the paper's own numbers."""
+    """The line of a claim from the findings of one block; theirs: the verdict on the paper's own numbers."""
     found = verdict(findings)
     expected = OPEN if preset == "smoke" else claim.expected
     departs = expected != OPEN and found not in (UNKNOWN, expected)
@@ -105,7 +105,7 @@ def _line(claim: Claim, findings: Sequence[Finding], preset: str, device: str, t
 
 
 def _sentence(claim: Claim, findings: Sequence[Finding], found: str, seeds: Sequence[int]) -> str:
-    """The numbers behind a verdict, what they rest on, and what is missing."""
+    """The numbers of a verdict, the number of seeds, and what is missing."""
     places: dict[str, list[str]] = {}
     for finding in findings:
         if finding.holds is not None:
@@ -131,7 +131,7 @@ def _sentence(claim: Claim, findings: Sequence[Finding], found: str, seeds: Sequ
 
 
 def _command(claim: Claim, findings: Sequence[Finding], preset: str, device: str) -> str:
-    """The command that fills what is missing."""
+    """The command that runs the missing cells."""
     cells = [cell for finding in findings for cell in finding.missing]
     methods = list(dict.fromkeys(method for method, _ in cells))
     tasks = list(dict.fromkeys(task for _, task in cells))
@@ -139,7 +139,7 @@ def _command(claim: Claim, findings: Sequence[Finding], preset: str, device: str
 
 
 def text_tables(ledger: pd.DataFrame, copies: Sequence[Mapping[str, str]]) -> list[TextTable]:
-    """The ledger as text, a table a preset and device. copies: what `rows.copies` finds."""
+    """The ledger as text, one table per preset and device. copies: of `rows.copies`."""
     found = []
     for key, part in ledger.groupby(list(BLOCK), sort=False):
         block = dict(zip(BLOCK, map(str, key), strict=True))
@@ -149,7 +149,7 @@ def text_tables(ledger: pd.DataFrame, copies: Sequence[Mapping[str, str]]) -> li
 
 
 def _cells(part: pd.DataFrame) -> list[list[Cell]]:
-    """A block of the ledger, the verdicts that depart from what is expected marked."""
+    """A block of the ledger, with unexpected verdicts marked."""
     return [
         [
             Cell(line["statement"]), Cell(line["section"]),

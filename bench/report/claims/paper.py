@@ -1,4 +1,4 @@
-"""What the paper claims: each claim's words, where they stand, and the check that tests them."""
+"""The paper's claims: statement, section of the paper, and the check that tests it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ HOLDS, FAILS, UNKNOWN, OPEN = "holds", "does not hold", "not measured", "open"
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim: its name and words, where the paper makes it, how it is tested, what we expect.
+    """A claim: name, statement, section of the paper, test, and the verdict expected on our data.
 
-    device: the only one on which it is tested; empty: any. attacked: it rests on attacks, whose flags its
-    evidence names.
+    device: the only one on which it is tested; empty: any. attacked: it depends on attacks, whose flags are
+    listed in its evidence.
     """
 
     name: str
@@ -45,7 +45,7 @@ CLAIMS = (
         "accuracy with 100 networks on the five training sets",
         checks.most_accurate,
     ),
-    # Trials of some minutes on two CPU cores reached 98.6 %.
+    # Trial runs of a few minutes on two CPU cores reached 98.6 %.
     Claim(
         "single-networks",
         "Single generated networks need no fine-tuning: MNIST 98 % or better",
@@ -54,8 +54,8 @@ CLAIMS = (
         checks.singles,
         HOLDS,
     ),
-    # Drawn networks ended with an sd/mean about 0.1 or more in every trial; networks trained from one kind
-    # of start end at nearly one norm, however different they are.
+    # HyperGAN's sd/mean was about 0.1 or more in all trial runs; networks trained from the same
+    # initialisation have nearly equal norms, however different they are.
     Claim(
         "norms-vary-more",
         "HyperGAN's norms vary more (sd/mean) than standard training's and APD's, in every layer",
@@ -110,7 +110,7 @@ CLAIMS = (
         checks.adversarial_entropy,
         attacked=True,
     ),
-    # On handwritten digits the smallest epsilon that fools an ensemble is ten times that.
+    # On handwritten digits the smallest epsilon that fools an ensemble is ten times larger.
     Claim(
         "small-perturbations",
         "For large ensembles small perturbations (0.01) hardly succeed",

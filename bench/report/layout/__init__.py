@@ -1,1 +1,1 @@
-"""How tables, figures and captions look, whatever their numbers."""
+"""The appearance of tables, figures and captions."""

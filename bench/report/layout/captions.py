@@ -1,4 +1,4 @@
-"""How a figure is named and captioned, and where it stands: shared by every section that draws."""
+"""Names, captions and positions of figures, shared by all sections that draw."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from bench.report.arrays import PROPOSED
 from bench.report.rows import command, without_configuration
 
 BY_SIZE = "Lines of one ensemble size compete with each other; 1 network is the mean of single networks. "
-# A figure of arrays that older runs did not keep: such a run is stale, and done again only when asked.
+# For figures whose arrays older runs did not store: such runs are stale and need --stale to run again.
 _AGAIN = " --stale"
 
 
 @dataclass(frozen=True)
 class FigureEntry:
-    """A figure's kind and file name (without suffix), the block and task it belongs to, and its caption.
+    """A figure's kind and file name (without suffix), its block and task, and its caption.
 
-    short: the name without preset and device, for the first figure that asks for it. commands: what to
-    run for what the figure lacks. after: the table behind which it stands on the page, set from the
+    short: a name without preset and device, given to the first figure that requests it. commands: to
+    run for missing parts of the figure. after: the table that it follows on the page, set from the
     section's `FIGURES`.
     """
 
@@ -38,9 +38,9 @@ class FigureEntry:
 def figure_entry(
     kind: str, subject: str, frame: pd.DataFrame, caption: str, task: str, commands: Sequence[str] = ()
 ) -> FigureEntry:
-    """A name of kind, subject and preset, and of the device where it is not the CPU.
+    """An entry named by kind, subject and preset, and by the device if it is not the CPU.
 
-    frame: lines of one preset and device. task: where the figure stands on the page.
+    frame: lines of one preset and device. task: under which the figure appears on the page.
     """
     preset, device = str(frame["preset"].iloc[0]), str(frame["device"].iloc[0])
     name = _safe("-".join([kind, subject, preset, *([device] if device not in ("", "cpu") else [])]))
@@ -57,24 +57,24 @@ def paper_entry(
     subject: str = "",
     commands: Sequence[str] = (),
 ) -> FigureEntry:
-    """Figure `number` of the paper: `figure5-digits`, and `figure5-digits-smoke` behind a better preset.
+    """Figure `number` of the paper: `figure5-digits`, or `figure5-digits-smoke` if a better preset has it.
 
-    subject: what the file is named after, if not the task. Whether the short name is free is seen by
-    `with_short_names`, over all figures of a report.
+    subject: replaces the task in the file name. Short names are assigned by `with_short_names`, over all
+    figures of a report.
     """
     kind = f"figure{number}"
     found = figure_entry(kind, subject or task, frame, caption, task, commands)
     return replace(found, short=_safe(f"{kind}-{subject or task}"))
 
 
-# A figure, or None where the rows are there and what the figure shows is not: its commands fill the gap.
+# An entry with its figure, or with None if the necessary arrays are missing: its commands fill the gap.
 Drawing = tuple[FigureEntry, Figure | None]
 
 
 def with_short_names(found: Iterable[Drawing]) -> Iterator[Drawing]:
-    """The figures, each short name given to the first that asks for it; gaps ask for none.
+    """The figures, each short name given to the first that requests it; gaps do not request one.
 
-    Blocks come in the order of the report, so that the first is of the best preset that has the figure:
+    Blocks come in the order of the report, so that the first is the best preset that has the figure:
     paper before quick before smoke, then by device.
     """
     taken: set[str] = set()
@@ -86,17 +86,17 @@ def with_short_names(found: Iterable[Drawing]) -> Iterator[Drawing]:
 
 
 def where(frame: pd.DataFrame, subject: str) -> str:
-    """The second half of a figure's title: subject, preset and device of the frame."""
+    """The second part of a figure's title: subject, preset and device of the frame."""
     return f"{subject} · preset {frame['preset'].iloc[0]} · {frame['device'].iloc[0]}"
 
 
 def command_for(frame: pd.DataFrame, methods: Sequence[str], task: str) -> str:
-    """The command that runs methods on a task, of the preset and device of the frame."""
+    """The command that runs methods on a task, with the preset and device of the frame."""
     return command(methods, [task], str(frame["preset"].iloc[0]), str(frame["device"].iloc[0]))
 
 
 def gap(own: pd.DataFrame, task: str, subject: str, number: int, lacks: str) -> Drawing:
-    """A place on the page that says which command keeps what a figure needs."""
+    """An entry without a figure, whose command stores the arrays that the figure needs."""
     methods = sorted(set(without_configuration(own["method"])))
     again = command_for(own, [PROPOSED] if PROPOSED in methods else methods[:1], task) + _AGAIN
     caption = f"Figure {number} is not drawn: no run of this block kept the {lacks} it shows; this does:"

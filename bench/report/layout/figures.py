@@ -1,7 +1,7 @@
-"""How every figure looks: colours and markers of methods, sizes, titles and legends.
+"""The appearance of figures: colours and markers of methods, sizes, titles and legends.
 
-Drawn with matplotlib's object interface, without a global figure or a global setting: the style holds
-inside `drawing_style()` alone, so that the same frames give the same bytes in every process.
+Uses matplotlib's object interface, without global figures or settings: the style applies only
+inside `drawing_style()`, so that the same frames give the same bytes in every process.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from matplotlib.lines import Line2D
 
 from bench import registry
 
-# From two sets made for colour-blind readers, less what is too light for thin lines on white: Okabe and
-# Ito 2008, then Tol's "muted" (indigo, wine, olive), in an order that keeps neighbours apart; then grey.
+# From two colour-blind-safe palettes, without colours too light for thin lines on white: Okabe and
+# Ito 2008, then Tol's "muted" (indigo, wine, olive), in an order with distinct neighbours; then grey.
 COLORS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#332288", "#56b4e9", "#882255", "#999933",
     "#5a5a5a",
 )  # fmt: skip
-SHADES = (0.0, -0.45, 0.35, -0.7, 0.5, -0.25)  # of a method and its variants in turn: to black, to white
+SHADES = (0.0, -0.45, 0.35, -0.7, 0.5, -0.25)  # of a method, then of its variants: mixed with black or white
 MARKERS = "osD^vPXph<>d*H8"
-# Vertices of all curves of one figure: an SVG spends about 20 bytes on each, and stays below 300 KB.
+# Maximum number of vertices per figure: at about 20 bytes each, an SVG stays below 300 KB.
 VERTICES = 7_500
 WIDTH = 7.2  # inches, the text width of a page
 _STYLE: dict[str, Any] = {
-    "svg.hashsalt": "bench",  # the ids inside an SVG are random without it
+    "svg.hashsalt": "bench",  # otherwise ids in the SVG are random
     "svg.fonttype": "path",
-    "font.family": "DejaVu Sans",  # matplotlib carries it: the same glyphs on every machine
+    "font.family": "DejaVu Sans",  # shipped with matplotlib: the same glyphs on every machine
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
@@ -53,10 +53,10 @@ _STYLE: dict[str, Any] = {
     "figure.constrained_layout.w_pad": 0.08,
     "figure.constrained_layout.h_pad": 0.06,
 }
-# A white rim keeps markers apart where curves meet.
+# A white edge separates markers where curves meet.
 EDGE: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5}
 DASHED: Any = (0, (3, 1.5))
-# One after the other, so that a curve that lies on another leaves it to be seen.
+# Line styles in turn, so that a curve does not completely hide another below it.
 LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (5, 1.5, 1, 1.5)), (0, (1.5, 1.5)))
 
 
@@ -79,11 +79,11 @@ def drawing_style() -> AbstractContextManager[None]:
 def method_styles(methods: Sequence[str]) -> dict[str, MethodStyle]:
     """Colour and marker of each method: its variants and configurations have shades of its colour.
 
-    Registered methods keep their colour in every report. More than ten use the colours again; the marker
-    tells them apart, and in greyscale too.
+    Registered methods have the same colour in every report. Beyond ten methods colours repeat; markers
+    distinguish them, also in greyscale.
     """
     known = registry.methods()
-    # A configuration is called `name [epochs=9]`.
+    # A configuration is named `name [epochs=9]`.
     plain = {name: name.partition(" [")[0] for name in sorted(set(methods))}
     families = {name: known[own].base if own in known else own for name, own in plain.items()}
     order = [*dict.fromkeys(entry.base for entry in known.values())]
@@ -106,12 +106,12 @@ def _shaded(color: str, shade: float) -> str:
 
 
 def text(name: str) -> str:
-    """A name as matplotlib draws it letter by letter: `$` would open a formula."""
+    """A name escaped for matplotlib, for which `$` starts a formula."""
     return name.replace("$", r"\$")
 
 
 def blank(width: float, height: float, title: str, note: str) -> Figure:
-    """An empty figure under its title and a line on what the numbers rest on; sizes in inches."""
+    """An empty figure with a title and a line on the data behind it; sizes in inches."""
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     figure.suptitle(text(f"{title}\n{note}"))
@@ -119,29 +119,29 @@ def blank(width: float, height: float, title: str, note: str) -> Figure:
 
 
 def method_names(frame: pd.DataFrame) -> list[str]:
-    """The methods of a frame by name, each once."""
+    """The methods of a frame, sorted, without duplicates."""
     return sorted(set(frame["method"]))
 
 
 def in_seeds(frame: pd.DataFrame) -> str:
-    """How many seeds the frame rests on, in words."""
+    """The number of seeds of the frame, in words."""
     least, most = int(frame["seeds"].min()), int(frame["seeds"].max())
     return f"{most} seed{'s' if most > 1 else ''}" if least == most else f"{least} to {most} seeds"
 
 
 def images_of(frame: pd.DataFrame) -> str:
-    """How many images the frame rests on, in words."""
+    """The number of images of the frame, in words."""
     counts = frame["examples"].dropna()
     return f"{int(counts.max()):,} images" if len(counts) else "images not counted"
 
 
 def legend(figure: Figure, handles: Sequence[Line2D], title: str | None = None) -> None:
-    """One legend under the panels, in as many columns as its longest entry allows.
+    """One legend below the panels, in as many columns as its longest entry allows.
 
-    Heights of figures leave room for a legend of three lines; a longer one makes its figure higher.
+    Figures have room for a legend of three lines; a longer one increases the height of the figure.
     """
     longest = max(len(str(h.get_label())) for h in handles)
-    # Inches: of an 8 point letter and a handle, then of a line.
+    # Inches: an 8 point letter and a handle, then a line.
     room = max(1, int(figure.get_figwidth() / (0.065 * longest + 0.55)))
     rows = math.ceil(len(handles) / min(room, len(handles)))
     figure.set_figheight(figure.get_figheight() + 0.17 * max(0, rows - 3))
@@ -153,12 +153,12 @@ def legend(figure: Figure, handles: Sequence[Line2D], title: str | None = None) 
 
 
 def handle(name: str, style: MethodStyle, label: str | None = None, **more: Any) -> Line2D:
-    """A method's line in a legend."""
+    """A method's legend entry."""
     return Line2D([], [], color=style.color, marker=style.marker, label=text(label or name), **more)
 
 
 def bare(axes: Axes) -> None:
-    """Removes ticks and grid: the panel shows an image."""
+    """Removes ticks and grid, for a panel that shows an image."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(visible=False)

@@ -1,7 +1,7 @@
-"""Tables for reading: a tidy frame and how it is laid out, turned into lines of text.
+"""Formatted tables: a tidy frame with a layout, turned into lines of text.
 
-A `Table` says which columns of a tidy frame become blocks, lines and columns; `text_tables` rounds, marks
-the best value of each column and fills what is missing: `—` was not measured, `N/A` cannot be reached.
+A `Table` states which columns of a tidy frame become blocks, lines and columns; `text_tables` rounds, marks
+the best value of each column and fills gaps: `—` was not measured, `N/A` cannot be reached.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ GENERAL = (
 )
 GAPS = "Published but not measured here; these fill the gaps:"
 MISSING = "—"
-MARK = " †"  # behind every number of a flagged attack
+MARK = " †"  # after every number of a flagged attack
 UNREACHABLE = "N/A"
-COUNTS = ("members", "crafted_members")  # of networks: written as 1,000
-_UNKNOWN = Metric("")  # a metric that no table of this suite knows: its own name, no direction
-# Headings of the columns that name a line.
+COUNTS = ("members", "crafted_members")  # numbers of networks: written as 1,000
+_UNKNOWN = Metric("")  # for metrics outside the schema: no heading, no direction
+# Headings of the leading columns.
 _LINES = {"members": "networks", "crafted_members": "attacked", "other": "against"}
 
 
 class Cell(NamedTuple):
-    """A text, whether it is the best of its column, and a command to type that follows it."""
+    """A text, whether it is the best of its column, and a command shown after it."""
 
     text: str
     best: bool = False
@@ -41,15 +41,15 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """How a tidy frame is laid out: which of its columns do what.
+    """The layout of a tidy frame.
 
-    `frame`: of `rows.summarise`, or with its columns. `blocks` split it, `lines` name a line, `columns` a
-    column, whose values in `first` come first; values compete for best within a column among lines that
-    agree in `within`. A frame with the columns `published` and `command` gets a published value beside
-    every measured one, and the commands that fill its gaps. `part`: where the table stands on the page,
-    empty with its task. `copies`: what `rows.copies` finds in the rows. `show`: instead of `columns`,
-    headings and how each is written of a line of the frame; nothing of it competes. `remarks`: the values
-    of a block's fields, and a sentence on it.
+    `frame`: of `rows.summarise`, or with its columns. `blocks`, `lines`, `columns`: columns of the frame
+    whose values name a block, a line or a column of the table; values in `first` come first. The best value
+    of a column is marked among lines with equal `within`. A frame with the columns `published` and
+    `command` gets a published value next to every measured one, and the commands that fill its gaps.
+    `part`: section of the page; empty: with its task. `copies`: of `rows.copies`. `show`: instead of
+    `columns`, headings with functions from a line of the frame to text, without marks. `remarks`: pairs of
+    a block's values and a sentence on it.
     """
 
     name: str
@@ -71,8 +71,7 @@ class Table:
 class TextTable:
     """A block of a table as text: `block` maps its fields to values; the first `lead` columns name the line.
 
-    commands: what to run for the values that were published and not measured. remark: on the images that
-    were read.
+    commands: to run for values that were published but not measured. remark: a sentence on the block.
     """
 
     block: dict[str, str]
@@ -84,7 +83,7 @@ class TextTable:
 
 
 def digits(metric: str, value: float) -> str:
-    """The number as the metric is shown, without its unit."""
+    """The number formatted for its metric, without unit."""
     _, _, _, _, factor, decimals = METRICS.get(metric, _UNKNOWN)
     value *= factor
     if decimals is None:
@@ -95,19 +94,19 @@ def digits(metric: str, value: float) -> str:
 
 
 def heading(metric: str, unit: bool = True) -> str:
-    """The metric's heading with its unit, and an arrow where it has a better direction."""
+    """The metric's heading with its unit, and an arrow if one direction is better."""
     found = METRICS.get(metric, _UNKNOWN)
     arrow = {"higher": "\u00a0↑", "lower": "\u00a0↓"}.get(found.direction, "")
     return (found.heading or metric) + (f"\u00a0[{found.shown}]" if found.shown and unit else "") + arrow
 
 
 def networks(members: Any) -> str:
-    """A number of networks in words."""
+    """A number of networks as text."""
     return "1 network" if int(members) == 1 else f"{int(members):,} networks"
 
 
 def _show(item: Any) -> str:
-    """A mean with its spread over seeds, as text."""
+    """A mean with its standard deviation over seeds, as text."""
     if pd.isna(item.mean):
         return MISSING if getattr(item, "command", "") else UNREACHABLE
     text = digits(item.metric, item.mean)
@@ -116,7 +115,7 @@ def _show(item: Any) -> str:
 
 
 def _best(items: list[Any]) -> set[int]:
-    """Places of the best means, ties as shown included; none where nothing competes."""
+    """Indices of the best means, including ties after rounding; empty if there is nothing to compare."""
     means = {i: float(digits(item.metric, item.mean)) for i, item in enumerate(items) if pd.notna(item.mean)}
     way = METRICS.get(items[0].metric, _UNKNOWN).direction
     if len(means) < 2 or not way:
@@ -126,7 +125,7 @@ def _best(items: list[Any]) -> set[int]:
 
 
 def _column_heading(columns: Sequence[str], values: tuple[Any, ...]) -> str:
-    """What a column holds: its layer, metric, size and data set, as far as they apply."""
+    """The heading of a column: its layer, metric, size and data set, as far as they apply."""
     parts: list[str] = []
     for field, value in zip(columns, values, strict=True):
         if pd.isna(value) or value == "" or (field == "dataset" and _own(value, parts)):
@@ -138,7 +137,7 @@ def _column_heading(columns: Sequence[str], values: tuple[Any, ...]) -> str:
 
 
 def _own(dataset: str, parts: Sequence[str]) -> bool:
-    """Whether a training set of this heading is the data set itself, or a subset of it."""
+    """Whether the heading already names the data set, or a subset of it as the training set."""
     return any(part == dataset or part.startswith(f"{dataset}-") for part in parts)
 
 
@@ -173,7 +172,7 @@ def _line_cells(table: Table, line: tuple[Any, ...]) -> list[Cell]:
 
 
 def _seeds(items: list[Any]) -> str:
-    """How many seeds a line rests on: one number, or the least and the most."""
+    """The number of seeds of a line: one number, or minimum and maximum."""
     counts = sorted({int(item.seeds) for item in items if item.seeds})
     if not counts:
         return MISSING
@@ -181,7 +180,7 @@ def _seeds(items: list[Any]) -> str:
 
 
 def _compared(table: Table, names: dict[str, str], block: pd.DataFrame) -> TextTable:
-    """One block laid out: lines by columns, the best of each column marked among its rivals."""
+    """One block as text, with the best value of each column marked."""
     columns = _column_order(table, block)
     cells: dict[tuple[Any, ...], dict[tuple[Any, ...], Any]] = {}
     rivals: dict[tuple[Any, ...], list[Any]] = {}
@@ -211,7 +210,7 @@ def _compared(table: Table, names: dict[str, str], block: pd.DataFrame) -> TextT
 
 
 def _written(table: Table, names: dict[str, str], block: pd.DataFrame) -> TextTable:
-    """One block as text, a line of the frame a line, each cell as `table.show` writes it."""
+    """One block as text, with one line per line of the frame and cells written by `table.show`."""
     lines = [
         [*_line_cells(table, _values(item, table.lines)), *(Cell(write(item)) for _, write in table.show)]
         for item in block.itertuples(index=False)
@@ -221,7 +220,7 @@ def _written(table: Table, names: dict[str, str], block: pd.DataFrame) -> TextTa
 
 
 def _published(item: Any) -> str:
-    """The published value beside an item as text, with the digits it has; empty where there is none."""
+    """The published value of an item as text, with its published digits; empty if there is none."""
     value = getattr(item, "published", math.nan)
     if pd.isna(value):
         return ""
@@ -230,7 +229,7 @@ def _published(item: Any) -> str:
 
 
 def _commands(block: pd.DataFrame) -> tuple[str, ...]:
-    """What fills the gaps of a block: one command for all methods that lack the same tasks."""
+    """Commands that fill the gaps of a block: one for all methods that lack the same tasks."""
     if "command" not in block:
         return ()
     tasks: dict[str, dict[str, None]] = {}

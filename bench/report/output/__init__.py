@@ -1,1 +1,1 @@
-"""What is written: the page, Markdown, CSV and images."""
+"""Output files: the page, Markdown, CSV and images."""

@@ -1,4 +1,4 @@
-"""Figures as bytes: SVG and PNG, the same each time, drawn on every core."""
+"""Figures as SVG and PNG bytes, deterministic, drawn on all cores."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ KINDS = ("svg", "png")
 def images(figures: Iterable[Figure]) -> list[dict[str, bytes]]:
     """Each figure's bytes by kind, `svg` and `png` (150 dpi), in order.
 
-    Drawing takes most of a report's time and figures know nothing of each other: every one is drawn in a
-    process of its own, forked as soon as the figure is there, as many at a time as there are cores, while
-    the next ones are being made. Where the system cannot fork, they are drawn here.
+    Drawing takes most of a report's time and figures are independent: each is drawn in its own process,
+    forked as soon as the figure exists, as many at a time as there are cores, while the next ones are
+    created. If the system cannot fork, they are drawn in this process.
     """
     count = machine.cores()
     if count < 2 or "fork" not in multiprocessing.get_all_start_methods():
@@ -42,7 +42,7 @@ def images(figures: Iterable[Figure]) -> list[dict[str, bytes]]:
     for place, figure in enumerate(figures):
         collect(count - 1)
         ours, theirs = multiprocessing.Pipe(duplex=False)
-        # Not sent but inherited: a figure cannot be pickled.
+        # Inherited by the fork: a figure cannot be pickled.
         multiprocessing.get_context("fork").Process(target=_send, args=(figure, theirs), daemon=True).start()
         theirs.close()
         drawing[ours] = place
@@ -53,14 +53,14 @@ def images(figures: Iterable[Figure]) -> list[dict[str, bytes]]:
 def _send(figure: Figure, end: Connection) -> None:
     try:
         end.send(_image(figure))
-    except Exception as error:  # for the report to raise, which would otherwise wait for the figure
+    except Exception as error:  # raised by the report, which would otherwise wait for the figure
         end.send(error)
 
 
 def _image(figure: Figure) -> dict[str, bytes]:
-    """A figure's bytes, without date or program in them.
+    """A figure's bytes, without date and program in the metadata.
 
-    It is laid out once, for all kinds: that takes longer than drawing it.
+    The layout is computed once for all file types: it takes longer than drawing.
     """
     if figure.get_layout_engine() is not None:
         figure.draw_without_rendering()

@@ -20,7 +20,7 @@ from bench.report.layout.tables import (
 
 
 def lines_to_markdown(headings: Sequence[str], lines: Sequence[Sequence[Cell]], lead: int) -> str:
-    """A Markdown table: the lead columns to the left, numbers to the right, the best in bold."""
+    """A Markdown table: leading columns left-aligned, numbers right-aligned, the best in bold."""
     rule = ["---"] * lead + ["---:"] * (len(headings) - lead)
     bar = "\\|"
 
@@ -34,7 +34,7 @@ def lines_to_markdown(headings: Sequence[str], lines: Sequence[Sequence[Cell]], 
 
 
 def to_markdown(table: Table) -> str:
-    """The whole table as Markdown: a heading a block, how to read it once."""
+    """The whole table as Markdown: its note, then a heading and a table per block."""
     note = table.note if table.show else f"{GENERAL} {table.note}"
     parts = [f"# {table.title}\n\n{note}\n"]
     for text in text_tables(table):
@@ -48,9 +48,9 @@ def to_markdown(table: Table) -> str:
 
 
 def to_csv(frame: pd.DataFrame) -> str:
-    """The tidy frame as CSV: numbers by shortest round trip, empty where nothing was measured.
+    """The tidy frame as CSV: floats in the shortest exact form, empty if nothing was measured.
 
-    The mean of a size that a method cannot reach reads N/A.
+    The mean of a size that a method cannot reach is N/A.
     """
     frame = frame.copy()
     if "mean" in frame:
@@ -67,7 +67,7 @@ def failures_markdown(failed: pd.DataFrame) -> str:
 
 
 def claims_markdown(ledger: pd.DataFrame, copies: Sequence[Mapping[str, str]]) -> str:
-    """The ledger as Markdown, a heading a preset and device. copies: what `rows.copies` finds."""
+    """The ledger as Markdown, one heading per preset and device. copies: of `rows.copies`."""
     parts = [f"# Claims of the paper\n\n{claims.EXPLANATION}\n"]
     for text in claims.text_tables(ledger, copies):
         table = lines_to_markdown(text.headings, text.lines, text.lead)

@@ -1,6 +1,6 @@
-"""The report's page: one HTML file that needs nothing else, neither network nor script.
+"""The report's page: one self-contained HTML file without scripts or external files.
 
-What it shows is gathered here; `page.html` writes it, escaped, and `page.css` is its style.
+Its content is collected here; `page.html` is the template, with autoescape, and `page.css` the style.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from bench.report.layout.tables import (
     text_tables,
 )
 from bench.report.rows import BLOCK, Material, copies, paper_first
-from bench.system.code import NOT_WRITTEN, changed_since
+from bench.system.code import NOT_STORED, changed_since
 
-FOLDED = 40  # lines of a task's table: one of more opens at a click, as others stand below
+FOLDED = 40  # tables of a task with more lines are collapsed
 VERDICTS = (HOLDS, FAILS, UNKNOWN)
 
 
 @dataclass(frozen=True)
 class ShownTable:
-    """A block of a table under its title. place: what it was measured on; note: how to read it."""
+    """A block of a table with its title. place: data and metric; note: how to read it."""
 
     name: str
     title: str
@@ -50,7 +50,7 @@ class ShownTable:
 
 @dataclass(frozen=True)
 class ShownFigure:
-    """A figure with its caption. image: its SVG in base64; empty: a gap, which the commands fill."""
+    """A figure with its caption. image: its SVG in base64; empty for a gap, which the commands fill."""
 
     name: str
     caption: str
@@ -63,7 +63,7 @@ class ShownFigure:
 class ShownBlock:
     """One preset on one device.
 
-    measured: the tasks that have rows. whole: tables over all tasks. tasks: of each its tables and figures,
+    measured: tasks that have rows. whole: tables over all tasks. tasks: tables and figures of each task,
     in order. paper: the tables of the paper.
     """
 
@@ -82,9 +82,9 @@ def render(
     failed: pd.DataFrame,
     drawn: Sequence[tuple[FigureEntry, bytes]],
 ) -> str:
-    """The whole page. ledger: of `claims`. drawn: each figure's place and caption, with its SVG.
+    """The whole page. ledger: of `claims`. drawn: each figure's entry with its SVG.
 
-    An empty SVG is a gap: its caption stands with the commands that fill it.
+    An empty SVG is a gap, shown as its caption and the commands that fill it.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -113,12 +113,12 @@ def render(
 
 
 def _anchor(*parts: str) -> str:
-    """The name of a place on the page."""
+    """The id of an anchor on the page."""
     return "-".join(part.replace(" ", "-") for part in parts if part)
 
 
 def _group_starts(lines: Sequence[Sequence[Cell]]) -> set[int]:
-    """Which lines begin a group of those that share their first cell; none where no two lines do."""
+    """Indices of lines that begin a group with the same first cell; empty if no two lines share it."""
     first = [line[0].text for line in lines]
     if len(set(first)) == len(first):
         return set()
@@ -126,7 +126,7 @@ def _group_starts(lines: Sequence[Sequence[Cell]]) -> set[int]:
 
 
 def _facts(material: Material, failed: pd.DataFrame) -> dict[str, str]:
-    """What the page rests on."""
+    """Runs, methods, tasks and seeds on the page."""
     rows = material.rows
     seeds = sorted({int(s) for s in rows["seed"].dropna()})
     return {
@@ -169,7 +169,7 @@ def _blocks(
 def _of_task(
     tables: Sequence[ShownTable], figures: Sequence[tuple[FigureEntry, bytes]]
 ) -> list[ShownTable | ShownFigure]:
-    """The tables of a task, each followed by its figures; then the figures whose table has no line."""
+    """The tables of a task, each followed by its figures; then figures whose table has no lines."""
     names = list(dict.fromkeys(table.name for table in tables))
     parts: list[ShownTable | ShownFigure] = []
     for name in names:
@@ -179,7 +179,7 @@ def _of_task(
 
 
 def _table(table: Table, text: TextTable) -> ShownTable:
-    """A block of a table, with what it was measured on and how to read it."""
+    """A block of a table, with its data and notes."""
     told = (text.block.get(key) for key in ("train", "dataset", "metric", "examples"))
     return ShownTable(
         table.name,
@@ -192,14 +192,14 @@ def _table(table: Table, text: TextTable) -> ShownTable:
 
 
 def _figure(entry: FigureEntry, svg: bytes) -> ShownFigure:
-    # As an image, not inline: ids of several SVG files in one document would meet.
+    # As an image, not inline: ids of several SVG files in one document would clash.
     image = base64.b64encode(svg).decode()
     place = " · ".join(entry.block[key] for key in ("task", "preset", "device"))
     return ShownFigure(entry.name, entry.caption, place, image, entry.commands)
 
 
 def _counts(ledger: pd.DataFrame) -> str:
-    """How many claims hold, fail and are not measured, block by block."""
+    """The numbers of claims that hold, fail and are not measured, by block."""
     found = []
     for (preset, device), part in ledger.groupby(list(BLOCK), sort=False):
         counts = Counter(part["verdict"])
@@ -209,7 +209,7 @@ def _counts(ledger: pd.DataFrame) -> str:
 
 
 def _provenance(material: Material) -> TextTable:
-    """How many runs come from which commit, code, device and library versions."""
+    """The number of runs by commit, code, device and library versions."""
     headings = ["commit", "tree", "code", "device", "torch", "Python", "threads", "runs"]
     counts: Counter[tuple[str, ...]] = Counter()
     for about in material.abouts.values():
@@ -228,7 +228,7 @@ def _changed(material: Material) -> TextTable:
         if about["failure"]:
             continue
         known = store.read_code(material.results, about["code"])
-        since = NOT_WRITTEN if known is None else changed_since(known.definitions, known.roots)
+        since = NOT_STORED if known is None else changed_since(known.definitions, known.roots)
         if since:
             counts[since] += 1
     lines = [[Cell(since), Cell(str(count))] for since, count in sorted(counts.items())]
@@ -236,7 +236,7 @@ def _changed(material: Material) -> TextTable:
 
 
 def _short(value: Any) -> str:
-    """The first twelve letters of a hash; a mapping of hashes as JSON."""
+    """The first twelve digits of a hash; a mapping of hashes as JSON."""
     if isinstance(value, dict):
         return json.dumps({k: str(v)[:12] for k, v in value.items()}, sort_keys=True)
     return str(value or "")[:12]

@@ -1,6 +1,6 @@
-"""The sections of the report, in order: a new one is a module of this package and its place in `SECTIONS`.
+"""The sections of the report, in order: to add one, add a module to this package and list it in `SECTIONS`.
 
-A section owns its numbers, its tables, its figures with their captions, and where those stand on the page.
+A section owns its numbers, its tables, its figures with their captions, and their position on the page.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from bench.report.sections import (
 
 
 class Section(Protocol):
-    """What a module of this package has.
+    """The interface of a module of this package.
 
-    NAME: of the section, in messages. FIGURES: each kind of its figures, the beginning of their file names,
-    and the table behind which they stand on the page; where a task lacks that table they stand at its end.
+    NAME: of the section, in messages. FIGURES: each kind of figure (the prefix of its file names) with the
+    table that it follows on the page; if a task lacks that table, the figure comes last.
     """
 
     @property
@@ -43,13 +43,13 @@ class Section(Protocol):
     def FIGURES(self) -> Mapping[str, str]: ...
 
     def tables(self, material: Material) -> list[Table]:
-        """All tables of the section, also those without lines, which are not written."""
+        """All tables of the section, including those without lines, which are not written."""
 
     def figures(self, part: Material, styles: Styles) -> Iterator[Drawing]:
-        """The figures of one preset and device; part: the material with its rows alone."""
+        """The figures of one preset and device; part: the material, restricted to their rows."""
 
 
-# In the order of the page: within a task first by table, then as the sections stand here.
+# In the order of the page, within each task.
 SECTIONS: tuple[Section, ...] = (
     summary,
     accuracy,
@@ -67,13 +67,13 @@ SECTIONS: tuple[Section, ...] = (
 
 
 def all_tables(material: Material) -> list[Table]:
-    """Every table of every section in order, also those without lines."""
+    """All tables of all sections in order, including those without lines."""
     lossy = copies(material.rows)
     return [replace(table, copies=lossy) for section in SECTIONS for table in section.tables(material)]
 
 
 def all_figures(material: Material) -> Iterator[Drawing]:
-    """Every figure that has rows, and the gaps of those that lack arrays; drawn inside `drawing_style()`."""
+    """All figures that have rows, or gaps if they lack arrays; drawn inside `drawing_style()`."""
     lossy = copies(material.rows)
     for entry, figure in with_short_names(_drawn(material)):
         caption = " ".join(filter(None, (entry.caption, note_on_copies(lossy, entry.block))))
@@ -86,7 +86,7 @@ def figure_kinds() -> list[str]:
 
 
 def _drawn(material: Material) -> Iterator[Drawing]:
-    """The figures block by block, each with the table behind which it stands."""
+    """The figures by block, each with the table that it follows."""
     measured = material.rows["metric"] != "failed"
     styles = method_styles(material.rows.loc[measured, "method"].tolist())
     for _, rows in material.rows.groupby(list(BLOCK), sort=False):

@@ -47,7 +47,7 @@ def tables(material: Material) -> list[Table]:
 
 
 def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
-    """One figure a task and data set."""
+    """One figure per task and data set."""
     table = accuracy_by_size(part.rows, part.abouts)
     for task, own in table.groupby("task", sort=False):
         for dataset, frame in own.groupby("dataset", sort=False):
@@ -66,9 +66,9 @@ def calibration(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
 
 
 def lines_by_size(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
-    """Accuracy (%) by number of networks, one line a method, bars of one sd over seeds.
+    """Accuracy (%) by number of networks, one line per method, error bars of one sd over seeds.
 
-    frame: the accuracy table of one preset, device, task and data set. One network stands for the mean
+    frame: the accuracy table of one preset, device, task and data set. For one network it is the mean
     of single networks.
     """
     frame = frame[frame["mean"].notna()]
@@ -79,7 +79,7 @@ def lines_by_size(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
     for i, name in enumerate(methods):
         line = frame[frame["method"] == name].sort_values("members")
         style = styles[name]
-        # Neighbours stand a little apart: bars of equal accuracies would hide each other.
+        # Shifted slightly: error bars of equal accuracies would hide each other.
         x = line["members"].to_numpy(float) * 1.02 ** (i - (len(methods) - 1) / 2)
         bars = np.nan_to_num(line["sd"].to_numpy(float)) * 100
         axes.errorbar(

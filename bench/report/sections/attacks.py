@@ -1,4 +1,4 @@
-"""Section `attacks`: tables of attacks, and Figures 5 and 10 of the paper, from rows alone."""
+"""Section `attacks`: tables of attacks, and Figures 5 and 10 of the paper."""
 
 from __future__ import annotations
 
@@ -28,30 +28,31 @@ SHOWN = (
     ("auroc", "all"), ("auroc", "fused"), ("fooled_share", "fused"),
 )  # fmt: skip
 NAMES = {"fgsm": "FGSM", "pgd": "PGD"}
-# What Figure 5 shows of each attack: metric, images that count, label of the axis, factor.
+# Panels of Figure 5 for each attack: metric, images that count, label of the axis, factor.
 PANELS = (
     ("success_rate", "fused", "success [%]", 100.0),
     ("entropy_nats", "all", "entropy [nats]", 1.0),
     ("auroc", "all", "AUROC", 1.0),
 )
 PAIRS = {panel[:2] for panel in PANELS}
-PAPER_SHARE = (50, 70)  # per cent of the other networks: paper, appendix A.5
+PAPER_SHARE = (50, 70)  # per cent of other networks fooled: paper, appendix A.5
 TICKS = (0.01, 0.1, 0.3, 1.0)
 SHIFT = 0.008  # between neighbouring methods, in the square root of epsilon
-APART = 0.25  # of the axis: the least distance of a mark from 0
+APART = 0.25  # minimum distance of a tick from 0, relative to the axis
 FLAGGED: dict[str, Any] = {"marker": "x", "color": "black", "linestyle": "", "markersize": 3.5, "zorder": 4}
-MARKERS = 800  # of one figure, or so: an SVG spends 150 bytes on each
+MARKERS = 800  # approximate maximum per figure, at 150 bytes each in an SVG
 _ATTACKS = (
-    "Attacks climb the loss of the mean logits of the networks attacked; tested are these (same), as many "
-    "fresh ones (fresh), or, where one network was attacked, others (one-to-many). Success: images the "
-    "tested ensemble had right and has wrong now, by its mean logits (fused) or in every network (every). "
+    "Attacks maximise the loss of the mean logits of the attacked networks; they are tested on these (same), "
+    "on as many fresh ones (fresh) or, if one network was attacked, on others (one-to-many). Success: of the "
+    "images that the tested ensemble classified correctly, the share now misclassified by its mean logits "
+    "(fused) or by every network (every). "
     "Entropy (of the mean probability) and AUROC (attacked against clean images, by entropy) are of all "
     "images, or of those that fool the attacked ensemble (fused). Clean: images as they are, success is "
     "error. † is flagged: the attack looks weaker than it should (table of flagged attacks)."
 )
 _SEARCH = (
-    "The smallest epsilon found that fools the ensemble attacked, quantiles over images: 0 for an image that "
-    "is wrong as it is; where a quantile is missing, no epsilon up to 1 fools so many images."
+    "The smallest epsilon found that fools the attacked ensemble, quantiles over images: 0 for a clean image "
+    "that is misclassified; a quantile is missing if no epsilon up to 1 fools so many images."
 )
 
 
@@ -78,12 +79,13 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
         task, frame = str(name), attack_means(rows, {})
         classes = max(int(part.abouts[run].get("classes") or 0) for run in set(rows["run"]))
         caption = (
-            "Figure 5: success of attacks, predictive entropy and AUROC of entropy (attacked against clean "
-            "images) by epsilon, a column a size of the attacked ensemble. Solid: a fresh ensemble of equal "
-            "size; dashed, hollow: the attacked one, with its entropy on clean images at 0; 1 attacked: one "
-            "network, tested with others (one-to-many). Entropy and AUROC are of all images, those that fool "
-            "nobody too; success by mean logits, of images that were right. Dotted: ln K, the most that K "
-            "classes allow, and guessing. Crosses: the attack looks weaker than it should (flags)."
+            "Figure 5: success of attacks, predictive entropy and AUROC of entropy (attacked against "
+            "clean images) by epsilon, one column per size of the attacked ensemble. Solid: a fresh "
+            "ensemble of equal size; dashed, hollow: the attacked one, with its entropy on clean images "
+            "at 0; 1 attacked: one network, tested on others (one-to-many). Entropy and AUROC are over "
+            "all images, including those that fool no ensemble; success by mean logits, over images "
+            "classified correctly before. Dotted: ln K, the maximum for K classes, and guessing. Crosses:"
+            " the attack looks weaker than it should (flags)."
         )
         title = f"Figure 5: attacks — {where(rows, task)}"
         yield paper_entry(5, rows, caption, task), figure5(frame, styles, title, classes)
@@ -100,14 +102,14 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
 
 
 def attack_means(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
-    """Means over seeds of what the report shows of attacks, by attack, epsilon, variant and size.
+    """Means over seeds of attack metrics, by attack, epsilon, variant and size.
 
-    Clean images count as epsilon 0, with 0 networks attacked. Sizes asked for that a method cannot attack,
-    as it holds too few networks, have a line without a mean.
+    Clean images count as epsilon 0, with 0 networks attacked. Requested sizes for which a method holds too
+    few networks have a line without a mean.
     """
     found = rows[(rows["evaluation"] == "attack") & rows["value"].notna()]
     found = found[_pairs(found, {*SHOWN, ("fooled_share", "all")})]
-    # What single fresh networks and ensembles of another size make of them is the resampling matrix.
+    # Results on single fresh networks and ensembles of another size belong to the resampling matrix.
     same = (found["members"] == found["crafted_members"]) & (found["members"] > 1)
     found = found[(found["variant"] != "fresh") | same]
     found = found.assign(
@@ -129,7 +131,7 @@ def smallest_epsilons(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pairs(frame: pd.DataFrame, wanted: Collection[tuple[str, str]]) -> np.ndarray:
-    """Which lines are of one of these metrics and of the images that count beside it."""
+    """Mask of lines with one of these (metric, success) pairs."""
     return np.array([p in wanted for p in zip(frame["metric"], frame["success"], strict=True)], dtype=bool)
 
 
@@ -138,7 +140,7 @@ def _whole(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure5(frame: pd.DataFrame, styles: Styles, title: str, classes: int) -> Figure:
-    """Success, entropy and AUROC over epsilon: three rows an attack, a column a size attacked.
+    """Success, entropy and AUROC over epsilon: three rows per attack, one column per attacked size.
 
     frame: the attack table of one preset, device and task; classes: K.
     """
@@ -177,7 +179,7 @@ def figure5(frame: pd.DataFrame, styles: Styles, title: str, classes: int) -> Fi
 
 
 def figure10(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
-    """Share of single other networks fooled over epsilon, a panel an attack; frame: its lines alone."""
+    """Share of other single networks fooled over epsilon, one panel per attack; frame: these lines only."""
     kinds = sorted(set(frame["attack"]))
     figure = blank(WIDTH, 3.7, title, _counts(frame[frame["success"] == "all"], [1]))
     row = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
@@ -199,7 +201,7 @@ def figure10(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
 
 
 def _counts(frame: pd.DataFrame, crafted: Sequence[int]) -> str:
-    """Images and seeds behind a figure; where ensembles saw fewer images, how many."""
+    """Numbers of images and seeds of a figure, with exceptions for ensembles tested on fewer images."""
     seen = frame[frame["success"] == "all"].groupby("crafted_members")["examples"].max()
     most = int(seen.max())
     fewer = [f"{int(seen[n]):,} for {networks(n)}" for n in crafted if n in seen and seen[n] < most]
@@ -207,9 +209,9 @@ def _counts(frame: pd.DataFrame, crafted: Sequence[int]) -> str:
 
 
 def _curves(axes: Axes, frame: pd.DataFrame, styles: Styles, factor: float, every: int = 1) -> None:
-    """One line a method and variant, methods a little apart, so that single points do not coincide.
+    """One line per method and variant, methods shifted slightly, so that points do not coincide.
 
-    every: of so many points one has a marker, each method beginning at another.
+    every: one of so many points has a marker, starting at a different point for each method.
     """
     names = sorted(set(frame["method"]))
     for i, name in enumerate(names):
@@ -225,7 +227,7 @@ def _curves(axes: Axes, frame: pd.DataFrame, styles: Styles, factor: float, ever
 
 
 def _variant(variant: Any, color: str) -> dict[str, Any]:
-    """The attacked ensemble itself is dashed and hollow, others are solid."""
+    """Line style: dashed and hollow for the attacked ensemble itself, solid for others."""
     if variant == "same":
         return {"linestyle": DASHED, "markerfacecolor": "white", "markeredgecolor": color}
     return EDGE
@@ -242,7 +244,7 @@ def _keys(solid: str, dashed: str, frame: pd.DataFrame) -> list[Line2D]:
 
 
 def _epsilons(row: Sequence[Axes], held: Sequence[float], methods: int) -> None:
-    """The axis of epsilon: equal steps of its square root, from 0; marks stand apart enough to be read."""
+    """The axis of epsilon: square-root scale from 0, with ticks far enough apart to be read."""
     marks = held if len(held) <= 3 else [t for t in TICKS if held[0] <= t <= held[-1]]
     marks = [t for t in marks if math.sqrt(t / held[-1]) >= APART]
     for axes in row:

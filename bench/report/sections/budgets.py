@@ -1,4 +1,4 @@
-"""Section `budgets`: costs, and what methods reach in the same time of training."""
+"""Section `budgets`: costs, and results at equal training time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pandas as pd
 
 from bench.report.costs import (
     COSTS,
-    FIRST,
     IMAGES,
+    MAIN,
     MEASURED,
     QUALITIES,
     dominators,
@@ -26,7 +26,7 @@ from bench.report.rows import PLACE, TASK, Material, plain, summarise
 
 NAME = "budgets"
 FIGURES: dict[str, str] = {}
-NAMED = 3  # dominating methods that a cell of the table names, the most accurate first
+MAX_NAMES = 3  # dominating methods listed in a cell, the most accurate first
 COLUMNS = (
     *PLACE, "method", "members", "budget_seconds", "epoch", "epochs", "reached_seconds", "traced_members",
     "trace_accuracy", "trace_accuracy_single", "trace_examples", "gap", *COSTS, *QUALITIES, "front",
@@ -40,13 +40,13 @@ _NOTE = (
     "counts as e/E of the fit: rounds of one fit take about equally long. Those of APD do not, a chain comes "
     "before the generator, so its place in T is rough. The whole fit: the largest ensemble, its test "
     "accuracy, and the time in which all of it predicts 1,000 images. A reused fit counts with its original "
-    "time, also where another machine than the run's has made it. Peak memory is the whole run's: attacks "
-    "count, and training does not where the fit was reused. "
+    "time, even if it was trained on another machine. Peak memory is the whole run's, including attacks, but "
+    "without training if the fit was reused. "
     "Dominated by: methods whose largest ensemble is at least as accurate, with no more seconds to fit, no "
     "more to predict and no more memory, and better in one of the four; none: on the front. Any difference "
-    "decides, also one that another run would turn. Equal training FLOPs are not compared: runs do not "
-    "count them. Wall time on one machine stands for them only roughly, as methods keep a machine busy to "
-    "different degrees and other work on it takes its share."
+    "decides, even one that another run might reverse. Equal training FLOPs are not compared: runs do not "
+    "count them. Wall time on one machine is only a rough substitute, as methods use the machine to "
+    "different degrees and other processes may share it."
 )
 
 
@@ -69,8 +69,8 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
 def cost(rows: pd.DataFrame) -> pd.DataFrame:
     """Seconds to fit, sample and predict, and peak memory in bytes, by number of networks.
 
-    A fit has no number of networks: it stands with the method's largest. Where attacks need fresh
-    networks more are sampled than predict.
+    A fit has no number of networks: it is listed with the method's largest ensemble. If attacks need
+    fresh networks, more are sampled than are used for prediction.
     """
     found = plain(rows, MEASURED)
     evaluated = found["members"].mask(found["metric"] == "sample_seconds")
@@ -79,11 +79,11 @@ def cost(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _traced(placed: pd.DataFrame) -> pd.DataFrame:
-    """Validation accuracy by round: of the ensemble drawn, of single networks, means over seeds.
+    """Validation accuracy by round, of the traced ensemble and of single networks, means over seeds.
 
     Returns by place and method: epoch, epochs (the last one), traced_members, trace_examples, trace_accuracy
-    (missing where single networks alone were drawn) and trace_accuracy_single. Rounds that some seed lacks
-    are left out.
+    (missing if only single networks were drawn) and trace_accuracy_single. Rounds missing for some seed
+    are dropped.
     """
     trace = placed[(placed["evaluation"] == "trace") & (placed["metric"] == "accuracy")]
     trace = trace[trace["epoch"].notna() & trace["value"].notna()]
@@ -103,12 +103,12 @@ def _traced(placed: pd.DataFrame) -> pd.DataFrame:
 
 
 def _reached(trace: pd.DataFrame, fit: float, budget: float) -> dict[str, Any]:
-    """The last line of a method's trace within the budget, or `gap`: why there is none. Seconds."""
+    """The last line of a method's trace within the budget in seconds, or the reason in `gap`."""
     if not np.isfinite(fit):
         return {"gap": "no fit time"}
     if not len(trace):
         return {"gap": "no accuracy traced"}
-    # In this order: the last round of the shortest fit takes exactly the budget.
+    # In this order of operations the last round of the shortest fit takes exactly the budget.
     seconds = trace["epoch"].to_numpy(float) / trace["epochs"].to_numpy(float) * fit
     within = np.flatnonzero(seconds <= budget)
     if not len(within):
@@ -119,9 +119,9 @@ def _reached(trace: pd.DataFrame, fit: float, budget: float) -> dict[str, Any]:
 
 
 def budgets(rows: pd.DataFrame) -> pd.DataFrame:
-    """A line a method and place: what it reaches within the shortest fit, and its largest ensemble.
+    """One line per method and place: results within the time of the shortest fit, and the largest ensemble.
 
-    Returns the columns `COLUMNS`; `front` is yes, no or, where a number is missing, empty.
+    Returns the columns `COLUMNS`; `front` is yes, no or, if a number is missing, empty.
     """
     every, traces = points(rows), _traced(placed(rows))
     largest = every[every["members"] == every.groupby([*PLACE, "method"])["members"].transform("max")]
@@ -129,7 +129,7 @@ def budgets(rows: pd.DataFrame) -> pd.DataFrame:
     for key, own in largest.groupby(list(PLACE), sort=False):
         at = (traces[list(PLACE)] == list(key)).all(axis=1)
         budget = float(own["fit_seconds"].min())
-        ask = next(metric for metric in FIRST if own[metric].notna().any())
+        ask = next(metric for metric in MAIN if own[metric].notna().any())
         quality = own[ask].to_numpy(float)
         over = dominators(quality, own[list(COSTS)].to_numpy(float))
         names = own["method"].tolist()
@@ -151,7 +151,7 @@ def budgets(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def budget_table(material: Material) -> Table:
-    """The table `budgets`; without a line where no run has a first question's answer."""
+    """The table `budgets`; empty if no run has a main metric."""
     frame = budgets(material.rows)
     return Table(
         "budgets", "Equal budgets", _NOTE, frame, PLACE, ("method", "members"), (), show=(
@@ -182,21 +182,21 @@ def _round(item: Any) -> str:
 
 
 def _first(item: Any) -> str:
-    asked = [metric for metric in FIRST if pd.notna(getattr(item, metric))]
+    asked = [metric for metric in MAIN if pd.notna(getattr(item, metric))]
     return _text(asked[0], getattr(item, asked[0])) if asked else MISSING
 
 
 def _dominated(item: Any) -> str:
-    """The first dominating methods, and how many more there are; the CSV file names them all."""
+    """The first dominating methods, and how many more there are; the CSV file lists all."""
     if not item.dominated_by:
         return "none" if item.front else MISSING
     names = item.dominated_by.split("; ")
-    more = len(names) - NAMED
-    return "; ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    more = len(names) - MAX_NAMES
+    return "; ".join(names[:MAX_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def _remarks(frame: pd.DataFrame, material: Material) -> tuple[tuple[tuple[str, ...], str], ...]:
-    """By place: T, whose fit it is, the validation images, and the machines that the costs come from."""
+    """By place: T and its method, the number of validation images, and the machines of the costs."""
     found = []
     whole = placed(material.rows)
     for key, own in frame.groupby(list(PLACE), sort=False):

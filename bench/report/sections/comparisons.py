@@ -1,6 +1,6 @@
-"""Section `comparisons`: how sure the numbers are: sources of spread, pairs of methods, entropies apart.
+"""Section `comparisons`: sources of spread, paired comparisons of methods, distances of entropies.
 
-Rows give one value a training seed; the arrays of a run give one an image. A family is what is compared
+Rows give one value per training seed, arrays one per image. A family is a set of numbers compared
 together: one metric on one data set of a task, of one preset and device.
 """
 
@@ -40,9 +40,9 @@ from bench.report.uncertainty import (
 
 NAME = "comparisons"
 FIGURES: dict[str, str] = {}
-QUESTIONS = {"accuracy": "accuracy", "auroc": "ood"}  # metric -> the evaluation whose rows are compared
-SIGNIFICANT = 1 - CONFIDENCE  # a difference whose adjusted p is at most this is no tie
-RESAMPLING_SEED = 0  # any: fixed, so that a report is the same bytes each time
+COMPARED = {"accuracy": "accuracy", "auroc": "ood"}  # metric -> the evaluation whose rows are compared
+SIGNIFICANT = 1 - CONFIDENCE  # differences with a larger adjusted p are ties
+RESAMPLING_SEED = 0  # fixed, so that reports are deterministic
 _FAMILY = (*PLACE, "metric")
 SPREAD = (
     *_FAMILY, "method", "members", "mean", "low", "high", "sd", "draw_sd", "image_sd", "seeds", "draw_seeds",
@@ -53,14 +53,14 @@ VERDICTS = (
     "over", "examples",
 )  # fmt: skip
 _SPREAD_NOTE = (
-    "Three kinds of spread, each by itself, never added. Seeds: other trainings; the 95 % t-interval of "
-    "the mean and the sd (ddof = 1) need two, and with few the interval is wide and may pass what is "
-    "possible. Draws: other networks of the same fit, the sd between disjoint ensembles of that size, "
+    "Three sources of spread, separately, not added. Seeds: other trainings; the 95 % t-interval of "
+    "the mean and the sd (ddof = 1) need two, and with few the interval is wide and may exceed the possible "
+    "range. Draws: other networks of the same fit, the sd between disjoint ensembles of that size, "
     "mean over seeds. Images: another test set, the sd over resamples of the images with the networks "
     "held fixed (exact, nothing is drawn; the two sets of an AUROC are resampled apart), mean over seeds. "
     "The accuracy or AUROC of 1 network is the mean of single networks, its spread over images that of "
-    "the first. — was not measured: one seed, too few networks for two ensembles, or no arrays at that "
-    "size."
+    "the first. —: not measured, as there is one seed, too few networks for two ensembles, or no arrays at "
+    "that size."
 )
 _VERDICTS_NOTE = (
     "Every two methods, each with the same number of networks: the largest number above one that both "
@@ -69,7 +69,7 @@ _VERDICTS_NOTE = (
     "higher where p (Holm) is at most 0.05, and is a tie otherwise: too close to tell, not equal. Over "
     "seeds: paired t-test of the seeds that both have. Over images, where they share one seed: exact "
     "McNemar test of the accuracies, paired bootstrap of the AUROCs; such a verdict holds for these "
-    "trained networks only, as other seeds may turn it."
+    "trained networks only, as other seeds may reverse it."
 )
 _DISTANCES_NOTE = (
     "Distances of the distribution of the predictive entropy on test images and on the outlying images "
@@ -82,10 +82,10 @@ _DISTANCES_NOTE = (
 
 @dataclass(frozen=True)
 class _Family:
-    """One metric on one data set: `place` names both; cells hold value and run by seed.
+    """One metric on one data set, named by `place`; cells: values and runs by seed, per method and size.
 
-    inside: the data set in distribution, where there is an outlying one; drawn: by method and size the sd
-    over draws of each seed.
+    inside: the in-distribution data set, if the data set is an outlying one; drawn: per method and size the
+    sd over draws of each seed.
     """
 
     place: dict[str, str]
@@ -105,7 +105,7 @@ class _Family:
         return self.images.entropies(run, self.inside, self.place["dataset"], members)
 
     def image_sd(self, run: str, members: int) -> float | None:
-        """Standard deviation of the metric over resampled images; None where the images were not kept."""
+        """Standard deviation of the metric over resampled images; None if the arrays were not stored."""
         if self.metric == "accuracy":
             right = self.right(run, members)
             return None if right is None else share_sd(int(right.sum()), right.size)
@@ -165,7 +165,7 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
 
 
 def _number(item: Any, value: float, sign: str = "") -> str:
-    """A number as its metric is shown; sign "+": with its sign, where it does not round to nothing."""
+    """A number formatted for its metric; sign "+": with its sign, unless it rounds to zero."""
     if pd.isna(value):
         return MISSING
     text = digits(item.metric, value)
@@ -187,10 +187,10 @@ def _p(value: float) -> str:
 
 
 def _families(rows: pd.DataFrame, images: Images) -> Iterator[_Family]:
-    """The families of one task, of one preset and device; rows: all of theirs."""
+    """The families of one task, preset and device; rows: all of these."""
     place = {c: str(rows[c].iloc[0]) for c in TASK}
     inside, _ = outlying_sets(rows).get(place["task"], ("", []))
-    for metric, evaluation in QUESTIONS.items():
+    for metric, evaluation in COMPARED.items():
         drawn = plain(rows, (f"{metric}_draw_sd",), evaluation)
         for dataset, own in plain(rows, (metric,), evaluation).groupby("dataset"):
             yield _Family(
@@ -213,7 +213,7 @@ def _cells(rows: pd.DataFrame) -> dict[tuple[str, int], pd.DataFrame]:
 
 
 def _spread(family: _Family) -> list[dict[str, Any]]:
-    """A line a method and size: the mean, and its spread over seeds, draws and images."""
+    """One line per method and size: the mean, and its spread over seeds, draws and images."""
     lines = []
     for (method, members), cell in family.cells.items():
         over = t_interval(cell["value"].to_numpy())
@@ -233,7 +233,7 @@ def _spread(family: _Family) -> list[dict[str, Any]]:
 class _Pair:
     """Two methods at one size; found: the test's result, else the reason why there is none.
 
-    runs: of the one seed that they share, where its images decide.
+    runs: of the only shared seed, if images decide.
     """
 
     first: str
@@ -248,7 +248,7 @@ class _Pair:
 
 
 def _verdicts(family: _Family) -> list[dict[str, Any]]:
-    """A line a pair of methods: what tells them apart, p adjusted for all pairs of the family."""
+    """One line per pair of methods: the test result, with p adjusted for all pairs of the family."""
     methods = sorted({method for method, _ in family.cells})
     pairs = [_pair(family, first, second) for first, second in combinations(methods, 2)]
     by_images = [pair for pair in pairs if pair.runs is not None]
@@ -278,7 +278,7 @@ def _verdict(family: _Family, pair: _Pair, adjusted: float) -> dict[str, Any]:
 
 
 def _pair(family: _Family, first: str, second: str) -> _Pair:
-    """Two methods at their largest common size, judged by seeds where they share several."""
+    """Two methods at their largest common size, tested over seeds if they share several."""
     sizes = [{n for method, n in family.cells if method == name and n > 1} for name in (first, second)]
     common = sizes[0] & sizes[1]
     if not common:
@@ -308,7 +308,7 @@ def _unkept(pair: _Pair, what: str) -> str:
 
 
 def _accuracies(family: _Family, pairs: list[_Pair]) -> None:
-    """Judges pairs by the images that one alone has right."""
+    """Tests pairs on the images that only one of both classifies correctly."""
     for pair in pairs:
         assert pair.runs is not None and pair.members is not None
         first, second = (family.right(run, pair.members) for run in pair.runs)
@@ -321,7 +321,7 @@ def _accuracies(family: _Family, pairs: list[_Pair]) -> None:
 
 
 def _aurocs(family: _Family, pairs: list[_Pair]) -> None:
-    """Judges pairs by resamples of the images, drawn once for all methods of a family."""
+    """Tests pairs on resampled images, drawn once for all methods of a family."""
     kept: dict[tuple[str, int], Entropies] = {}
     ready: list[tuple[_Pair, tuple[str, int], tuple[str, int]]] = []
     for pair in pairs:
@@ -345,7 +345,7 @@ def _aurocs(family: _Family, pairs: list[_Pair]) -> None:
 
 
 def _distances(family: _Family) -> list[dict[str, Any]]:
-    """A line a method, seed and distance, at the largest size whose entropies were kept."""
+    """One line per method, seed and distance, at the largest size whose entropies were stored."""
     lines = []
     for method in sorted({method for method, _ in family.cells}):
         for members in sorted((n for name, n in family.cells if name == method), reverse=True):

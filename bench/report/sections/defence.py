@@ -1,4 +1,4 @@
-"""Section `defence`: attacks that know the defence, the resampling matrix, flags and canaries."""
+"""Section `defence`: adaptive attacks, the resampling matrix, flags and canaries."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ NAME = "defence"
 FIGURES: dict[str, str] = {}
 OBLIVIOUS = ("fgsm", "pgd")
 ORDER = (*OBLIVIOUS, "eot", "margin", "low-entropy", "low-entropy-targeted", "square", "noise")
-# Metric and images that count, by what the table shows.
+# Metrics of the tables, with the images that count.
 _METRICS = {
     "success_rate": "fused", "evasion_rate": "fused", "entropy_nats": "all", "auroc": "all",
     "detected_share": "all",
 }  # fmt: skip
 _ADAPTIVE = (
-    "Every attack on the same number of networks and the same images: fgsm and pgd know of no defence, eot "
-    "takes fresh networks at every step, margin does not saturate, low-entropy and low-entropy-targeted want "
-    "to be wrong and sure, square asks for no gradient, noise is no attack. Success on the networks attacked "
-    "(own) and on as many fresh ones, by mean logits, of images that were right. Detected: entropy above a "
-    "threshold that rejects 5 % of clean validation images. Evasion: wrong on the fresh networks and not "
-    "detected. AUROC: attacked against clean images by entropy. † is flagged."
+    "Every attack on the same number of networks and the same images: fgsm and pgd are oblivious of the "
+    "defence, eot takes fresh networks at every step, margin does not saturate, low-entropy and "
+    "low-entropy-targeted aim at confident errors, square needs no gradient, noise is a control. Success on "
+    "the attacked networks (own) and on as many fresh ones, by mean logits, over images classified correctly "
+    "before. Detected: entropy above a threshold that rejects 5 % of clean validation images. Evasion: wrong "
+    "on the fresh networks and not detected. AUROC: attacked against clean images by entropy. † is flagged."
 )
 _MATRIX = (
-    "Made against n networks (lines), shown to m fresh ones that are not among them (columns; 1 is the mean "
-    "of single networks). In brackets the 95 % interval: over seeds or, with one, of success over images "
-    "(Wilson). † is flagged."
+    "Crafted against n networks (lines), tested on m fresh ones that are not among them (columns; 1 is the "
+    "mean of single networks). In brackets the 95 % interval: over seeds or, with one seed, of success over "
+    "images (Wilson). † is flagged."
 )
 _FLAGS = (
     "Attacks that look weaker than they should: what they say of a defence is in doubt. "
     + "; ".join(f"{name}: {text}" for name, text in flags.MEANING.items())
-    + ". Evidence is of the first seed that fired."
+    + ". Evidence is from the first flagged seed."
 )
 _CANARIES = (
-    "Questions with known answers, asked with every cell of out-of-distribution detection; a wrong answer "
+    "Checks with known answers in every cell of out-of-distribution detection; a wrong answer "
     "fails the cell. The test set against itself, predicted twice, has AUROC 0.5; no outlier is an image of "
-    "the in-distribution set; shuffled labels give chance; equal probabilities have entropy ln K."
+    "the in-distribution set; shuffled labels give chance accuracy; equal probabilities have entropy ln K."
 )
 
 
@@ -62,7 +62,7 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
 
 
 def attack_means(rows: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds of what attacks of both evaluations did, with flags; variant `adaptive` is `fresh`."""
+    """Means over seeds of the attacks of both evaluations, with flags; variant `adaptive` becomes `fresh`."""
     found = rows[rows["evaluation"].isin(("attack", "adaptive")) & rows["value"].notna()]
     found = found[
         found["metric"].isin(tuple(_METRICS)) & found["variant"].isin(("same", "fresh", "adaptive"))
@@ -75,7 +75,7 @@ def attack_means(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _adaptive(rows: pd.DataFrame, whole: pd.DataFrame) -> Table:
-    """Each attack at the sizes that adaptive attacks were run with, the oblivious ones first."""
+    """Each attack at the sizes of the adaptive attacks, the oblivious ones first."""
     sizes = rows.loc[
         rows["evaluation"] == "adaptive", [*PLACE, "method", "crafted_members"]
     ].drop_duplicates()
@@ -83,7 +83,7 @@ def _adaptive(rows: pd.DataFrame, whole: pd.DataFrame) -> Table:
     own = own[own["members"] == own["crafted_members"]]
     own = own[(own["variant"] == "fresh") | (own["metric"] == "success_rate")]
     kept = {"same": "own", "fresh": ""}
-    # Lines are sorted by their columns: the oblivious attacks go first.
+    # Categorical, so that sorting puts the oblivious attacks first.
     others = sorted(set(own["attack"]) - set(ORDER))
     own = own.assign(
         variant=own["variant"].map(kept),
@@ -98,7 +98,7 @@ def _adaptive(rows: pd.DataFrame, whole: pd.DataFrame) -> Table:
 
 
 def _matrix(whole: pd.DataFrame) -> Table:
-    """Success and AUROC for every size attacked and every size that tests."""
+    """Success and AUROC for every attacked size and every testing size."""
     found = whole[(whole["variant"] == "fresh") & whole["attack"].isin(OBLIVIOUS)]
     found = found[found["metric"].isin(("success_rate", "auroc"))]
     keys = [*PLACE, "metric", "attack", "epsilon", "method", "crafted_members"]
@@ -125,16 +125,16 @@ def _matrix(whole: pd.DataFrame) -> Table:
 
 
 def _with_interval(item: Any) -> str:
-    """A mean with its interval, as text; marked where the attack is flagged."""
+    """A mean with its interval, as text; marked if the attack is flagged."""
     low, high = item.low, item.high
     if item.seeds == 1 and item.metric == "success_rate" and item.members > 1:
-        # Wilson's, not a bootstrap's: that of 32 of 32 is no point.
+        # Wilson, not bootstrap, whose interval for 32 of 32 would be a point.
         low, high = binomtest(round(item.mean * item.examples), int(item.examples)).proportion_ci(
             method="wilson"
         )
     text = digits(item.metric, item.mean)
     if np.isfinite(low) and np.isfinite(high):
-        # A share or an AUROC lies between 0 and 1, whatever a t-interval says.
+        # A fraction or an AUROC is between 0 and 1; a t-interval may exceed this range.
         low, high = (digits(item.metric, min(1.0, max(0.0, value))) for value in (low, high))
         text += f" [{low}, {high}]"
     return text + (MARK if item.flags else "")

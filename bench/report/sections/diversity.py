@@ -1,4 +1,4 @@
-"""Section `diversity`: how different the networks of an ensemble are, in weights and in predictions.
+"""Section `diversity`: differences between the networks of an ensemble, in weights and in predictions.
 
 Figure 8 of the paper shows the same filters of many networks.
 """
@@ -47,7 +47,7 @@ DIVERSITY = (
     "disagreement", "pairwise_kl_nats", "double_fault", "weight_distance", "weight_distance_aligned",
     "weight_spread", "weight_cosine",
 )  # fmt: skip
-SIDE = 5  # filters along one side of a panel
+SIDE = 5  # filters per side of a panel
 
 
 def tables(material: Material) -> list[Table]:
@@ -81,7 +81,7 @@ def tables(material: Material) -> list[Table]:
 
 
 def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
-    """The weight norms of every train key, then the filters that were kept."""
+    """The weight norms of every train key, then the stored filters."""
     yield from _weight_norms(part, styles)
     yield from kernels(part)
 
@@ -93,12 +93,12 @@ def weight_norms(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def diversity(rows: pd.DataFrame) -> pd.DataFrame:
-    """What two networks differ in, and spread and cosine of each layer's weights, by number of networks."""
+    """Pairwise differences of networks, and spread and cosine of each layer's weights, by ensemble size."""
     return summarise(plain(rows, DIVERSITY, "diversity"))
 
 
 def effective_networks(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
-    """How many wholly different networks are as diverse, by number of networks."""
+    """Effective number of networks, by ensemble size."""
     return with_unreachable(summarise(plain(rows, ("effective_networks",), "diversity")), rows, abouts)
 
 
@@ -115,10 +115,10 @@ def _weight_norms(part: Material, styles: Styles) -> Iterator[Drawing]:
 
 
 def norms_by_layer(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
-    """Each layer's weight 2-norm over networks: mean ± sd above, sd/mean below, one column a layer.
+    """Each layer's weight 2-norm over networks: mean ± sd above, sd/mean below, one column per layer.
 
-    frame: the weight-norm table of one preset, device and task, one size a method. Every layer has its
-    own scale above, as norms differ tenfold between layers; below all share one.
+    frame: the weight-norm table of one preset, device and task, one size per method. Above, every layer has
+    its own scale, as norms differ tenfold between layers; below, all share one.
     """
     layers, methods = sorted(set(frame["layer"])), method_names(frame)
     sizes = {str(m): int(n) for m, n in frame.groupby("method")["members"].max().items()}
@@ -158,15 +158,15 @@ def norms_by_layer(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
 
 
 def _share_from_zero(row: Sequence[Axes], top: float) -> None:
-    """One scale from zero for a row of panels, with room for the number after the last point."""
+    """A common scale from zero for a row of panels, with room for the number after the last point."""
     for axes in row:
         axes.set_xlim(0, (top if math.isfinite(top) and top > 0 else 1) * 1.5)
 
 
 def kernels(part: Material) -> Iterator[Drawing]:
-    """Figure 8: the same filters of many networks of one ensemble, a panel a filter."""
+    """Figure 8: the same filters of many networks of one ensemble, one panel per filter."""
     norms = plain(part.rows, ("weight_norm_mean",), "diversity")
-    # Networks without convolutions have no filters: that is no gap.
+    # Networks without convolutions have no filters, which is not a gap.
     for train, task, own in trained(norms[norms["layer"].str.startswith("conv")], part.rows):
         caption = (
             "Figure 8: the same two filters of the first two layers in many networks of one ensemble (the "
@@ -193,7 +193,7 @@ def _kernels(arrays: Arrays, title: str, note: str) -> Figure:
         stack = arrays[name][: SIDE * SIDE]
         most = float(np.abs(stack).max()) or 1.0
         scale = 1.25 * most  # the lightest filter stays darker than the gaps
-        # `none` keeps the pixels in an SVG as they are, instead of resampling them.
+        # `none` stores the pixels in an SVG without resampling.
         whole = mosaic(stack, math.ceil(math.sqrt(len(stack))))
         axes.imshow(whole, cmap="gray", vmin=-scale, vmax=scale, interpolation="none")
         axes.set_title(text(f"{layer}, filter {int(index) + 1}"), size=9)
@@ -203,7 +203,7 @@ def _kernels(arrays: Arrays, title: str, note: str) -> Figure:
 
 
 def mosaic(stack: np.ndarray, side: int) -> np.ndarray:
-    """Filters [M, height, width] in rows of `side`, a blank (NaN) pixel between two of them."""
+    """Filters [M, height, width] in rows of `side`, separated by one blank (NaN) pixel."""
     count, height, width = stack.shape
     rows = -(-count // side)
     whole = np.full((rows * (height + 1) - 1, min(side, count) * (width + 1) - 1), np.nan)

@@ -1,7 +1,6 @@
-"""Section `outliers`: how well the entropy tells an outlying data set from the test set.
+"""Section `outliers`: how well entropy separates an outlying data set from the test set.
 
-Figures 3 and 4 of the paper are the distributions of the entropy; Figure 9 shows images whose entropy
-misleads.
+Figures 3 and 4 of the paper show distributions of entropy; Figure 9 shows images whose entropy misleads.
 """
 
 from __future__ import annotations
@@ -53,16 +52,16 @@ OOD = (
     "auroc", "aupr_out", "aupr_in", "fpr95_id_positive", "fpr95_ood_positive", "auroc_mutual_information",
     "auroc_max_softmax", "entropy_in_nats", "entropy_out_nats",
 )  # fmt: skip
-# The paper's numbers of the ECDF of the entropy: of its own tasks, and of the embedded ones like them.
+# Figure numbers of the paper for the ECDF of the entropy: of its tasks, and of their embedded stand-ins.
 _NUMBERS = {"notmnist": 3, "digits": 3, "cifar5-open": 4, "digits-open": 4}
-POINTS = 2_000  # most jumps of one curve: finer than a page can show
+POINTS = 2_000  # maximum jumps per curve: finer than a page can show
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One method's entropies (nats, one an image and seed) in one panel of the entropy figure.
+    """One method's entropies (nats, one per image and seed) in one panel of the entropy figure.
 
-    members: networks of the ensemble; auroc: mean over seeds; seeds: how many are pooled.
+    members: networks of the ensemble; auroc: mean over seeds; seeds: number of pooled seeds.
     """
 
     method: str
@@ -88,13 +87,13 @@ def tables(material: Material) -> list[Table]:
 
 
 def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
-    """The distributions of the entropy, and the images that it misleads about, of every task."""
+    """The distributions of entropy, and the images with misleading entropy, for every task."""
     yield from _entropies(part, styles)
     yield from misfits(part)
 
 
 def out_of_distribution(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
-    """Detection of an outlying set (`dataset`) and the mean entropy (nats) inside and outside, by size."""
+    """Detection of an outlying set (`dataset`), and mean entropy (nats) of both sets, by size."""
     entropies = plain(rows, ("entropy_nats",), "ood")
     parts = [plain(rows, OOD, "ood")]
     for task, (inside, outside) in outlying_sets(rows).items():
@@ -116,7 +115,7 @@ def _entropies(part: Material, styles: Styles) -> Iterator[Drawing]:
         ]
         if not found:
             continue
-        # The seeds of a curve evaluate the same images: pooled, they are no more of them.
+        # All seeds evaluate the same images: pooling does not increase their number.
         counts = [len(c.inside) // c.seeds for c in found], [len(c.outside) // c.seeds for c in found]
         half = dkw_half_width(min(min(counts[0]), min(counts[1])))
         caption = (
@@ -135,7 +134,7 @@ def _entropies(part: Material, styles: Styles) -> Iterator[Drawing]:
 
 
 def _classes(part: Material, names: pd.Series) -> int:
-    """K of a task: from its runs' JSON or, where that lacks it, from the labels and predictions stored."""
+    """K of a task: from its runs' JSON or, if missing there, from stored labels and predictions."""
     known = [int(part.abouts[run].get("classes") or 0) for run in sorted(set(names))]
     if any(known):
         return max(known)
@@ -149,7 +148,7 @@ def _classes(part: Material, names: pd.Series) -> int:
 
 
 def _curve(results: Path, scores: pd.DataFrame, inside: str, panel: str) -> Curve | None:
-    """A method's entropies at its largest size, seeds pooled; None where no run has kept them."""
+    """A method's entropies at its largest size, seeds pooled; None if no run has kept them."""
     scores = scores[scores["members"] == scores["members"].max()]
     members = int(scores["members"].iloc[0])
     within, beyond = [], []
@@ -169,7 +168,7 @@ def _curve(results: Path, scores: pd.DataFrame, inside: str, panel: str) -> Curv
 def entropy_ecdf(curves: Sequence[Curve], styles: Styles, title: str, inside: str, classes: int) -> Figure:
     """ECDF of predictive entropy per image: in-distribution dashed, out-of-distribution solid.
 
-    curves: one a method and panel (an outlying set); classes: K, whose ln K nats no entropy exceeds.
+    curves: one per method and panel (an outlying set); classes: K, as the maximum entropy is ln K nats.
     """
     panels = sorted({curve.panel for curve in curves})
     methods = sorted({curve.method for curve in curves})
@@ -199,7 +198,7 @@ def entropy_ecdf(curves: Sequence[Curve], styles: Styles, title: str, inside: st
 
 
 def _steps(axes: Axes, curve: Curve, style: MethodStyle, top: float, points: int, start: float) -> None:
-    """One method's two step functions, from 0 to the most that an entropy can be."""
+    """One method's two step functions, from 0 to the maximum entropy."""
     for values, line in ((curve.inside, DASHED), (curve.outside, "-")):
         x, y = thin(*ecdf(values), points)
         axes.plot(
@@ -210,7 +209,7 @@ def _steps(axes: Axes, curve: Curve, style: MethodStyle, top: float, points: int
 
 
 def thin(x: np.ndarray, y: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """At most `points` jumps of a step function, first and last kept, equally far apart in y."""
+    """At most `points` jumps of a step function, including first and last, evenly spaced in y."""
     if len(x) <= points:
         return x, y
     wanted = np.linspace(y[0], y[-1], points)
@@ -225,7 +224,7 @@ def _entropy_axes(axes: Axes, top: float, inside: str, outside: str, curve: Curv
         Line2D([], [], color="0.3", linestyle=DASHED, label=text(f"in: {inside}, {within:,} images")),
         Line2D([], [], color="0.3", label=text(f"out: {outside}, {beyond:,} images")),
     ]
-    columns = 1 if len(inside) + len(outside) > 30 else 2  # two long names have no room side by side
+    columns = 1 if len(inside) + len(outside) > 30 else 2  # two long names do not fit side by side
     axes.legend(handles=keys, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False)
     axes.axvline(top, color="0.3", linewidth=1, linestyle=":")
     axes.annotate(
@@ -239,7 +238,7 @@ def _entropy_axes(axes: Axes, top: float, inside: str, outside: str, curve: Curv
 
 
 def misfits(part: Material) -> Iterator[Drawing]:
-    """Figure 9: test images of the highest entropy above outliers of the lowest."""
+    """Figure 9: test images with the highest entropy, above outliers with the lowest."""
     for task, (inside, outside) in sorted(outlying_sets(part.rows).items()):
         scores = plain(part.rows[part.rows["task"] == task], ("auroc",), "ood")
         largest = scores.groupby("method")["members"].transform("max")
@@ -247,7 +246,7 @@ def misfits(part: Material) -> Iterator[Drawing]:
         caption = (
             f"Figure 9: images of {inside} to which the ensemble gives the highest predictive entropy, and "
             f"images of {outside[0]} to which it gives the lowest: those that look like the other set. Below "
-            "each its entropy and the class predicted (and, within, the true one), numbered from 0."
+            "each its entropy and the predicted class (and, in distribution, the true one), numbered from 0."
         )
         found = first_kept(part, own, "/{members}/extreme_")
         if found is None:
@@ -266,7 +265,7 @@ def misfits(part: Material) -> Iterator[Drawing]:
 
 
 def _row(arrays: Arrays, prefix: str) -> dict[str, Any]:
-    """Images with their entropies, predictions and labels, and of how many they are the extremes."""
+    """Images with their entropies, predictions and labels, and the number of all images."""
     index = arrays[f"{prefix}/extreme_index"]
     return {
         "images": arrays[f"{prefix}/extreme_image"],
@@ -278,7 +277,7 @@ def _row(arrays: Arrays, prefix: str) -> dict[str, Any]:
 
 
 def _misfits(rows: Sequence[Mapping[str, Any]], headings: Sequence[str], title: str, note: str) -> Figure:
-    """Two rows of images with their entropy and class; rows: within, then without."""
+    """Two rows of images with their entropy and class; rows: in, then out of distribution."""
     figure = blank(WIDTH, 3.3, title, note)
     bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for i, (band, row, heading) in enumerate(zip(bands, rows, headings, strict=True)):

@@ -1,6 +1,6 @@
-"""Section `paper`: the paper's tables 1, 2, 5 and 6, with measured values beside the published ones.
+"""Section `paper`: the paper's tables 1, 2, 5 and 6, with measured and published values.
 
-A cell that was published but not measured stays as a line without a mean, with the command that fills it.
+A value that was published but not measured is a line without a mean, with the command that measures it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COLUMNS = (
 
 
 def tables(material: Material) -> list[Table]:
-    """Tables 1, 2, 5 and 6 of the paper, one block a preset and device, published values beside."""
+    """Tables 1, 2, 5 and 6 of the paper, one block per preset and device, with published values."""
     rows, published = material.rows, material.published
     blocks = list(dict.fromkeys(zip(rows["preset"], rows["device"], strict=True)))
     norms = _by_train(weight_norms(rows), rows)
@@ -83,7 +83,7 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
 
 
 def _norms(name: str, title: str, note: str, frame: pd.DataFrame) -> Table:
-    """A table of norms: a block a training set, lines that compare methods layer by layer."""
+    """A table of norms: one block per training set, lines that compare methods layer by layer."""
     lines = ("layer", "method", "members")
     blocks = (*BLOCK, "train")
     return Table(name, title, note, frame, blocks, lines, ("metric",), (), NORMS, part="paper")
@@ -94,13 +94,13 @@ def _methods(published: pd.DataFrame, number: str) -> set[str]:
 
 
 def _cells(published: pd.DataFrame, number: str) -> pd.DataFrame:
-    """What one of the paper's tables holds: train, method, members, layer, metric, value, unit, source."""
+    """Values of one of the paper's tables: train, method, members, layer, metric, value, unit, source."""
     found = published[published["source"].str.contains(number, regex=False)]
     return found[["train", "method", "members", "layer", "metric", "unit", "value", "source"]]
 
 
 def _norm_cells(published: pd.DataFrame, number: str) -> pd.DataFrame:
-    """A table of norms with sd/mean, made of its means and sds as for measured norms."""
+    """A table of norms with sd/mean, computed from its means and sds as for measured norms."""
     cells = _cells(published, number).assign(examples=0)
     cell = cells["source"].str.replace(r", (mean|sd)$", "", regex=True)
     ratio = norm_ratio(cells.assign(source=cell))
@@ -108,7 +108,7 @@ def _norm_cells(published: pd.DataFrame, number: str) -> pd.DataFrame:
 
 
 def _by_train(found: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """The table with its train keys; of tasks that share a fit one remains, that named like the key first."""
+    """The table with its train keys; one task per train key, preferably the one named like the key."""
     trains = dict(zip(rows["task"], rows["train"], strict=True))
     found = found.assign(train=found["task"].map(trains).astype("str"))
     place = found["task"].mask(found["task"] == found["train"], "")
@@ -117,16 +117,16 @@ def _by_train(found: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _on(norms: pd.DataFrame, train: str, layers: Sequence[str]) -> pd.DataFrame:
-    """Norms of a training set of the paper, and of sets beside the paper with the same layers."""
+    """Norms of a training set of the paper, and of other training sets with the same layers."""
     own = norms.groupby("train")["layer"].transform(lambda names: frozenset(names) == frozenset(layers))
     other = own.astype("bool") & ~norms["train"].isin(TRAINS)
     return norms[other | (norms["train"] == train)]
 
 
 def _beside(found: pd.DataFrame, cells: pd.DataFrame, blocks: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Measured lines with their published values, and a line for every published cell not measured.
+    """Measured lines with their published values, and a line for every published value not measured.
 
-    Accuracies are joined with their number of networks, norms without: the paper counts others.
+    Accuracies are joined by number of networks, norms are not: the paper uses other numbers.
     """
     sized = bool((cells["metric"] == "accuracy").all())
     keys = ["train", "base", "layer", "metric", *(["members"] if sized else [])]

@@ -1,4 +1,4 @@
-"""Section `pareto`: quality over cost, every ensemble of a task in one figure with the front of each cost."""
+"""Section `pareto`: quality over cost, all ensembles of a task in one figure with the Pareto fronts."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from bench.report.rows import Material
 
 NAME = "pareto"
 FIGURES = {"pareto": "budgets"}
-MARKS = 5  # of a vertical axis
-LETTER = 0.034  # of a panel's width: what a letter of 8 points takes in a third of a page
-# Marks of a logarithmic axis, coarse to fine: every how many decades, and where in one.
+MARKS = 5  # ticks of a vertical axis
+LETTER = 0.034  # width of an 8 point letter, relative to a panel of a third of a page
+# Ticks of a logarithmic axis, coarse to fine: every how many decades, and the positions within one.
 _STEPS: tuple[tuple[int, tuple[float, ...]], ...] = (
     (4, (1,)), (2, (1,)), (1, (1,)), (1, (1, 3)), (1, (1, 2, 5)), (1, (1, 1.5, 2, 3, 5, 7)),
     (1, tuple(np.arange(10, 100) / 10)),
@@ -39,12 +39,12 @@ _AXES = {
 
 
 def tables(material: Material) -> list[Table]:
-    """No table: that of equal budgets has the numbers."""
+    """No table: the numbers are in that of equal budgets."""
     return []
 
 
 def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
-    """What each ensemble reaches against each of its costs, one figure a task and data set of a block."""
+    """Quality against each cost, one figure per task and data set of a block."""
     frame = points(part.rows)
     frame = frame[frame[list(COSTS)].notna().any(axis=1)]
     for task, own in frame.groupby("task", sort=False):
@@ -53,10 +53,10 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
             at = placed(part.rows[part.rows["task"] == task])
             at = at.loc[at["dataset"] == dataset, ["run", "method"]].drop_duplicates()
             caption = (
-                "What ensembles reach against what they cost: seconds to fit, seconds in which the ensemble "
-                f"predicts {IMAGES:,} images or points, peak memory of the run. A mark an ensemble size, "
-                "small up to the largest; all sizes share one fit and one peak, and predict in proportion to "
-                "the largest. "
+                "Quality of ensembles against their cost: seconds to fit, seconds in which the ensemble "
+                f"predicts {IMAGES:,} images or points, peak memory of the run. One marker per ensemble "
+                "size, that of the largest is larger; all sizes share one fit and one peak, and prediction "
+                "time scales with size. "
                 "Grey: the Pareto front, the best at no higher cost. Heights are spread towards the best "
                 "(asinh of the distance from it). " + machines(at, part.abouts)
             )
@@ -65,7 +65,7 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
 
 
 def front(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The points that no other beats in y at no higher x, sorted by x: both of them grow strictly."""
+    """The points that no other exceeds in y at no higher x, sorted by x; both increase strictly."""
     order = np.lexsort((-y, x))
     x, y = x[order], y[order]
     best = np.maximum.accumulate(y)
@@ -74,7 +74,7 @@ def front(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.fl
 
 
 def pareto(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
-    """Quality over cost: a row a question, a column a cost, a point a method and size.
+    """Quality over cost: one row per metric, one column per cost, one point per method and size.
 
     frame: the points of one preset, device, task and data set.
     """
@@ -107,7 +107,7 @@ def pareto(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
 def _panel(
     axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], methods: NDArray[Any], styles: Styles
 ) -> None:
-    """Points of one question and cost by method, sizes growing, and their front."""
+    """Points of one metric and cost by method, in order of size, and their front."""
     for name in sorted(set(methods)):
         own = methods == name
         drawn = {"color": styles[name].color, "marker": styles[name].marker, **EDGE}
@@ -121,9 +121,9 @@ def _panel(
 
 
 def _stretch(axes: Axes, y: NDArray[np.float64]) -> None:
-    """A vertical scale that spreads what is near the best: asinh of the distance from it.
+    """A vertical scale that stretches the range near the best value: asinh of the distance from it.
 
-    One bad method would else press all others into one line.
+    Otherwise one bad method would compress all others into one line.
     """
     top, low = float(y.max()), float(y.min())
     width = float(np.quantile(top - y[y < top], 0.25)) if low < top else 0.0
@@ -148,7 +148,7 @@ def _stretch(axes: Axes, y: NDArray[np.float64]) -> None:
 
 
 def _memory(axes: Axes, x: NDArray[np.float64]) -> None:
-    """A linear axis of at least a tenth of its largest value: pages more or less are no difference."""
+    """A linear axis spanning at least a tenth of its largest value: tiny differences are irrelevant."""
     middle, half = (x.max() + x.min()) / 2, max((x.max() - x.min()) / 2, x.max() / 20) * 1.1
     axes.set_xlim(middle - half, middle + half)
     axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -156,7 +156,7 @@ def _memory(axes: Axes, x: NDArray[np.float64]) -> None:
 
 
 def _seconds(axes: Axes, x: NDArray[np.float64]) -> None:
-    """A logarithmic axis with plain numbers: of several sets of steps the one with most that has room."""
+    """A logarithmic axis with plain numbers, with the finest ticks whose labels fit."""
     axes.set_xscale("log")
     if not 0 < x.min() <= x.max() < np.inf:
         return

@@ -1,4 +1,4 @@
-"""Section `regression`: the toy regression, Figure 2 of the paper with every method, and its numbers."""
+"""Section `regression`: the toy regression, as Figure 2 of the paper for every method, and its numbers."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ METRICS = (
 SHOWN_SIZES = 2  # the paper shows 10 and 100 networks
 BAND = 3  # standard deviations on either side of the mean; paper, Figure 2
 COLUMNS = 3
-HEADROOM = 1.6  # the frame's top over the reference's largest mean
-# Vertices at one place of the grid: two bands, two edges, target, mean, three lines of the reference.
-AT_A_PLACE = 10
+HEADROOM = 1.6  # upper limit of the axis relative to the reference's largest mean
+# Vertices per grid point: two bands, two edges, target, mean, three lines of the reference.
+VERTICES_PER_POINT = 10
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A method's means and sds on the grid by number of networks, and what all panels share.
+    """A method's means and sds on the grid by number of networks, and arrays shared by all panels.
 
-    task: begins the names of the arrays; seed: of the run.
+    task: the prefix of the arrays' names; seed: of the run.
     """
 
     method: str
@@ -71,8 +71,8 @@ def tables(material: Material) -> list[Table]:
         f"{BY_SIZE}RMSE to the function without noise. The log-likelihood of held-out points is that of the "
         f"mixture of the networks' normal distributions. The band is the mean ± {BAND} sd (ddof = 1) of the "
         "networks' means: coverage of the function, and width. W2 is the Wasserstein-2 distance to the "
-        "networks of the posterior (Hamiltonian Monte Carlo), both as normal distributions at each place, "
-        "mean over places."
+        "networks of the posterior (Hamiltonian Monte Carlo), both as normal distributions at each input, "
+        "mean over inputs."
     )
     size = ("members", "method")
     columns = ("metric", "dataset")
@@ -80,7 +80,7 @@ def tables(material: Material) -> list[Table]:
 
 
 def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
-    """Figure 2: the band of every method that kept its curves, one figure a task."""
+    """Figure 2: the band of every method whose curves are stored, one figure per task."""
     found = plain(part.rows, ("band_width",), "regression")
     for task, own in found.groupby("task", sort=True):
         panels = [
@@ -106,7 +106,7 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
 
 
 def _panel(part: Material, task: str, rows: pd.DataFrame) -> Panel | None:
-    """A method's curves of its first seed; None where that run has not kept them."""
+    """A method's curves of its first seed; None if that run has not kept them."""
     first = rows[rows["seed"] == rows["seed"].min()]
     arrays = store.read_arrays(part.results, str(first["run"].iloc[0]))
     sizes = [n for n in sorted({int(n) for n in first["members"]}) if f"{task}:grid/{n}/mean" in arrays]
@@ -117,13 +117,13 @@ def _panel(part: Material, task: str, rows: pd.DataFrame) -> Panel | None:
 
 
 def bands(panels: list[Panel], styles: Styles, title: str, note: str) -> Figure:
-    """One panel a method: target, points, the mean and band of its networks, and the reference's band."""
+    """One panel per method: target, points, the mean and band of its networks, and the reference's band."""
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure = blank(WIDTH, 1.3 + 1.6 * rows, title, note)
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     places = len(panels[0].grid("x"))
-    step = math.ceil(len(panels) * places * AT_A_PLACE / VERTICES)
+    step = math.ceil(len(panels) * places * VERTICES_PER_POINT / VERTICES)
     for axes, panel in zip(grid.flat, panels, strict=False):
         _draw(axes, panel, styles[panel.method], slice(None, None, step))
         axes.set_title(text(panel.method), size=8.5)
@@ -158,7 +158,7 @@ def _draw(axes: Axes, panel: Panel, style: MethodStyle, kept: slice) -> None:
     axes.plot(*points, linestyle="", marker="o", markersize=3, color="black", zorder=6, **EDGE)
     for end in (points[0].min(), points[0].max()):
         axes.axvline(end, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
-    # Of the reference, the same in all panels: the target far from the points would flatten everything.
+    # Scaled to the reference, equal in all panels: the target far from the points would flatten the curves.
     top = HEADROOM * float(np.abs(panel.grid("reference_mean")).max())
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(-top, top)

@@ -36,7 +36,7 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Each method at its largest size: accuracy (also of single networks), NLL, AUROC and disagreement.
 
-    One data set a task and metric, the first by name.
+    One data set per task and metric, the first by name.
     """
     found = pd.concat(
         [
@@ -51,6 +51,6 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     place = [*TASK, "method"]
     largest = found.groupby([*place, "metric"])["members"].transform("max")
     found = pd.concat([found[found["members"] == largest], single.assign(metric="accuracy_single")])
-    # One line a method: the size is that of its largest ensemble, whatever the metric was measured with.
+    # One line per method: the size is that of its largest ensemble, for all metrics.
     found["members"] = found.groupby(place)["members"].transform("max")
     return summarise(found, GROUP)

@@ -1,4 +1,4 @@
-"""Section `training`: what was traced in training; Figures 6 and 7 of the paper, HyperGAN's ablations."""
+"""Section `training`: traces during training; Figures 6 and 7 of the paper, HyperGAN's ablations."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ _TRACED = {
 
 
 def tables(material: Material) -> list[Table]:
-    """No table: traces are drawn."""
+    """No table: traces are shown in figures."""
     return []
 
 
 def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
-    """What was traced of every train key, then of HyperGAN and its ablations."""
+    """The traces of every train key, then of HyperGAN and its ablations."""
     yield from _training(part, styles)
     yield from ablations(part, styles)
 
@@ -64,7 +64,7 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
 def traces(rows: pd.DataFrame) -> pd.DataFrame:
     """Validation accuracy, disagreement, sd/mean of the weight norms and spread by round of training.
 
-    Accuracy of one network (`accuracy_single`) stands apart from that of the ensemble drawn; where a
+    Accuracy of one network (`accuracy_single`) is separate from that of the ensemble; if a
     method was traced with several numbers of networks, the largest counts.
     """
     trace = rows[(rows["evaluation"] == "trace") & rows["epoch"].notna() & rows["value"].notna()]
@@ -87,11 +87,11 @@ def _training(part: Material, styles: Styles) -> Iterator[Drawing]:
 
 
 def ablations(part: Material, styles: Styles) -> Iterator[Drawing]:
-    """Figures 6 and 7: accuracy and diversity along training, of HyperGAN and its ablations."""
+    """Figures 6 and 7: accuracy and diversity during training, of HyperGAN and its ablations."""
     frame = traces(part.rows)
     frame = frame[without_configuration(frame["method"]).isin(ABLATIONS)]
     for train, task, own in trained(frame, part.rows):
-        if "accuracy" not in set(own["metric"]):  # of a regression
+        if "accuracy" not in set(own["metric"]):  # a regression
             continue
         lacking = [m for m in ABLATIONS if m not in set(without_configuration(own["method"]))]
         commands = [command_for(own, lacking, task)] if lacking else []
@@ -119,7 +119,7 @@ def ablations(part: Material, styles: Styles) -> Iterator[Drawing]:
 
 
 def hidden_curves(traces: pd.DataFrame) -> str:
-    """Sentences on methods with the same numbers throughout: the curve of one hides that of the other."""
+    """Sentences on methods with equal numbers in all rounds, whose curves hide each other."""
     alike: dict[tuple[Any, ...], list[str]] = {}
     for name, own in traces.groupby("method"):
         numbers = own.sort_values(["metric", "layer", "epoch"])[["metric", "layer", "epoch", "mean"]]
@@ -135,9 +135,9 @@ def curves(
     metrics: Sequence[str] = ("accuracy_single", "accuracy", "disagreement", "weight_norm_ratio"),
     columns: int = 3,
 ) -> Figure:
-    """What was traced by round of training, one panel a metric (and layer), one line a method.
+    """Traces by round of training, one panel per metric (and layer), one line per method.
 
-    frame: the traces of one preset, device and task. metrics: those shown, each layer's together.
+    frame: the traces of one preset, device and task. metrics: those shown, grouped by layer.
     """
     place = {metric: i for i, metric in enumerate(metrics)}
     held = set(zip(frame["metric"], frame["layer"], strict=True))
@@ -150,7 +150,7 @@ def curves(
     seen = f" · {images_of(frame)} of validation data" if frame["examples"].notna().any() else ""
     note = f"{drawn} networks{seen} · {in_seeds(frame)}"
     names = method_names(frame)
-    narrow = columns < 3 and len(names) <= 8  # else the legend asks for the width
+    narrow = columns < 3 and len(names) <= 8  # otherwise the legend needs the width
     figure = blank(WIDTH * (0.75 if narrow else 1), 1.4 + 1.65 * rows, title, note)
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
     lines = {name: LINES[i % len(LINES)] for i, name in enumerate(names)}

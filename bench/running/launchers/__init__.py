@@ -1,7 +1,7 @@
-"""Where the workers of a sweep run: this machine's processes, Ray, SLURM.
+"""Where the workers of a sweep run: processes of this machine, Ray or SLURM.
 
-A worker is `bench.running.worker.work` with the sweep's job: it takes cells that nobody else works on
-until all have ended. A launcher starts so many workers and waits for them; what becomes of the cells is
+A worker runs `bench.running.worker.work` with the sweep's job: it takes cells that no other process holds,
+until all have finished or failed. A launcher starts workers and waits for them; the results of the cells are
 read from the results folder, which all workers share.
 """
 
@@ -24,19 +24,19 @@ NAMES = ("local", "ray", "slurm")
 
 @dataclass(frozen=True)
 class Workers:
-    """How many workers a sweep has and where. jobs: None for the launcher's own choice."""
+    """How many workers a sweep has and where. jobs: None for the launcher's default."""
 
     launcher: str = "local"
     jobs: int | None = None
     address: str | None = None
 
     def launch(self, job: Job, reporter: Reporter) -> None:
-        """Run the job's cells; returns when the workers have ended."""
+        """Run the job's cells; returns when all workers have exited."""
         import_module(f"bench.running.launchers.{self.launcher}").launch(job, self, reporter)
 
 
 def threads_of(workers: int, cores: int) -> int:
-    """Threads of each worker: OMP_NUM_THREADS where it is set, else an equal share of the cores."""
+    """Threads per worker: OMP_NUM_THREADS if it is set, else an equal share of the cores."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, cores // workers)
 
@@ -50,7 +50,7 @@ def visible_gpus() -> list[str]:
 
 
 def require(module: str, extra: str) -> ModuleType:
-    """The module of an optional dependency. Raises BenchError that names the extra to install."""
+    """The module of an optional dependency. Raises BenchError naming the extra to install."""
     try:
         return import_module(module)
     except ImportError as error:

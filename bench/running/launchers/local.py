@@ -1,4 +1,4 @@
-"""Workers as processes of this machine; one that dies is replaced."""
+"""Workers as processes of this machine; a worker that dies is replaced."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from bench.running.worker import Job
     from bench.system.progress import Reporter
 
-IDLE_DEATHS = 3  # workers in a row that may die before any has ended a cell
-STOP_SECONDS = 30.0  # for a worker to write down that it was stopped
+MAX_DEATHS = 3  # per worker, consecutive deaths without a cell finished or failed
+STOP_SECONDS = 30.0  # for a worker to record the interrupted cell
 
 
 def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
-    """Share the cells among `workers.jobs` processes, and cores and GPUs among these."""
+    """Distribute the cells to `workers.jobs` processes, which share cores and GPUs."""
     count = min(workers.jobs or 1, len(job.todo))
     job = replace(job, threads=threads_of(count, cores()))
     running = {i: _start(job, i) for i in range(count)}
@@ -40,7 +40,7 @@ def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
                 before, ended = ended, _ended(job)
                 deaths = 1 if ended > before else deaths + 1
                 reporter.say(f"worker {i} died ({_cause(process.exitcode)})")
-                if deaths < IDLE_DEATHS * count and ended < len(job.todo):
+                if deaths < MAX_DEATHS * count and ended < len(job.todo):
                     running[i] = _start(job, i)
     except KeyboardInterrupt:
         _stop(list(running.values()))
@@ -48,14 +48,14 @@ def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
 
 
 def _ended(job: Job) -> int:
-    """Runs that were written since the sweep began."""
+    """Number of runs written since the sweep began."""
     return sum(path.stem not in job.known for path in (job.results / "raw").glob("*.csv"))
 
 
 def _start(job: Job, index: int) -> SpawnProcess:
-    # A fresh interpreter: a forked one would share PyTorch's threads and locks.
+    # Spawned: a forked process would inherit PyTorch's threads and locks.
     process = get_context("spawn").Process(target=run_worker, args=(job, f"worker {index}: "))
-    # Deaf to Ctrl-C, which it inherits, until it can write down what was stopped.
+    # The process inherits that Ctrl-C is ignored, until it can record the interrupted cell.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with _environment(job, index):
@@ -67,7 +67,7 @@ def _start(job: Job, index: int) -> SpawnProcess:
 
 @contextmanager
 def _environment(job: Job, index: int) -> Iterator[None]:
-    """What the worker inherits: its threads, and one of several GPUs."""
+    """Environment variables that the worker inherits: its number of threads and its GPU."""
     wanted = {"OMP_NUM_THREADS": str(job.threads)}
     if job.selection.device == "cuda":
         gpus = visible_gpus()
@@ -89,7 +89,7 @@ def _cause(code: int | None) -> str:
 
 
 def _stop(processes: list[SpawnProcess]) -> None:
-    """Have workers say their last words, again and again where one has only begun to listen."""
+    """Let workers record their interrupted cells; signals repeat, as a new worker may ignore the first."""
     end = time.monotonic() + STOP_SECONDS
     while (left := [process for process in processes if process.is_alive()]) and time.monotonic() < end:
         for process in left:

@@ -1,4 +1,4 @@
-"""Workers as Ray tasks, on a local cluster or on the one at `--address`; a lost one starts elsewhere."""
+"""Workers as Ray tasks, on a local cluster or the one at `--address`; lost workers restart elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bench.running.worker import Job
     from bench.system.progress import Reporter
 
-RETRIES = 5  # of a worker whose node was lost
+RETRIES = 5  # per worker, if its node is lost
 
 
 def gpu_share(workers: int, gpus: int) -> float:
@@ -25,14 +25,14 @@ def gpu_share(workers: int, gpus: int) -> float:
 
 
 def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
-    """Share the cells among `workers.jobs` Ray tasks: by default one a GPU, or one a node on CPUs.
+    """Distribute the cells to `workers.jobs` Ray tasks: by default one per GPU, or per node on CPUs.
 
     More workers than GPUs share them evenly. Every node needs this package, the data and the results folder
     under the same paths. Raises BenchError where a GPU is asked for and the cluster has none.
     """
     ray = require("ray", "ray")
-    begun = not ray.is_initialized()
-    if begun:
+    started_here = not ray.is_initialized()
+    if started_here:
         ray.init(address=workers.address, log_to_driver=True, logging_level="WARNING")
     try:
         found = ray.cluster_resources()
@@ -57,5 +57,5 @@ def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
             except ray.exceptions.RayError as error:
                 reporter.say(f"a worker was lost: {type(error).__name__}: {str(error).splitlines()[0]}")
     finally:
-        if begun:
+        if started_here:
             ray.shutdown()

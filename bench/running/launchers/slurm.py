@@ -1,4 +1,4 @@
-"""Workers as SLURM jobs through submitit; where there is no `sbatch`, as its processes on this machine."""
+"""Workers as SLURM jobs through submitit; without `sbatch`, as local processes of submitit."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from bench.running.worker import Job
     from bench.system.progress import Reporter
 
-CPUS = 4  # of a worker on a cluster, where OMP_NUM_THREADS says nothing
-DAYS = 30  # submitit's own limit without SLURM is five minutes
+CPUS = 4  # per worker on a cluster, if OMP_NUM_THREADS is not set
+DAYS = 30  # time limit without SLURM; submitit's default is five minutes
 
 
 def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
-    """Share the cells among `workers.jobs` SLURM jobs (default 1) and wait for them.
+    """Distribute the cells to `workers.jobs` SLURM jobs (default 1) and wait for them.
 
-    Partition, account and time limit come from SLURM's own variables, as SBATCH_PARTITION; logs stand
-    in `<results>/logs`. A job that is cut off loses nothing: the same command goes on. On SLURM each job
-    asks for a GPU of its own; without it the machine's are dealt out in turn.
+    Partition, account and time limit come from SLURM's own variables, as SBATCH_PARTITION; logs are
+    written to `<results>/logs`. A job that is killed loses nothing: the same command resumes. On SLURM each
+    job requests a GPU of its own; without SLURM the machine's GPUs are assigned in turn.
     """
     submitit = require("submitit", "slurm")
     count = min(workers.jobs or 1, len(job.todo))
