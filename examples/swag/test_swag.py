@@ -69,6 +69,8 @@ def test_a_trace_waits_until_there_is_something_to_draw():
     assert [row["epoch"] for row in found.trace if row["metric"] == "loss"] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_path_of_fewer_than_two_networks_is_refused():
-    with pytest.raises(ValueError, match="expected at least 2 epochs to collect from, found 1"):
-        small_method("swag-example", epochs=2, collect_from=0.5)
+@pytest.mark.parametrize(
+    ("epochs", "share", "first"), [(10, 0.5, 5), (10, 0.0, 0), (10, 0.99, 8), (2, 0.5, 0)]
+)
+def test_collecting_begins_at_a_share_and_leaves_two_epochs(epochs, share, first):
+    assert small_method("swag-example", epochs=epochs, collect_from=share).config.first == first

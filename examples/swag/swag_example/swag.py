@@ -35,25 +35,18 @@ MIN_VARIANCE = 1e-30  # authors' code, var_clamp: what rounding may leave below 
 class SWAGConfig:
     """Settings of SWAG."""
 
-    epochs: Count = 300  # paper, appendix: 300 on CIFAR-10
-    collect_from: Share = 0.5  # of the epochs; paper: from epoch 161 of 300
+    epochs: Annotated[int, Field(ge=2)] = 300  # paper, appendix: 300 on CIFAR-10
+    collect_from: Share = 0.5  # of the epochs, at most all but the last two; paper: from epoch 161 of 300
     rank: Annotated[int, Field(ge=2)] = 20  # columns of the deviation matrix; paper, section 5: K = 20
     batch: Count = 100  # as the other methods here; paper: 128
     lr: Positive = 0.01  # constant; the paper's SWA rate on CIFAR with VGG-16
     momentum: Share = 0.9  # authors' code
     weight_decay: NotNegative = 5e-4  # paper, on CIFAR with VGG-16
 
-    def __post_init__(self) -> None:
-        if self.epochs - self.first < 2:
-            raise ValueError(
-                f"expected at least 2 epochs to collect from, found {self.epochs - self.first} of epochs = "
-                f"{self.epochs} from collect_from = {self.collect_from}; raise epochs"
-            )
-
     @property
     def first(self) -> int:
         """The first epoch whose weights are collected, counted from 0."""
-        return int(self.collect_from * self.epochs)
+        return min(int(self.collect_from * self.epochs), self.epochs - 2)  # two are the least to draw from
 
 
 class SWAG(Method):
