@@ -61,7 +61,8 @@ def run_cell(entry: MethodEntry, data: Data, results, task=TASK, **changes) -> N
     checksums = tuple(sorted(data.checksums.items()))
     sizes = task.scale("smoke").sizes
     settings = small(entry, task, **changes)
-    cell = Cell(entry, task, "smoke", 0, sizes, settings, checksums, data.fitted_on(), data.asked_of())
+    read = (checksums, data.fitted_on(), data.asked_of())
+    cell = Cell(entry, task, "smoke", 0, sizes, settings, *read)
     run.run(cell, data, results, torch.device("cpu"), Plain())
 
 

@@ -68,5 +68,5 @@ def test_ctrl_c_stops_all_workers_and_records_their_cells(tmp_path):
     text = "".join(said)
     assert sweep.returncode == 1 and "Traceback" not in text.partition("Exception ignored")[0], text
     assert " · digits · " in said[0] and "failed: Interrupted: stopped by Ctrl-C" in text
-    assert "0 run, 0 done before" in text and "not started" in text
+    assert "0 run, 0 already done" in text and "not started" in text
     assert not list(tmp_path.rglob("*.part")) and not list((tmp_path / "locks").iterdir())
