@@ -76,9 +76,13 @@ class CodeVersion:
 
 
 def write_code(results: Path, version: str, definitions: Mapping[str, str], roots: Sequence[str]) -> None:
-    """Write the content of a code version, once for all runs that have it."""
+    """Write the content of a code version, once for all runs that have it; a damaged file is replaced."""
     path = Path(results) / "code" / f"{version}.json"
-    if not path.exists():
+    try:
+        known = read_code(results, version)
+    except BenchError:
+        known = None
+    if known is None:
         document = {"definitions": dict(definitions), "roots": list(roots)}
         write_atomic(path, (json.dumps(document, indent=0, sort_keys=True) + "\n").encode())
 
@@ -206,6 +210,6 @@ def read(results: Path) -> pd.DataFrame:
     if not frames:
         raise BenchError(
             f"expected runs in {Path(results) / 'raw'}, found none; "
-            "make one: bench run --method standard_ensemble --task digits --preset smoke"
+            f"make one: bench run --method standard_ensemble --task digits --preset smoke --results {results}"
         )
     return pd.concat(frames, ignore_index=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from bench import registry
-from bench.errors import DataError
+from bench.errors import BenchError, DataError
 from bench.records import store
 from bench.running.cell import Cell
 from bench.settings import parse_sets, resolve
@@ -151,7 +151,10 @@ class History:
 
     def reason(self, cell: Cell) -> str:
         """The definitions that have changed, been added or been removed since a stale cell's run."""
-        before = store.read_code(self.results, self.codes[cell.key()])
+        try:
+            before = store.read_code(self.results, self.codes[cell.key()])
+        except BenchError as error:
+            return str(error)
         if before is None:
             return NOT_STORED
         return f"changed: {changed(before.definitions, cell.definitions())}"
@@ -207,10 +210,20 @@ def lines(planned: Sequence[Planned]) -> Iterator[str]:
 def summary(planned: Sequence[Planned]) -> str:
     """The number of cells in each state, and the estimated cost of those that are failed or missing."""
     counts = ", ".join(f"{sum(item.state == state for item in planned)} {state}" for state in STATES)
-    costs = [item.seconds for item in planned if item.state in ("failed", "missing")]
+    return f"{counts} · to run: {_cost(planned, 'failed', 'missing')}{_again(planned)}"
+
+
+def _cost(planned: Sequence[Planned], *states: str) -> str:
+    """The estimated cost of the cells in these states, as text."""
+    costs = [item.seconds for item in planned if item.state in states]
     known = [seconds for seconds in costs if seconds is not None]
     unknown = f", {len(costs) - len(known)} without an estimate" if len(known) < len(costs) else ""
-    return f"{counts} · to run: about {duration(sum(known))}{unknown}"
+    return f"about {duration(sum(known))}{unknown}" if costs else "nothing"
+
+
+def _again(planned: Sequence[Planned]) -> str:
+    stale = any(item.state == "stale" for item in planned)
+    return f" · with --stale also {_cost(planned, 'stale')}" if stale else ""
 
 
 def duration(seconds: float | None) -> str:

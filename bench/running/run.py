@@ -16,7 +16,7 @@ import torch
 
 from bench import training
 from bench.engine import float32
-from bench.errors import BenchError
+from bench.errors import BenchError, unknown
 from bench.evaluations import DRAWS, EVALUATIONS, Result, Subject
 from bench.records import schema, store
 from bench.rng import Streams
@@ -61,6 +61,9 @@ def _run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: 
     devices.reset_peak_memory(device)
     method = cell.entry.load()(cell.task.network(), cell.settings.method)
     sizes = possible_sizes(method, cell.sizes, reporter)
+    for name in cell.task.evaluations:  # before hours of training
+        if name not in EVALUATIONS:
+            raise unknown("evaluation", name, list(EVALUATIONS))
     fit = _fit(cell, method, data, results, device, reporter)
     started = time.perf_counter()
     scale = cell.task.scale(cell.preset).asked(cell.sizes)
@@ -156,8 +159,7 @@ def _write(
 ) -> Path:
     name = cell.next_run(results)
     commit, dirty = provenance.commit()
-    definitions, roots = cell.definitions(), versions.run_roots(cell.entry, cell.task)
-    store.write_code(results, cell.code(), definitions, roots)
+    code = _store_code(cell, results, failure)
     common = {
         "run": name,
         "method": cell.entry.name,
@@ -178,13 +180,26 @@ def _write(
         "sizes": list(cell.sizes),
         "classes": classes,
         "checksums": dict(cell.checksums),
-        "code": cell.code(),
+        "code": code,
         "commit": commit,
         "dirty": dirty,
         "environment": provenance.environment(device.type),
         "failure": failure,
     }
     return store.write_run(results, name, [{**r, **common} for r in rows], arrays, about)
+
+
+def _store_code(cell: Cell, results: Path, failure: dict[str, str] | None) -> str:
+    """Store the cell's code version and return it; empty for a failed cell whose sources cannot be read."""
+    try:
+        definitions = cell.definitions()
+    except BenchError:
+        if failure is None:
+            raise
+        return ""
+    version = versions.version(definitions)
+    store.write_code(results, version, definitions, versions.run_roots(cell.entry, cell.task))
+    return version
 
 
 def _summary(found: Result, sizes: tuple[int, ...]) -> str:

@@ -169,7 +169,8 @@ def _verify(results: Path, run: str, about: dict[str, Any], read: TaskData, repo
     with _threads(environment.get("threads")), tempfile.TemporaryDirectory(prefix="bench-verify-") as folder:
         fit = cell.checkpoint(results)
         device = _device(environment.get("device"))
-        if not fit.exists():
+        own = fit.exists()  # else a fit that is reused is another device's
+        if not own:
             cell = replace(cell, device=device.type)  # it is trained on this device
             reporter.say(f"{run}: training again; expected its fit in {fit.parent}, found none")
         # Rows are written to the temporary folder; fits are those of the results folder, by a link.
@@ -184,11 +185,11 @@ def _verify(results: Path, run: str, about: dict[str, Any], read: TaskData, repo
             path = run_cell(cell, data, Path(folder), device, watch)
         now = store.read_about(Path(folder), path.stem)
         reasons = departures(about, now)
-        tolerance = (SAME_FIT if watch.reused else RETRAINED) if reasons else None
+        tolerance = (SAME_FIT if watch.reused and own else RETRAINED) if reasons else None
         found = Comparison()
         compare_rows(expected, read_rows(path), tolerance, found)
         compare_arrays(arrays, store.read_arrays(Path(folder), path.stem), tolerance, found)
-    return Verdict(run, found, tolerance, reasons, about["code"] == now["code"], watch.reused)
+    return Verdict(run, found, tolerance, reasons, about["code"] == now["code"], watch.reused and own)
 
 
 def departures(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from types import FunctionType, MethodType
 from typing import Any
 
 from bench.registry import MethodEntry
@@ -15,7 +17,7 @@ from bench.task import Task
 
 def fit_definitions(entry: MethodEntry, task: Task) -> dict[str, str]:
     """Hashes of the definitions that a fit can reach, and of the arguments of the task's network."""
-    roots = (FIT, entry.target, place_of(task.network), loss_place(task))
+    roots = (FIT, entry.target, loss_place(task), *network_roots(task.network))
     return {**reached(roots, FIT_EXCLUDED), **_arguments(task.network)}
 
 
@@ -31,7 +33,7 @@ def run_definitions(entry: MethodEntry, task: Task, preset: str) -> dict[str, st
 def run_roots(entry: MethodEntry, task: Task) -> tuple[str, ...]:
     """The definitions where a run and its fit start, as `module:name`."""
     asked = [f"bench.evaluations:{table}[{name}]" for name in task.evaluations for table in TABLES]
-    return (FIT, RUN, entry.target, loss_place(task), place_of(task.network), *asked)
+    return (FIT, RUN, entry.target, loss_place(task), *network_roots(task.network), *asked)
 
 
 def loss_place(task: Task) -> str:
@@ -39,12 +41,51 @@ def loss_place(task: Task) -> str:
     return f"bench.training.losses:LOSSES[{task.loss}]"
 
 
+def network_roots(network: Callable[..., Any]) -> tuple[str, ...]:
+    """The definitions of the function that makes a task's network and of what it is bound to."""
+    found = [place_of(network)]
+    for value in _bound(network):
+        if callable(value):
+            found += network_roots(value)
+        elif hasattr(value, "__dict__"):
+            found.append(place_of(value))
+    return tuple(dict.fromkeys(found))
+
+
+def _bound(function: Any) -> Iterator[Any]:
+    """What a callable carries: arguments of a partial, closure, defaults, the object of a method."""
+    yield from getattr(function, "args", ()) or ()
+    yield from (value for _, value in sorted((getattr(function, "keywords", None) or {}).items()))
+    if isinstance(function, partial):
+        yield function.func
+    yield from (cell.cell_contents for cell in getattr(function, "__closure__", None) or ())
+    yield from getattr(function, "__defaults__", None) or ()
+    yield from (value for _, value in sorted((getattr(function, "__kwdefaults__", None) or {}).items()))
+    if isinstance(function, MethodType):
+        yield function.__self__
+    elif not isinstance(function, type | FunctionType | partial):
+        yield from (value for _, value in sorted(getattr(function, "__dict__", {}).items()))
+
+
 def _arguments(network: Callable[..., Any]) -> dict[str, str]:
-    """A hash of the values bound to a function that builds a network, by a partial or a closure."""
-    bound = [getattr(network, "args", ()), sorted(getattr(network, "keywords", {}).items())]
-    cells = [cell.cell_contents for cell in getattr(network, "__closure__", None) or ()]
-    values = [value for value in cells if isinstance(value, int | float | str | tuple | bool)]
-    return {"task: network": digest(repr([*bound, values]))[:8]} if any((*bound, values)) else {}
+    """Values that a function which makes a network is bound to."""
+    values = [_plain(value) for value in _bound(network)]
+    return {"task: network": digest(values)[:8]} if values else {}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON: functions and classes by name, other objects by their class and attributes."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return [[str(key), _plain(part)] for key, part in value.items()]
+    if isinstance(value, type):
+        return value.__qualname__
+    if callable(value):
+        return [getattr(value, "__qualname__", type(value).__qualname__), *map(_plain, _bound(value))]
+    return [type(value).__qualname__, _plain(getattr(value, "__dict__", {}))]
 
 
 def _set(value: Any) -> Any:

@@ -88,7 +88,7 @@ def work(job: Job, reporter: Reporter) -> None:
     while left:
         before = len(left)
         for cell, data in load.cells(left):
-            with locks.take(cell.key()[:16], _fit_name(cell, job.results)) as held:
+            with locks.take(cell.key()[:16], *_fit_names(cell, job.results)) as held:
                 if ended_run(job, cell) is not None:
                     left.discard(cell.key())
                 elif held:
@@ -128,9 +128,15 @@ class _Loader:
             yield from ((cell, data) for cell in found if cell.key() in keys)
 
 
-def _fit_name(cell: Cell, results: Path) -> str:
-    """The name of the fit that a cell may share with others, locked so that it is trained once."""
-    return (cell.stage(results) or cell.checkpoint(results).parent).name
+def _fit_names(cell: Cell, results: Path) -> tuple[str, ...]:
+    """Name of the fit that a cell may share with others, locked so that it is trained once.
+
+    Empty if the sources of the fit cannot be read: the cell fails for that.
+    """
+    try:
+        return ((cell.stage(results) or cell.checkpoint(results).parent).name,)
+    except BenchError:
+        return ()
 
 
 def ended_run(job: Job, cell: Cell) -> dict[str, Any] | None:
@@ -163,9 +169,11 @@ def _attempt(cell: Cell, data: Data, job: Job, locks: Locks, reporter: Reporter)
 
 def _remove_parts(cell: Cell, results: Path) -> None:
     """Delete partial files of a killed process; holding the locks, nobody else is writing them."""
-    stage, checkpoint = cell.stage(results), cell.checkpoint(results).parent
-    places = [(results / "raw", f"*-{cell.key()[:8]}*.part"), (checkpoint, "*.part")]
-    for folder, pattern in [*places, *([(stage, "*.part")] if stage else [])]:
+    places = [(results / "raw", f"*-{cell.key()[:8]}*.part")]
+    with suppress(BenchError):  # where its sources cannot be read, the cell has no fit
+        stages = [stage] if (stage := cell.stage(results)) else []
+        places += [(folder, "*.part") for folder in (cell.checkpoint(results).parent, *stages)]
+    for folder, pattern in places:
         for part in folder.glob(pattern):
             part.unlink(missing_ok=True)
 

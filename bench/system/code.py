@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cache
 
+from bench.errors import BenchError
 from bench.system.fingerprint import Code, changes
 
 # Storing, reporting, naming, looking up: these change neither a weight nor a value of a row. Tables of
 # names are excluded because the entries that a fit or a run uses are among its roots.
+# How rows and checkpoints are written is excluded too: their formats have versions of their own.
 EXCLUDED = (
+    "bench:__version__",
+    "bench:statements",
     "bench.errors",
     "bench.evaluations:DRAWS",
     "bench.evaluations:EVALUATIONS",
@@ -21,6 +25,7 @@ EXCLUDED = (
     "bench.system",
     "bench.training.checkpoint",
     "bench.training.limits",
+    "bench.training.fit:FitSettings",
     "bench.training.fit:_identity",
     "bench.training.fit:_save",
     "bench.training.losses:LOSSES",
@@ -40,8 +45,17 @@ NOT_STORED = "the definitions of its code were not stored"
 
 @cache
 def reached(roots: tuple[str, ...], excluded: tuple[str, ...] = EXCLUDED) -> Mapping[str, str]:
-    """Definitions that the roots (`module:name`) reach in the code as it is, with their hashes."""
-    return _code(excluded).definitions(roots)
+    """Definitions that the roots (`module:name`) reach in the code as it is, with their hashes.
+
+    Raises BenchError if a source cannot be found or read.
+    """
+    try:
+        return _code(excluded).definitions(roots)
+    except (LookupError, SyntaxError, ValueError, OSError) as error:
+        raise BenchError(
+            f"code version: expected readable source files of {', '.join(roots)}, found {error}; "
+            "define methods, networks and evaluations in modules"
+        ) from error
 
 
 @cache
@@ -65,5 +79,5 @@ def changed_since(before: Mapping[str, str], roots: Sequence[str]) -> str:
     noted = {name: value for name, value in before.items() if not name.startswith("task: ")}
     try:
         return changed(noted, reached(tuple(roots)))
-    except LookupError as error:
+    except BenchError as error:
         return str(error)

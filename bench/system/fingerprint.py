@@ -4,7 +4,9 @@ A definition is a function, a class without its functions, a function of a class
 of a module. Each is hashed as abstract syntax with names of definitions and imports resolved: comments,
 docstrings, annotations, messages, the file and the order do not matter. Starting from the roots of a
 computation, all names in reached definitions are followed, and every function of a reached class
-whose name appears as an attribute: this may include too much, never too little. Nothing is imported.
+whose name appears as an attribute: rather too much than too little. Nothing is imported. Out of sight are
+names computed at run time (except of functions of classes in the module that computes them), modules
+imported by a computed name, and data files, whose contents checksums cover.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.system import sources
-from bench.system.sources import CONFIG, STATEMENTS, Module
+from bench.system.sources import CONFIG, FIELD, STATEMENTS, Module
 
 # External base classes that call no functions of their subclasses.
 PLAIN_BASES = frozenset({"object", "abc.ABC", "typing.Protocol", "typing.Generic", "Exception"})
-LOOKUPS = ("getattr", "hasattr")  # functions that access an attribute by a name in quotes
+# Functions that access an attribute by a name in quotes, or by one that is computed.
+LOOKUPS = ("getattr", "hasattr", "attrgetter", "methodcaller")
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,7 @@ class Code:
         self._find = find
         self._modules: dict[str, Module | None] = {}
         self._hashes: dict[Place, str] = {}
+        self._besides: dict[str, list[Place]] = {}
 
     def definitions(self, roots: Iterable[str]) -> dict[str, str]:
         """Hashes of the definitions that the roots (`module:name`) reach: 8 hex digits of SHA-256, by name.
@@ -95,6 +99,7 @@ class Code:
     def _reach(self, roots: Iterable[Place]) -> set[Place]:
         reached: set[Place] = set()
         attributes: set[str] = set()
+        computed: set[str] = set()  # modules whose code computes names of attributes
         todo = list(roots)
         while todo:
             while todo:
@@ -102,71 +107,113 @@ class Code:
                 if place in reached:
                     continue
                 reached.add(place)
-                for node in self._nodes(place):
-                    attributes |= _attributes(node)
-                    todo += self._referred(place, node)
-                todo += self._beside(place)
-            todo = [p for p in self._called(reached, attributes) if p not in reached]
+                module = self._owner(place)
+                nodes = list(self._nodes(place))
+                inner = {id(n.value) for n in nodes if isinstance(n, ast.Attribute)}
+                for node in nodes:
+                    names = _attributes(node)
+                    attributes |= names or set()
+                    computed |= {place.module} if names is None else set()
+                    if id(node) not in inner:  # `a` of `a.b` is followed with `b`
+                        todo += self._referred(module, node)
+                todo += self._annotated(place)
+                todo += self._beside(module)
+            todo = [p for p in self._called(reached, attributes, computed) if p not in reached]
         return reached
 
     def _nodes(self, place: Place) -> Iterator[ast.AST]:
         for statement in self._owner(place).definitions.get(place.name, []):
             yield from ast.walk(statement)
 
+    def _annotated(self, place: Place) -> Iterator[Place]:
+        """Classes that a definition's annotations name: objects of them may be passed in."""
+        module = self._owner(place)
+        nodes = (n for part in module.annotations.get(place.name, []) for n in ast.walk(part))
+        for found in (found for node in nodes for found in self._referred(module, node)):
+            parts = self._owner(found).definitions.get(found.name, [])
+            if any(isinstance(part, ast.ClassDef) for part in parts):
+                yield found
+
     def _owner(self, place: Place) -> Module:
         module = self.module(place.module)
         assert module is not None
         return module
 
-    def _referred(self, place: Place, node: ast.AST) -> list[Place]:
-        """The definition that a name or a chain of attributes refers to, if it is followed."""
-        dotted = self._dotted(self._owner(place), node)
-        found = None if dotted is None else self._lookup(dotted)
-        return [] if found is None or self._is_excluded(found) else [found]
+    def _referred(self, module: Module, node: ast.AST) -> list[Place]:
+        """The definitions that a name or a chain of attributes refers to, if they are followed."""
+        found = []
+        for dotted in self._dotted(module, node):
+            whole = self.module(dotted)
+            if whole is not None:  # a module as a value: whoever gets it may use all of it
+                found += [Place(whole.name, name) for name in whole.definitions if "." not in name]
+            elif (place := self._lookup(dotted)) is not None:
+                found.append(place)
+        return [place for place in found if not self._is_excluded(place)]
 
-    def _beside(self, place: Place) -> list[Place]:
-        """Statements and compiled sources that belong to a module, whichever definition of it is reached."""
-        module = self._owner(place)
-        names = [*module.compiled, *([STATEMENTS] if STATEMENTS in module.definitions else [])]
-        return [Place(place.module, name) for name in names]
+    def _beside(self, module: Module) -> list[Place]:
+        """Compiled sources of a module, and statements that run when it, its packages or its imports do."""
+        if module.name not in self._besides:
+            targets = [module.name, *(t for bound in module.imports.values() for t in bound)]
+            targets += [*module.stars, *module.loads]
+            parts = [target.split(".") for target in targets]
+            names = dict.fromkeys(".".join(p[: i + 1]) for p in parts for i in range(len(p)))
+            modules = [m for m in map(self.module, names) if m is not None]
+            found = [Place(m.name, STATEMENTS) for m in modules if STATEMENTS in m.definitions]
+            found = [place for place in found if not self._is_excluded(place)]
+            self._besides[module.name] = [*found, *(Place(module.name, name) for name in module.compiled)]
+        return self._besides[module.name]
 
-    def _called(self, reached: Iterable[Place], attributes: set[str]) -> Iterator[Place]:
+    def _called(self, reached: Iterable[Place], attributes: set[str], computed: set[str]) -> Iterator[Place]:
         """Functions of reached classes that reached code may call."""
         for place in reached:
             module = self._owner(place)
             nodes = module.definitions.get(place.name, [])
             if not (nodes and isinstance(nodes[0], ast.ClassDef)):
                 continue
-            whole = any(self._is_foreign(module, base) for base in nodes[0].bases)
+            whole = place.module in computed or any(self._is_foreign(module, b) for b in nodes[0].bases)
             for name in module.definitions:
                 owner, _, member = name.partition(".")
                 special = member.startswith("__") or member == CONFIG
                 if owner == place.name and member and (whole or special or member in attributes):
-                    yield Place(place.module, name)
+                    found = Place(place.module, name)
+                    if not self._is_excluded(found):
+                        yield found
 
     def _is_foreign(self, module: Module, base: ast.expr) -> bool:
-        """Whether a base class is external and may call functions of its subclasses."""
+        """Whether a base class is external, or has an external one, that may call functions of subclasses."""
         base = base.value if isinstance(base, ast.Subscript) else base
-        dotted = self._dotted(module, base) or ast.unparse(base)
-        return self._lookup(dotted) is None and dotted not in PLAIN_BASES
+        for dotted in self._dotted(module, base) or [ast.unparse(base)]:
+            found = self._lookup(dotted)
+            if found is None:
+                if dotted not in PLAIN_BASES:
+                    return True
+                continue
+            owner = self._owner(found)
+            for node in owner.definitions[found.name]:
+                if isinstance(node, ast.ClassDef) and any(self._is_foreign(owner, b) for b in node.bases):
+                    return True
+        return False
 
     def _is_excluded(self, place: Place) -> bool:
         parts = place.module.split(".")
         above = {".".join(parts[: i + 1]) for i in range(len(parts))}
         return not self.excluded.isdisjoint({*above, f"{place.module}:{place.name}"})
 
-    def _dotted(self, module: Module, node: ast.AST) -> str | None:
-        """The full dotted name of a name or a chain of attributes; None for a local one."""
+    def _dotted(self, module: Module, node: ast.AST) -> list[str]:
+        """The full dotted names that a name or a chain of attributes may have; none for a local one."""
         chain: list[str] = []
         while isinstance(node, ast.Attribute):
             chain.insert(0, node.attr)
             node = node.value
         if not isinstance(node, ast.Name):
-            return None
-        base = module.imports.get(node.id)
-        if base is None and node.id in module.definitions:
-            base = f"{module.name}.{node.id}"
-        return None if base is None else ".".join([base, *chain])
+            return []
+        bases = list(module.imports.get(node.id, []))
+        if node.id in module.definitions:
+            bases.append(f"{module.name}.{node.id}")
+        if not bases:
+            starred = [f"{star}.{node.id}" for star in module.stars]
+            bases = [name for name in starred if self._lookup(name) is not None]
+        return [".".join([base, *chain]) for base in bases]
 
     def _lookup(self, dotted: str, hops: int = 20) -> Place | None:
         """The definition that a dotted name refers to, through re-exports; None if it is not followed."""
@@ -177,33 +224,43 @@ class Code:
                 continue
             name, rest = parts[count], parts[count + 1 :]
             if name in module.definitions:
-                return Place(module.name, name)
-            if name in module.imports and hops:
-                return self._lookup(".".join([module.imports[name], *rest]), hops - 1)
+                member = f"{name}.{rest[0]}" if rest else ""
+                return Place(module.name, member if member in module.definitions else name)
+            passed = [*module.imports.get(name, []), *(f"{star}.{name}" for star in module.stars)]
+            for target in passed if hops else []:
+                if (found := self._lookup(".".join([target, *rest]), hops - 1)) is not None:
+                    return found
             return None
         return None
 
     def _root(self, root: str) -> list[Place]:
         name, _, inner = root.partition(":")
         inner, _, entry = inner.partition("[")
+        inner = inner.partition(".<locals>")[0]
         module = self.module(name)
         if inner.startswith("@") and module is not None:
             inner = module.around(int(inner[1:])) or STATEMENTS
         first = inner.partition(".")[0]
         found = self._lookup(f"{name}.{first}") or self._moved(name.partition(".")[0], first)
         if found is None:
-            raise LookupError(f"expected the definition {root} among the sources, found none")
-        return [found] if not entry else self._entry(found, entry.rstrip("]"))
+            raise LookupError(f"expected the definition {root} in a source file, found none")
+        if entry:
+            return self._entry(found, entry.rstrip("]"))
+        member = Place(found.module, inner)
+        return [found, member] if inner in self._owner(found).definitions else [found]
 
     def _entry(self, table: Place, key: str) -> list[Place]:
-        """The definition under a key of a module's dictionary; empty if it has no such key."""
+        """The definition under a key of a module's dictionary, the whole table if it is an expression.
+
+        Empty if there is no such key.
+        """
         module = self._owner(table)
         for node in self._nodes(table):
             if isinstance(node, ast.Dict):
                 for name, value in zip(node.keys, node.values, strict=True):
                     if isinstance(name, ast.Constant) and name.value == key:
-                        found = self._lookup(self._dotted(module, value) or "")
-                        return [] if found is None else [found]
+                        found = [self._lookup(dotted) for dotted in self._dotted(module, value)]
+                        return [place for place in found if place is not None] or [table]
         return []
 
     def _moved(self, package: str, name: str) -> Place | None:
@@ -222,9 +279,11 @@ class Code:
     def _hash(self, place: Place) -> str:
         if place not in self._hashes:
             module = self._owner(place)
-            text = module.compiled.get(place.name) or "".join(
-                self._text(module, s, place.name in module.configs) for s in module.definitions[place.name]
-            )
+            if place.name in module.compiled:
+                text = module.compiled[place.name]
+            else:
+                config = place.name in module.configs
+                text = "".join(self._text(module, s, config) for s in module.definitions[place.name])
             self._hashes[place] = hashlib.sha256(text.encode()).hexdigest()[:8]
         return self._hashes[place]
 
@@ -237,24 +296,32 @@ class Code:
             return f"[{','.join(self._text(module, v) for v in value)}]"
         if not isinstance(value, ast.AST):
             return repr(value)
-        if (dotted := self._dotted(module, value)) is not None:
-            found = self._lookup(dotted)
-            return f"<{dotted if found is None else found.name}>"
+        if meant := self._dotted(module, value):
+            found = ((dotted, self._lookup(dotted)) for dotted in meant)
+            return f"<{'|'.join(dotted if place is None else place.name for dotted, place in found)}>"
         if isinstance(value, ast.Constant):
             return f"{type(value.value).__name__} {value.value!r}"
         parts = []
         for name, part in ast.iter_fields(value):
             if config and name == "body":
-                part = [s for s in part if not isinstance(s, ast.Assign)]
+                part = [statement for statement in part if not getattr(statement, FIELD, False)]
+            if isinstance(value, ast.JoinedStr):  # some versions of Python add empty texts
+                part = [piece for piece in part if getattr(piece, "value", None) != ""]
             if name not in ("ctx", "type_comment", "kind", "type_ignores") and part not in (None, []):
                 parts.append(f"{name}={self._text(module, part)}")
         return f"{type(value).__name__}({','.join(parts)})"
 
 
-def _attributes(node: ast.AST) -> set[str]:
-    """Names of the attributes that a node may access."""
+def _attributes(node: ast.AST) -> set[str] | None:
+    """Names of the attributes that a node may access; None if a name is computed."""
     if isinstance(node, ast.Attribute):
         return {node.attr}
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in LOOKUPS:
-        return {str(a.value) for a in node.args if isinstance(a, ast.Constant)}
-    return set()
+    if not isinstance(node, ast.Call):
+        return set()
+    called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    if called not in LOOKUPS:
+        return set()
+    names = node.args[1:2] if called in ("getattr", "hasattr") else node.args[:1]
+    if not all(isinstance(name, ast.Constant) for name in names):
+        return None
+    return {str(name.value) for name in names if isinstance(name, ast.Constant)}

@@ -130,9 +130,10 @@ def read(path: Path, identity: Mapping[str, Any] | None = None) -> tuple[dict[st
 def _check_identity(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Raises ValueError where a checkpoint is of another method, settings, seed, data or code."""
     before, asked = _flat(found), _flat(expected)
-    other = [key for key in sorted({*before, *asked}) if before.get(key) != asked.get(key)]
+    none = "none"
+    other = [key for key in sorted({*before, *asked}) if before.get(key, none) != asked.get(key, none)]
     if other:
-        pairs = [f"{key} = {before.get(key)}, not {asked.get(key)}" for key in other[:SHOWN]]
+        pairs = [f"{key} = {before.get(key, none)}, not {asked.get(key, none)}" for key in other[:SHOWN]]
         raise ValueError(f"another fit's ({'; '.join(pairs)})")
 
 

@@ -153,14 +153,14 @@ class Method(ABC):
         """
         path = None if self.stage_folder is None else self.stage_folder / f"round-{i:05}.safetensors"
         if path is not None and path.exists():
-            tensors, about = checkpoint.read(path, self.stage_identity)
+            tensors, about = checkpoint.read(path, {**self.stage_identity, "round": i})
             self.borrowed_seconds[i] = about["seconds"]
             return {name: t.to(self.device) for name, t in tensors.items()}, about["losses"]
         begun = time.perf_counter()
         tensors, losses = compute()
         if path is not None:
             seconds = time.perf_counter() - begun
-            about = {"identity": self.stage_identity, "losses": losses, "seconds": seconds}
+            about = {"identity": {**self.stage_identity, "round": i}, "losses": losses, "seconds": seconds}
             checkpoint.write(path, tensors, about)
         return tensors, losses
 

@@ -30,6 +30,8 @@ def tree(tmp_path):
             target = tmp_path / name / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
+        for path in folder.rglob("_*.so"):  # that it was compiled counts, not its bytes
+            (tmp_path / name / path.relative_to(folder)).touch()
     return tmp_path
 
 
@@ -211,3 +213,115 @@ def test_the_preset_s_scale_affects_the_version_of_a_run_but_not_of_its_fit():
         versions.run_definitions(ENTRY, TASK, "smoke"), versions.run_definitions(ENTRY, other, "smoke")
     )
     assert found == ["task: scale"]
+
+
+# What static analysis may miss: sources of a small package, an edit of one, and the name that it changes.
+SMALL = {
+    "an object that is passed in": (
+        {"a": "class C:\n    def f(self):\n        return 1\n\n\ndef fit(c: C):\n    return c.f()\n"},
+        ("a", "return 1", "return 2"), "C.f",
+    ),
+    "a base of ours whose base is external": (
+        {
+            "a": "from p.b import Base\n\n\nclass L(Base):\n    def forward(self, x):\n        return x\n\n\n"
+            "def fit():\n    return L()(1)\n",
+            "b": "from torch import nn\n\n\nclass Base(nn.Module):\n    later = 1\n",
+        },
+        ("a", "return x", "return 2 * x"), "L.forward",
+    ),
+    "a method that is called like a message": (
+        {"a": "class C:\n    def fit(self):\n        self.progress(1)\n\n\ndef fit():\n    C().fit()\n"},
+        ("a", "progress(1)", "progress(2)"), "C.fit",
+    ),
+    "a name that is computed": (
+        {
+            "a": "class C:\n    def _one(self):\n        return 1\n\n    def fit(self, n):\n"
+            '        return getattr(self, f"_{n}")()\n\n\ndef fit(n):\n    return C().fit(n)\n'
+        },
+        ("a", "return 1", "return 2"), "C._one",
+    ),
+    "a module under another name": (
+        {
+            "a": "from p import b\n\nm = b\n\n\ndef fit():\n    return m.f()\n",
+            "b": "def f():\n    return 1\n",
+        },
+        ("b", "return 1", "return 2"), "f",
+    ),
+    "all names of a module": (
+        {"a": "from p.b import *\n\n\ndef fit():\n    return f()\n", "b": "def f():\n    return 1\n"},
+        ("b", "return 1", "return 2"), "f",
+    ),
+    "the first of two imports": (
+        {
+            "a": "try:\n    from p.b import f\nexcept ImportError:\n    from p.c import f\n\n\n"
+            "def fit():\n    return f()\n",
+            "b": "def f():\n    return 1\n", "c": "def f():\n    return 1\n",
+        },
+        ("b", "return 1", "return 2"), "f",
+    ),
+    "a loop that fills a table": (
+        {"a": "T = {}\nfor k in (1, 2):\n    T[k] = k\n\n\ndef fit():\n    return T[1]\n"},
+        ("a", "T[k] = k", "T[k] = 2 * k"), "statements",
+    ),
+    "a module that changes another when it is imported": (
+        {
+            "a": "import p.b\n\n\ndef fit():\n    return 1\n",
+            "b": "import torch\n\ntorch.set_default_dtype(1)\n",
+        },
+        ("b", "dtype(1)", "dtype(2)"), "statements",
+    ),
+    "a function that a decorator registers": (
+        {
+            "a": "T = {}\n\n\ndef put(f):\n    T[1] = f\n    return f\n\n\n@put\ndef g():\n    return 1\n\n\n"
+            "def fit():\n    return T[1]()\n"
+        },
+        ("a", "return 1\n", "return 2\n"), "statements",
+    ),
+    "a constant of a class of settings": (
+        {
+            "a": "from typing import ClassVar\n\n\nclass C:\n    x: int = 1\n    y: ClassVar[int] = 1\n\n\n"
+            "class M:\n    Config = C\n\n\ndef fit():\n    return M().Config.y\n"
+        },
+        ("a", "y: ClassVar[int] = 1", "y: ClassVar[int] = 2"), "C",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SMALL)
+def test_what_is_reached_in_a_roundabout_way_is_seen(tmp_path, what):
+    files, (file, old, new), name = SMALL[what]
+    for module, text in {"__init__": "", **files}.items():
+        path = tmp_path / "p" / f"{module}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    before = Code((), finder(tmp_path)).definitions(["p.a:fit"])
+    path = tmp_path / "p" / f"{file}.py"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    assert name in changes(before, Code((), finder(tmp_path)).definitions(["p.a:fit"]))
+
+
+def made(sizes):
+    return lambda: sizes
+
+
+class Factory:
+    def __init__(self, size):
+        self.size = size
+
+    def build(self):
+        return self.size
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (partial(made, 1), partial(made, 2)),
+        (made([3, 4]), made([5, 4])),
+        (Factory(3).build, Factory(4).build),
+        (partial(made, changes), partial(made, version)),
+    ],
+)
+def test_what_a_network_function_is_bound_to_matters_and_repeats(one, other):
+    found = [versions.fit_definitions(ENTRY, replace(TASK, network=n)) for n in (one, one, other)]
+    assert found[0] == found[1] != found[2]

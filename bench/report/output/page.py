@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from bench.errors import BenchError
 from bench.records import store
 from bench.report.claims import ledger as claims
 from bench.report.claims.paper import FAILS, HOLDS, UNKNOWN
@@ -227,12 +228,20 @@ def _changed(material: Material) -> TextTable:
     for about in material.abouts.values():
         if about["failure"]:
             continue
-        known = store.read_code(material.results, about["code"])
-        since = NOT_STORED if known is None else changed_since(known.definitions, known.roots)
+        since = _since(material.results, about["code"])
         if since:
             counts[since] += 1
     lines = [[Cell(since), Cell(str(count))] for since, count in sorted(counts.items())]
     return TextTable({}, ["changed since", "runs"], lines, lead=1)
+
+
+def _since(results: Path, code: str) -> str:
+    """What has changed since a code version; empty if nothing has."""
+    try:
+        known = store.read_code(results, code)
+    except BenchError as error:
+        return str(error)
+    return NOT_STORED if known is None else changed_since(known.definitions, known.roots)
 
 
 def _short(value: Any) -> str:
