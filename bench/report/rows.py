@@ -98,7 +98,7 @@ def without_configuration(methods: pd.Series) -> pd.Series:
 
 
 def plain(rows: pd.DataFrame, metrics: Sequence[str], evaluation: str | None = None) -> pd.DataFrame:
-    """The rows of these metrics on clean images after training: no attack, trace or quantile."""
+    """The rows of these metrics on clean images after training: no attack, trace, variant or quantile."""
     keep = rows["metric"].isin(metrics) & rows["epoch"].isna() & rows["quantile"].isna()
     keep &= (rows["variant"] == "") & (rows["attack"] == "")
     if evaluation:
@@ -110,8 +110,17 @@ def summarise(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
     """Mean, sd (ddof=1) and 95 % t-interval over seeds of each group of rows.
 
     rows: at least the columns `by`, value, unit and examples; one row per seed and group. Returns the
-    columns `by`, unit, mean, sd, low, high, seeds (their number) and examples.
+    columns `by`, unit, mean, sd, low, high, seeds (their number) and examples. Raises ValueError if a seed
+    has several rows in a group: they are no repetitions.
     """
+    if "seed" in rows and len(twice := rows[rows.duplicated([*by, "seed"], keep=False)]):
+        same = twice[[*by, "seed"]].astype(str)
+        first = twice[(same == same.iloc[0]).all(axis=1)]
+        differing = [c for c in KEY if c not in (*by, "seed") and first[c].astype(str).nunique() > 1]
+        raise ValueError(
+            f"expected one row per seed and group, found {len(first)} that differ in "
+            f"{', '.join(differing) or 'nothing but their value'}; name these columns in `by`"
+        )
     # By index arrays: building a frame for every group would be slow.
     groups = rows.groupby(list(by), dropna=False, sort=False).ngroup().to_numpy()
     order = np.argsort(groups, kind="stable")

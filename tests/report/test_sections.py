@@ -9,11 +9,12 @@ import pytest
 
 from bench import report
 from bench.records import schema, store
+from bench.records.schema import KEY
 from bench.report import sections
 from bench.report.layout.captions import figure_entry
 from bench.report.layout.figures import blank, drawing_style
 from bench.report.layout.tables import Table
-from bench.report.rows import TASK, Material, plain, prepare, summarise
+from bench.report.rows import GROUP, TASK, Material, plain, prepare, summarise
 from bench.system.files import write_atomic
 
 
@@ -87,3 +88,11 @@ def test_no_two_sections_share_a_name_a_table_or_a_kind_of_figure(tmp_path):
         assert len(set(names)) == len(names)
     behind = {table for section in sections.SECTIONS for table in section.FIGURES.values()}
     assert behind <= {table.name for table in tables}
+
+
+def test_rows_that_are_no_repetitions_are_not_averaged():
+    blank = dict.fromkeys((*KEY, *GROUP), "") | {"unit": "1", "examples": 5, "members": 5, "seed": 0}
+    rows = pd.DataFrame([blank | {"variant": v, "value": x} for v, x in (("1", 0.1), ("2", 0.3))])
+    with pytest.raises(ValueError, match="found 2 that differ in variant"):
+        summarise(rows)
+    assert summarise(rows, (*GROUP, "variant"))["seeds"].tolist() == [1, 1]
