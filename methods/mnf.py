@@ -14,12 +14,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.engine import Recorded, Row, Step, Weights
-from bench.settings import Count, CountOrZero, LogSd, Positive, settings
-from bench.training import Loss, Method, Minibatches, Split, Streams, adam, annealed, means, minimise
+from bench.training import (
+    Count,
+    CountOrZero,
+    LogSd,
+    Loss,
+    Method,
+    Minibatches,
+    Positive,
+    Recorded,
+    Row,
+    Split,
+    Step,
+    Streams,
+    Weights,
+    adam,
+    annealed,
+    means,
+    minimise,
+    settings,
+)
 
-# Variance of the output of a layer without bias: keeps the square root's gradient finite at zero.
-TINY = 1e-12
+TINY = 1e-12  # variance of a layer without bias: keeps the square root's gradient finite at zero
 # By tensor, `weight` and `bias`: means given S samples of z, [S, *shape], and log sd, [*shape].
 Posteriors = dict[str, tuple[Tensor, Tensor]]
 
@@ -68,14 +84,12 @@ class MNF(Method):
         c = self.config
         self.rng, self.loss, self.examples = rng, loss, len(train)
         with rng.initialise():
-            self.layers = {s.name: _layer(s.module, c) for s in self.engine.known_steps() if s.has_weights}
-        held = nn.ModuleList(self.layers.values())
-        self.keep("layers", held)
-        self.optimiser = adam(held.parameters(), c.lr)
-        self.keep("optimiser", self.optimiser)
+            steps = [step for step in self.engine.known_steps() if step.has_weights]
+            self.layers = {step.name: LAYERS[step.kind](step.module, c) for step in steps}
+        held = self.keep("layers", nn.ModuleList(self.layers.values()))
+        self.optimiser = self.keep("optimiser", adam(held.parameters(), c.lr))
         self.batches = Minibatches(train, c.batch)
-        # On the device: a step needs a normal number per activation, two million on MNIST.
-        self.noise = torch.Generator(self.device)
+        self.noise = torch.Generator(self.device)  # a step needs two million normal numbers on MNIST
         self.recorded = Recorded(self.device, [self.noise])
 
     def rounds(self) -> int:
@@ -152,8 +166,7 @@ class MaskedStep(nn.Module):
         for part in (self.enter, self.leave):
             nn.init.normal_(part.weight, std=math.sqrt(4 / (width + hidden)))
             nn.init.zeros_(part.bias)
-        with torch.no_grad():
-            self.leave.bias[width:] = -2.0
+        self.leave.bias.data[width:] = -2.0
 
     def forward(self, z: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         mu, closing = self.leave(torch.tanh(self.enter(mask * z))).chunk(2, -1)
@@ -235,9 +248,8 @@ class MNFLayer(nn.Module, ABC):
         self.q_flow = Flow(width, c.hidden, c.flows_q)
         self.r_flow = Flow(width, 2 * c.hidden, c.flows_r)
         # r's c, b1 and b2: c projects W to a hidden unit, of which b1 and b2 make mean and precision.
-        self.r_project, self.r_mean, self.r_log_precision = (
-            nn.Parameter(around * torch.randn(width)) for _ in range(3)
-        )
+        vectors = [nn.Parameter(around * torch.randn(width)) for _ in range(3)]
+        self.r_project, self.r_mean, self.r_log_precision = vectors
 
     def sample_z(self, count: int, noise: torch.Generator) -> tuple[Tensor, Tensor]:
         """`count` samples of q(z), [count, d], and the flow's log |det| of each."""
@@ -264,8 +276,7 @@ class MNFLayer(nn.Module, ABC):
         given = self.posteriors(z)
         weights = torch.stack([normal_kl(mean, log_sd) for mean, log_sd in given.values()]).sum()
         log_q = -(0.5 * math.log(2 * math.pi) + 0.5 + self.z_log_sd).sum() - log_det
-        hidden = self.hidden_unit(given, noise)
-        return weights + log_q - self.log_r(z, hidden, self.r_flow.masks(1, noise))
+        return weights + log_q - self.log_r(z, self.hidden_unit(given, noise), self.r_flow.masks(1, noise))
 
     def log_r(self, z: Tensor, hidden: Tensor, masks: Tensor) -> Tensor:
         """log r(z | W) for one z [1, d], W known through r's hidden unit: a scalar.
@@ -321,7 +332,6 @@ class MNFConvolution(MNFLayer):
 
     def __init__(self, module: nn.Conv2d, config: MNFConfig) -> None:
         super().__init__(module, module.out_channels, config)
-        assert not isinstance(module.padding, str)  # Engine.steps knows no such layer
         self.kernel, self.stride = module.kernel_size, module.stride
         self.padding, self.dilation = module.padding, module.dilation
 
@@ -337,8 +347,7 @@ class MNFConvolution(MNFLayer):
         return given
 
     def hidden_unit(self, given: Posteriors, noise: torch.Generator) -> Tensor:
-        # [C kh kw, O]: c projects along the axis that z scales.
-        mean, log_sd = (t.flatten(-3).transpose(-1, -2) for t in given["weight"])
+        mean, log_sd = (t.flatten(-3).transpose(-1, -2) for t in given["weight"])  # [C kh kw, O]
         hidden = projected(mean[0], log_sd, self.r_project, noise).mean()
         if "bias" in given:
             mean, log_sd = given["bias"]
@@ -370,19 +379,12 @@ class MNFConvolution(MNFLayer):
         return out.permute(0, 2, 3, 1)
 
 
-def _layer(module: nn.Module, config: MNFConfig) -> MNFLayer:
-    if isinstance(module, nn.Conv2d):
-        return MNFConvolution(module, config)
-    assert isinstance(module, nn.Linear)  # Engine.steps has no other layer with weights
-    return MNFLinear(module, config)
+LAYERS: dict[str, Callable[..., MNFLayer]] = {"conv": MNFConvolution, "linear": MNFLinear}  # by kind of step
 
 
 def initial_sd(shape: torch.Size) -> float:
     """Standard deviation of initial means: sqrt(4 / (fan_in + fan_out)), code's `randmat`."""
-    if len(shape) == 2:
-        return math.sqrt(4 / sum(shape))
-    out, channels, height, width = shape
-    return math.sqrt(4 / (width * channels * out + height))
+    return math.sqrt(4 / (sum(shape) if len(shape) == 2 else shape[3] * shape[1] * shape[0] + shape[2]))
 
 
 def normal_kl(mean: Tensor, log_sd: Tensor) -> Tensor:
