@@ -43,13 +43,18 @@ def loss_place(task: Task) -> str:
 
 def network_roots(network: Callable[..., Any]) -> tuple[str, ...]:
     """The definitions of the function that makes a task's network and of what it is bound to."""
-    found = [place_of(network)]
-    for value in _bound(network):
+    found: dict[str, None] = {}
+    left, seen = [network], set()
+    while left:
+        value = left.pop()
+        if id(value) in seen:  # a function may be bound to itself
+            continue
+        seen.add(id(value))
         if callable(value):
-            found += network_roots(value)
-        elif hasattr(value, "__dict__"):
-            found.append(place_of(value))
-    return tuple(dict.fromkeys(found))
+            left += _bound(value)
+        if callable(value) or hasattr(value, "__dict__"):
+            found[place_of(value)] = None
+    return tuple(found)
 
 
 def _bound(function: Any) -> Iterator[Any]:
@@ -69,23 +74,32 @@ def _bound(function: Any) -> Iterator[Any]:
 
 def _arguments(network: Callable[..., Any]) -> dict[str, str]:
     """Values that a function which makes a network is bound to."""
-    values = [_plain(value) for value in _bound(network)]
+    values = [_plain(value, (id(network),)) for value in _bound(network)]
     return {"task: network": digest(values)[:8]} if values else {}
 
 
-def _plain(value: Any) -> Any:
-    """A value as JSON: functions and classes by name, other objects by their class and attributes."""
+def _plain(value: Any, inside: tuple[int, ...]) -> Any:
+    """A value as JSON: functions and classes by name, other objects by their class and attributes.
+
+    inside: identities of the values that this one is part of, which are not entered again.
+    """
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(part) for part in value]
+    if id(value) in inside:
+        return "itself"
+    inside = (*inside, id(value))
+    if isinstance(value, set | frozenset):  # whose order differs from process to process
+        return sorted((_plain(part, inside) for part in value), key=repr)
+    if isinstance(value, list | tuple):
+        return [_plain(part, inside) for part in value]
     if isinstance(value, dict):
-        return [[str(key), _plain(part)] for key, part in value.items()]
+        return [[str(key), _plain(part, inside)] for key, part in value.items()]
     if isinstance(value, type):
         return value.__qualname__
     if callable(value):
-        return [getattr(value, "__qualname__", type(value).__qualname__), *map(_plain, _bound(value))]
-    return [type(value).__qualname__, _plain(getattr(value, "__dict__", {}))]
+        name = getattr(value, "__qualname__", type(value).__qualname__)
+        return [name, *(_plain(part, inside) for part in _bound(value))]
+    return [type(value).__qualname__, _plain(getattr(value, "__dict__", {}), inside)]
 
 
 def _set(value: Any) -> Any:

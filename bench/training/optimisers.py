@@ -104,10 +104,6 @@ class Independent:
             for name, value in first(m).items():
                 self.weights[name].detach()[m] = value
 
-    def minimise(self, losses: Tensor, step: int) -> None:
-        """One step of every network, the `step`-th of the fit, on losses [M]."""
-        self.descend(losses, self.rate(step))
-
     def rate(self, step: int) -> float:
         """The learning rate of a step of the fit."""
         return annealed(self.lr, step, self.steps)

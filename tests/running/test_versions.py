@@ -305,6 +305,13 @@ def made(sizes):
     return lambda: sizes
 
 
+def itself(size):
+    def build(deeper=False):
+        return build(True) if not deeper else size
+
+    return build
+
+
 class Factory:
     def __init__(self, size):
         self.size = size
@@ -320,6 +327,8 @@ class Factory:
         (made([3, 4]), made([5, 4])),
         (Factory(3).build, Factory(4).build),
         (partial(made, changes), partial(made, version)),
+        (made({"a", "b"}), made({"a", "c"})),
+        (itself(3), itself(4)),
     ],
 )
 def test_what_a_network_function_is_bound_to_matters_and_repeats(one, other):
