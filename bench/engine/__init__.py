@@ -2,6 +2,7 @@
 
 from bench.engine.engine import Engine, Loss
 from bench.engine.memberloop import MemberLoop, apply
+from bench.engine.parallel import single_threaded
 from bench.engine.precision import float32
 from bench.engine.recording import Recorded, Row
 from bench.engine.shortage import shortage
@@ -23,4 +24,5 @@ __all__ = [
     "apply",
     "float32",
     "shortage",
+    "single_threaded",
 ]

@@ -21,8 +21,9 @@ from bench.networks import shapes
 # Images a CPU walk takes at once: what the MNIST network's first layer leaves of them, 18 KiB an image,
 # stays in cache. Measured on two cores: fewer leave the cores waiting between operations.
 IMAGES_CPU = 100
-# Slices of members a core takes one after the other, so that none idles for long at the end.
-SLICES_PER_CORE = 4
+# Members that a core takes at once: few, so that none idles for long at the end. Never by the number of cores:
+# gradients are added slice by slice.
+SLICE_CPU, SLICES_CPU = 8, 16
 # Graphs of members are kept up to this size together on a CPU; those of further members are made again. It
 # admits 614 networks x 100 MNIST images; the process grows by 3.6 times as much (measured).
 GRAPH_BYTES = 300 * 2**20
@@ -189,14 +190,13 @@ class Engine:
     ) -> list[T]:
         """The results of `call` for slices of these members, in order.
 
-        On a CPU slices run side by side, of `size` members or so that every core has a few; on a GPU
+        On a CPU slices run side by side, of `size` members or a few; on a GPU
         one after the other, of as many members as fit.
         """
         total, end = len(members), members.stop
         if x.device.type == "cpu":
             concurrent = self.way(x.device).concurrent
-            cores = torch.get_num_threads() if concurrent else 1
-            size = size or max(1, -(-total // (SLICES_PER_CORE * cores)))
+            size = size or min(SLICE_CPU, max(1, total // SLICES_CPU))
             slices = [slice(m, min(m + size, end)) for m in range(members.start, end, size)]
             return parallel.each(call, slices) if concurrent else [call(part) for part in slices]
         fit = CALL_BYTES_GPU // max(1, self.image_bytes(x[0]) * x.shape[0])

@@ -17,8 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from bench.engine import parallel
-
 _TYPES = {torch.float32: "float32", torch.float64: "float64"}
 # What `kernels.cpp` is compiled for: sides of the kernel, channels of the images, and channels of the
 # output in two vectors of eight numbers.
@@ -110,12 +108,6 @@ def _call(name: str, like: Tensor, shape: _Shape, *arguments: Any) -> None:
     _functions()[name, like.dtype](shape, *values)
 
 
-def _slices(batch: int) -> list[slice]:
-    """The images that each core takes; one slice where members already run side by side."""
-    size = -(-batch // torch.get_num_threads())
-    return [slice(b, min(b + size, batch)) for b in range(0, batch, size)]
-
-
 def _channels_last(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return torch.empty(
         shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last
@@ -131,13 +123,8 @@ class _PooledConvolution(torch.autograd.Function):
         out = _channels_last(pooled_shape, x)
         winner = _channels_last(pooled_shape, x, torch.uint8) if any(ctx.needs_input_grad) else None
 
-        def call(images: slice) -> None:
-            part = x[images]
-            shape = _Shape(len(part), channels, height, width, outputs)
-            codes = None if winner is None else winner[images]
-            _call("conv_forward", x, shape, side, part, weight, bias, slope, out[images], codes)
-
-        parallel.each(call, _slices(batch))
+        shape = _Shape(batch, channels, height, width, outputs)
+        _call("conv_forward", x, shape, side, x, weight, bias, slope, out, winner)
         if winner is not None:
             # Images are read for the weight's gradient, the weight for theirs.
             images = x if ctx.needs_input_grad[1] else None
@@ -152,27 +139,17 @@ class _PooledConvolution(torch.autograd.Function):
         upstream = upstream.contiguous(memory_format=torch.channels_last)
         (batch, channels, height, width), size = ctx.sizes
         outputs, side = size[0], size[2]
-        of_x = None if weight is None else upstream.new_empty((batch, channels, height, width))
-
-        def call(images: slice) -> tuple[Tensor, Tensor | None] | None:
-            part, codes = upstream[images], winner[images]
-            shape = _Shape(len(part), channels, height, width, outputs)
-            if of_x is not None:
-                to = of_x[images]
-                _call("conv_backward_images", part, shape, side, weight, ctx.slope, codes, part, to)
-            if x is None:
-                return None
+        shape = _Shape(batch, channels, height, width, outputs)
+        of_x = of_weight = of_bias = None
+        if weight is not None:
+            of_x = upstream.new_empty((batch, channels, height, width))
+            _call("conv_backward_images", upstream, shape, side, weight, ctx.slope, winner, upstream, of_x)
+        if x is not None:
             of_weight = upstream.new_empty(size)
             of_bias = upstream.new_empty(outputs) if ctx.biased else None
-            own = (x[images], ctx.slope, codes, part, of_weight, of_bias)
-            _call("conv_backward_weight", part, shape, side, *own)
-            return of_weight, of_bias
-
-        parts = parallel.each(call, _slices(batch))
-        if x is None:
-            return of_x, None, None, None
-        weights, biases = zip(*(part for part in parts if part is not None), strict=True)
-        return of_x, sum(weights[1:], weights[0]), sum(biases[1:], biases[0]) if ctx.biased else None, None
+            own = (x, ctx.slope, winner, upstream, of_weight, of_bias)
+            _call("conv_backward_weight", upstream, shape, side, *own)
+        return of_x, of_weight, of_bias, None
 
 
 class _Pooled(torch.autograd.Function):

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bench import training
-from bench.engine import float32
+from bench.engine import float32, single_threaded
 from bench.errors import BenchError, unknown
 from bench.evaluations import DRAWS, EVALUATIONS, Result, Subject
 from bench.records import schema, store
@@ -53,7 +53,7 @@ def _draws(method: Method, sizes: tuple[int, ...], evaluations: tuple[str, ...],
 
 def run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: Reporter) -> Path:
     """Compute a cell and write its files; returns the path of the rows."""
-    with float32(tf32=False):  # training may enable TF32 for its rounds
+    with single_threaded(), float32(tf32=False):  # training may enable TF32 for its rounds
         return _run(cell, data, results, device, reporter)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench.engine import Loss, float32, memory
+from bench.engine import Loss, float32, memory, single_threaded
 from bench.errors import BenchError
 from bench.metrics import diversity
 from bench.records.schema import row
@@ -70,7 +70,7 @@ def fit(method: Method, train: Split, val: Split, settings: FitSettings) -> Fit:
     Raises BenchError where a loss is no longer a number, where the checkpoint is another fit's, and where
     memory does not suffice: before training for what `start` makes, gradients and optimisers included.
     """
-    with limits.explained(type(method).__name__, method.config):
+    with limits.explained(type(method).__name__, method.config), single_threaded():
         return _fit(method, train, val, settings)
 
 
