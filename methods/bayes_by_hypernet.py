@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bench.training import (
+    BlockLinear,
     Count,
     CountOrZero,
     Loss,
@@ -196,9 +197,9 @@ class Hypernetwork(nn.Module):
         layers: list[nn.Module] = []
         inputs = noise + slices
         for width in widths:
-            layers += [nn.Linear(inputs, width), nn.LeakyReLU(LEAKY_SLOPE)]
+            layers += [BlockLinear(inputs, width), nn.LeakyReLU(LEAKY_SLOPE)]
             inputs = width
-        self.layers = nn.Sequential(*layers, nn.Linear(inputs, shape.numel() // slices))
+        self.layers = nn.Sequential(*layers, BlockLinear(inputs, shape.numel() // slices))
         for layer in self.layers:
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
@@ -207,7 +208,8 @@ class Hypernetwork(nn.Module):
     def forward(self, noise: Tensor) -> Tensor:
         count, slices = len(noise), len(self.names)
         named = [noise.unsqueeze(1).expand(-1, slices, -1), self.names.expand(count, -1, -1)]
-        return self.centre + (self.scale * self.layers(torch.cat(named, -1))).view(count, *self.shape)
+        made = self.layers(torch.cat(named, -1).flatten(0, 1))
+        return self.centre + (self.scale * made).view(count, *self.shape)
 
 
 def neighbour_kl(q: Tensor, p: Tensor) -> Tensor:

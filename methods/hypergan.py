@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from bench.training import (
+    BlockLinear,
     Count,
     Loss,
     Method,
@@ -124,8 +125,8 @@ class HyperGAN(Method):
         hidden = self.config.hidden
         layers: list[nn.Module] = []
         for width in (inputs, hidden):
-            layers += [nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ELU(self.config.alpha)]
-        return nn.Sequential(*layers, nn.Linear(hidden, outputs))
+            layers += [BlockLinear(width, hidden), nn.BatchNorm1d(hidden), nn.ELU(self.config.alpha)]
+        return nn.Sequential(*layers, BlockLinear(hidden, outputs))
 
     def rounds(self) -> int:
         return self.config.epochs

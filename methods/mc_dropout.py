@@ -5,7 +5,7 @@ Source: Gal & Ghahramani 2016, "Dropout as a Bayesian Approximation".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from bench.training import (
     means,
     minimise,
     settings,
+    summed,
 )
 
 
@@ -72,15 +73,15 @@ class MCDropout(Method):
         self.optimiser = adam(holder.parameters(), c.lr, weight_decay=c.weight_decay)
         self.keep("optimiser", self.optimiser)
         self.batches = Minibatches(train, c.batch)
-        self.masks = torch.Generator(self.device)  # there, so that a step can be recorded
-        self.recorded = Recorded(self.device, [self.masks])
+        self.noise = torch.Generator(self.device)  # there, so that a step can be recorded
+        self.recorded = Recorded(self.device, [self.noise])
 
     def rounds(self) -> int:
         return self.config.epochs
 
     def round(self, i: int) -> dict[str, float]:
         """One epoch, a fresh mask for every image of every step."""
-        self.masks.manual_seed(self.rng("masks", i).initial_seed())
+        self.noise.manual_seed(self.rng("masks", i).initial_seed())
         (loss,) = means(self.recorded.run(self._step, self._rows(i)).double())
         return {"loss": loss}
 
@@ -92,21 +93,32 @@ class MCDropout(Method):
 
     def _step(self, row: Row) -> tuple[Tensor]:
         x, y = self.batches.read(row)
-        loss = self.loss(self.logits(x, self.masks)[None], y).mean()
+        masks = self.masks(len(x), self.noise)
+
+        def piece(images: slice) -> tuple[Tensor, tuple[()]]:
+            part = {layer: mask[images] for layer, mask in masks.items()}
+            share = (images.stop - images.start) / len(x)
+            return self.loss(self.logits(x[images], part)[None], y[images]).mean() * share, ()
+
+        loss, _ = summed(piece, self.engine.blocks(x), list(self.weights.values()))
         minimise(self.optimiser, loss, row["lr"])
         return (loss,)
 
-    def logits(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """Logits [B, K] of images x [B, ...], each under its own mask."""
-        masked = self._masked()
+    def logits(self, x: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
+        """Logits [B, K] of images x [B, ...], each under its own mask: [B, inputs] by layer."""
 
         def drop(step: Step, weights: Weights, h: Tensor) -> Tensor | None:
-            if step.name not in masked:
+            if step.name not in masks:
                 return None
-            scale = self._mask(h.shape[:2], rng)
-            return apply(step, weights, h * scale.view(*h.shape[:2], *[1] * (h.dim() - 2)))
+            scale = masks[step.name]
+            return apply(step, weights, h * scale.view(*scale.shape, *[1] * (h.dim() - 2)))
 
         return self.engine.single(self.weights, x, drop)
+
+    def masks(self, images: int, rng: torch.Generator) -> dict[str, Tensor]:
+        """A mask for each image, [B, inputs] by layer."""
+        inputs = {layer: self.weights[f"{layer}.weight"].shape[1] for layer in self._masked()}
+        return {layer: self._mask(torch.Size([images, count]), rng) for layer, count in inputs.items()}
 
     def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
         drawn = {name: w.detach().expand(len(rngs), *w.shape) for name, w in self.weights.items()}

@@ -25,14 +25,14 @@ from bench.training import (
     Recorded,
     Row,
     Split,
-    Step,
     Streams,
-    Weights,
     adam,
     annealed,
     means,
     minimise,
+    normal_kl,
     settings,
+    summed,
 )
 
 TINY = 1e-12  # variance of a layer without bias: keeps the square root's gradient finite at zero
@@ -66,15 +66,15 @@ class MNF(Method):
 
         mean loss + (1/N) sum_layers E_q(z)[KL(q(W | z) || p(W)) + log q(z) - log r(z | W)]
 
-    by local reparameterisation with one z per image (`MNFLinear`, `MNFConvolution`). With `mse` as
-    loss that is a Gaussian likelihood of variance 1/2. A drawn network keeps one z a layer and one
-    eps a weight for all images. Sigma is clipped at `max_sd` in training and in drawing, while the
-    divergence sees it unclipped, as in the code. Source: paper and code.
+    by local reparameterisation with one z per image (`MNFLinear`, `MNFConvolution`). With `mse` as loss
+    that is a Gaussian likelihood of variance 1/2. A drawn network keeps one z a layer and one eps a weight
+    for all images. Sigma is clipped at `max_sd` in training and in drawing, while the divergence sees it
+    unclipped, as in the code. Source: paper and code.
 
-    Differs from the paper, as the code does: r's hidden unit is linear in convolutions. Differs from
-    the code: an epoch is a permutation of the images instead of draws with replacement; the learning
-    rate falls by a cosine; biases learn a log sd instead of a log variance; prediction is by drawn
-    networks, where the code's test draws z and the noise of every activation anew for each image.
+    Differs from the paper, as the code does: r's hidden unit is linear in convolutions. Differs from the
+    code: an epoch is a permutation of the images instead of draws with replacement; the learning rate falls
+    by a cosine; biases learn a log sd instead of a log variance; prediction is by drawn networks, where the
+    code's test draws z and the noise of every activation anew for each image.
     """
 
     Config = MNFConfig
@@ -86,22 +86,25 @@ class MNF(Method):
         with rng.initialise():
             steps = [step for step in self.engine.known_steps() if step.has_weights]
             self.layers = {step.name: LAYERS[step.kind](step.module, c) for step in steps}
-        held = self.keep("layers", nn.ModuleList(self.layers.values()))
-        self.optimiser = self.keep("optimiser", adam(held.parameters(), c.lr))
+        self.parameters = list(self.keep("layers", nn.ModuleList(self.layers.values())).parameters())
+        self.optimiser = self.keep("optimiser", adam(self.parameters, c.lr))
         self.batches = Minibatches(train, c.batch)
-        self.noise = torch.Generator(self.device)  # a step needs two million normal numbers on MNIST
-        self.recorded = Recorded(self.device, [self.noise])
+        self.blocks = self.engine.blocks(train.images[: self.batches.batch])
+        self.noise = [
+            torch.Generator(self.device) for _ in self.blocks
+        ]  # two million numbers a step on MNIST
+        self.recorded = Recorded(self.device, self.noise)
 
     def rounds(self) -> int:
         return self.config.epochs
 
     def round(self, i: int) -> dict[str, float]:
         """One epoch: means over its steps of loss, divergence by N at full weight, and |z|."""
-        self.noise.manual_seed(self.rng("noise", i).initial_seed())
-        losses, kls, *z_abs = self.recorded.run(self._step, self._rows(i)).unbind(1)
-        z_mean = sum((z / len(self.layers) for z in z_abs), torch.zeros_like(losses))
-        loss, kl, z_abs_mean = means(torch.stack([losses, kls / self.examples, z_mean], 1))
-        return {"loss": loss, "kl_nats_per_example": kl, "z_abs_mean": z_abs_mean}
+        for block, noise in enumerate(self.noise):
+            noise.manual_seed(self.rng("noise", i, block).initial_seed())
+        loss, kl, *z_abs = means(self.recorded.run(self._step, self._rows(i)))
+        kl = kl / self.examples
+        return {"loss": loss, "kl_nats_per_example": kl, "z_abs_mean": sum(z_abs) / len(z_abs)}
 
     def _rows(self, i: int) -> Iterator[Row]:
         """Images, rates and the divergence's weights of the steps of epoch i."""
@@ -110,31 +113,39 @@ class MNF(Method):
             yield {**row, "lr": annealed(c.lr, step, c.epochs * steps), "kl_weight": self.kl_weight(step)}
 
     def _step(self, row: Row) -> list[Tensor]:
-        loss, kl, z_abs = self.terms(*self.batches.read(row), self.noise)
-        minimise(self.optimiser, loss + row["kl_weight"] * kl, row["lr"])
-        return [loss, kl, *z_abs]
+        x, y = self.batches.read(row)
+
+        def piece(block: int) -> tuple[Tensor, list[Tensor]]:
+            images = self.blocks[block]
+            loss, kl, *z_abs = self.terms(x[images], y[images], self.noise[block], divergence=block == 0)
+            loss, *z_abs = (n * (images.stop - images.start) / len(x) for n in (loss, *z_abs))
+            return loss + row["kl_weight"] * kl, [loss, kl, *z_abs]
+
+        loss, reported = summed(piece, range(len(self.blocks)), self.parameters)
+        minimise(self.optimiser, loss, row["lr"])
+        return reported
 
     def kl_weight(self, step: int) -> float:
         """What the divergence is multiplied by at a step: 1/N, less while it is annealed."""
         rise = self.config.anneal_kl * len(self.batches)
         return (min(1.0, step / rise) if rise else 1.0) / self.examples
 
-    def terms(self, x: Tensor, y: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Mean loss on a batch, divergence of all layers in nats, and mean |z| of each: scalars."""
+    def terms(self, x: Tensor, y: Tensor, noise: torch.Generator, divergence: bool = True) -> list[Tensor]:
+        """Mean loss on images, divergence of all layers in nats if asked for, mean |z| of each: scalars."""
         scales: dict[str, Tensor] = {}
-        kls, z_abs = [], []
+        kl, z_abs = x.new_zeros(()), []
         for name, layer in self.layers.items():
             # One z for each image and one, the last, for the divergence, in one pass of the flow.
-            z, log_det = layer.sample_z(len(x) + 1, noise)
-            scales[name] = z[:-1]
-            kls.append(layer.kl(z[-1:], log_det[-1], noise))
+            z, log_det = layer.sample_z(len(x) + divergence, noise)
+            scales[name] = z[: len(x)]
+            if divergence:
+                kl = kl + layer.kl(z[-1:], log_det[-1], noise)
             z_abs.append(z.detach().abs().mean())
 
-        def operation(step: Step, z: Weights, h: Tensor) -> Tensor:
-            return self.layers[step.name](h, z[step.name], noise)
-
-        logits = self.engine.single(scales, x, operation)
-        return self.loss(logits.unsqueeze(0), y).mean(), sum(kls[1:], kls[0]), z_abs
+        logits = self.engine.single(
+            scales, x, lambda step, z, h: self.layers[step.name](h, z[step.name], noise)
+        )
+        return [self.loss(logits.unsqueeze(0), y).mean(), kl, *z_abs]
 
     @torch.no_grad()
     def draw(self, rngs: Sequence[torch.Generator]) -> dict[str, Tensor]:
@@ -154,9 +165,9 @@ class MNF(Method):
 class MaskedStep(nn.Module):
     """A step of RealNVP with the mask given: entries under it stay, the others move towards mu.
 
-    h = tanh(A (m z) + a), mu = B h + b, g = sigmoid(C h + c), z' = m z + (1 - m)(g z + (1 - g) mu);
-    log |det dz'/dz| = sum (1 - m) log g, for masks m of zeros and ones. z, m: [S, d] -> [S, d], [S].
-    Source: code (`MaskedNVPFlow`) with its start: g = sigmoid(2) but for C.
+    h = tanh(A (m z) + a), mu = B h + b, g = sigmoid(C h + c), z' = m z + (1 - m)(g z + (1 - g) mu); masks m
+    of zeros and ones; log |det dz'/dz| = sum (1 - m) log g. z, m: [S, d] -> [S, d], [S]. Source: code
+    (`MaskedNVPFlow`) with its start: g = sigmoid(2) but for C.
     """
 
     def __init__(self, width: int, hidden: int) -> None:
@@ -248,7 +259,7 @@ class MNFLayer(nn.Module, ABC):
         self.q_flow = Flow(width, c.hidden, c.flows_q)
         self.r_flow = Flow(width, 2 * c.hidden, c.flows_r)
         # r's c, b1 and b2: c projects W to a hidden unit, of which b1 and b2 make mean and precision.
-        vectors = [nn.Parameter(around * torch.randn(width)) for _ in range(3)]
+        vectors = (nn.Parameter(around * torch.randn(width)) for _ in range(3))
         self.r_project, self.r_mean, self.r_log_precision = vectors
 
     def sample_z(self, count: int, noise: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -350,8 +361,7 @@ class MNFConvolution(MNFLayer):
         mean, log_sd = (t.flatten(-3).transpose(-1, -2) for t in given["weight"])  # [C kh kw, O]
         hidden = projected(mean[0], log_sd, self.r_project, noise).mean()
         if "bias" in given:
-            mean, log_sd = given["bias"]
-            hidden = hidden + projected(mean, log_sd, self.r_project, noise).squeeze(0)
+            hidden = hidden + projected(*given["bias"], self.r_project, noise).squeeze(0)
         return hidden
 
     def _moments(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
@@ -375,8 +385,7 @@ class MNFConvolution(MNFLayer):
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         weight = weight.contiguous(memory_format=torch.channels_last)
-        out = F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation)
-        return out.permute(0, 2, 3, 1)
+        return F.conv2d(x, weight, bias, self.stride, self.padding, self.dilation).permute(0, 2, 3, 1)
 
 
 LAYERS: dict[str, Callable[..., MNFLayer]] = {"conv": MNFConvolution, "linear": MNFLinear}  # by kind of step
@@ -385,11 +394,6 @@ LAYERS: dict[str, Callable[..., MNFLayer]] = {"conv": MNFConvolution, "linear": 
 def initial_sd(shape: torch.Size) -> float:
     """Standard deviation of initial means: sqrt(4 / (fan_in + fan_out)), code's `randmat`."""
     return math.sqrt(4 / (sum(shape) if len(shape) == 2 else shape[3] * shape[1] * shape[0] + shape[2]))
-
-
-def normal_kl(mean: Tensor, log_sd: Tensor) -> Tensor:
-    """KL(N(mean, sd^2) || N(0, 1)) in nats, summed over all numbers."""
-    return (0.5 * ((2 * log_sd).exp() + mean.square() - 1) - log_sd).sum()
 
 
 def projected(mean: Tensor, log_sd: Tensor, c: Tensor, noise: torch.Generator) -> Tensor:

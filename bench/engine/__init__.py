@@ -1,8 +1,11 @@
 """How stacked networks are evaluated: fast, in bounded memory, by the way that suits the device."""
 
-from bench.engine.engine import Engine, Loss
+from bench.engine.engine import Engine
+from bench.engine.gradients import Loss
+from bench.engine.linear import BlockLinear
 from bench.engine.memberloop import MemberLoop, apply
 from bench.engine.parallel import single_threaded
+from bench.engine.pieces import summed
 from bench.engine.precision import float32
 from bench.engine.recording import Recorded, Row
 from bench.engine.shortage import shortage
@@ -11,6 +14,7 @@ from bench.engine.ways import Batched, LayerOperation, Vmap, Way, Weights
 
 __all__ = [
     "Batched",
+    "BlockLinear",
     "Engine",
     "LayerOperation",
     "Loss",
@@ -25,4 +29,5 @@ __all__ = [
     "float32",
     "shortage",
     "single_threaded",
+    "summed",
 ]

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from bench.engine import parallel, steps
+from bench.engine.gradients import InputGradient, Loss, Losses
 from bench.engine.memberloop import MemberLoop
+from bench.engine.pieces import LARGEST_SLICE, PIECES, image_blocks, member_slices
 from bench.engine.shortage import free_bytes, shortage
 from bench.engine.steps import Step
-from bench.engine.ways import Batched, Entered, LayerOperation, Vmap, Way, Weights
+from bench.engine.ways import Batched, LayerOperation, Vmap, Way, Weights, count_of, members_of
 from bench.networks import shapes
 
 # Images a CPU walk takes at once: what the MNIST network's first layer leaves of them, 18 KiB an image,
-# stays in cache. Measured on two cores: fewer leave the cores waiting between operations.
+# stays in cache. Measured: fewer spend more of their time on calls.
 IMAGES_CPU = 100
-# Members that a core takes at once: few, so that none idles for long at the end. Never by the number of cores:
-# gradients are added slice by slice.
-SLICE_CPU, SLICES_CPU = 8, 16
 # Graphs of members are kept up to this size together on a CPU; those of further members are made again. It
 # admits 614 networks x 100 MNIST images; the process grows by 3.6 times as much (measured).
 GRAPH_BYTES = 300 * 2**20
@@ -33,7 +29,6 @@ GRAPH_SHARE_GPU = 0.5
 CALL_BYTES_GPU = 2 * 2**30
 
 T = TypeVar("T")
-Loss = Callable[[Tensor, Tensor], Tensor]  # logits [M, B, K], labels [B] or [M, B] -> [M]
 
 
 class Engine:
@@ -74,11 +69,11 @@ class Engine:
         if torch.is_grad_enabled() and x.requires_grad:
             kept = self.kept(weights, x)
             try:
-                return _InputGradient.apply(self, dict(weights), x, kept)
+                return InputGradient.apply(self, dict(weights), x, kept)
             except RuntimeError as error:
                 if kept == 0 or not shortage(error):
                     raise
-            return _InputGradient.apply(self, dict(weights), x, 0)
+            return InputGradient.apply(self, dict(weights), x, 0)
         with torch.no_grad():
             return self._run(weights, x)
 
@@ -94,7 +89,7 @@ class Engine:
             raise ValueError("expected own images [M, B, ...] for a gradient, found shared ones; use logits")
         self.check(weights, x[0] if own else x)
         names = list(weights)
-        return _Losses.apply(self, names, x, y, loss, own, *(weights[n] for n in names))
+        return Losses.apply(self, names, x, y, loss, own, *(weights[n] for n in names))
 
     def single(self, weights: Weights, x: Tensor, operation: LayerOperation) -> Tensor:
         """One network's logits [B, K] where layers with weights do `operation`; differentiable.
@@ -120,7 +115,7 @@ class Engine:
         strange = sorted(set(weights) ^ set(self.shapes))
         if strange:
             raise ValueError(f"expected weights named {list(self.shapes)}, found another set: {strange}")
-        members = _count(weights)
+        members = count_of(weights)
         for name, shape in self.shapes.items():
             found = weights[name]
             if found.shape != (members, *shape):
@@ -161,7 +156,7 @@ class Engine:
         if size is None:
             on_cpu = x.device.type == "cpu"
             size = GRAPH_BYTES if on_cpu else int(GRAPH_SHARE_GPU * free_bytes(x.device))
-        return min(_count(weights), size // max(1, self.image_bytes(x[0]) * x.shape[0]))
+        return min(count_of(weights), size // max(1, self.image_bytes(x[0]) * x.shape[0]))
 
     def _run(self, weights: Weights, x: Tensor) -> Tensor:
         """Logits in chunks: of images, and for each of them of members."""
@@ -170,37 +165,68 @@ class Engine:
 
         def logits(images: slice) -> Tensor:
             entered = way.enter(x[images], False)
-            call = partial(_run_members, way, weights, entered)
-            return torch.cat(self._each(range(_count(weights)), x[images], call))
+            members = range(count_of(weights))
+            parts = self.each_slice(members, x[images], lambda m: way.run(members_of(weights, m), entered))
+            return torch.cat(parts)
 
-        return torch.cat(self._each_part(x, logits), 1)
+        return torch.cat(self.each_part(count_of(weights), x, logits), 1)
 
-    def _images(self, x: Tensor) -> int:
-        """Images of one call."""
-        if x.device.type == "cpu":
-            return IMAGES_CPU
-        return max(1, CALL_BYTES_GPU // self.image_bytes(x[0]))
+    def each_part(self, members: int, x: Tensor, call: Callable[[slice], T]) -> list[T]:
+        """The results of `call` for slices of the images, in order.
 
-    def _each_part(self, x: Tensor, call: Callable[[slice], T]) -> list[T]:
-        """The results of `call` for slices of the images, in order; memory as in `_each`."""
-        return _in_order(range(len(x)), self._images(x), call)
+        On a CPU one after the other, since members run side by side; or at once, where members are too few.
+        On a GPU as many as fit, as in `each_slice`.
+        """
+        if x.device.type != "cpu":
+            return _in_order(range(len(x)), max(1, CALL_BYTES_GPU // self.image_bytes(x[0])), call)
+        parts = [
+            slice(start + part.start, start + part.stop)
+            for start in range(0, max(1, len(x)), IMAGES_CPU)
+            for part in self.blocks(x[start : start + IMAGES_CPU], members)
+        ]
+        return self._at_once(call, parts) if members < PIECES else [call(part) for part in parts]
 
-    def _each(
-        self, members: range, x: Tensor, call: Callable[[slice], T], size: int | None = None
+    def blocks(self, x: Tensor, members: int = 1) -> list[slice]:
+        """Even blocks of images [B, ...] for pieces of a step of so many networks; all images on a GPU.
+
+        On a CPU they follow from the work alone: few networks on many images give several blocks.
+        """
+        if x.device.type != "cpu" or not (len(x) and self.way(x.device).concurrent):
+            return [slice(0, len(x))]
+        return image_blocks(members, len(x), self.image_bytes(x[0]))
+
+    def each_slice(
+        self, members: range, x: Tensor, call: Callable[[slice], T], largest: int = LARGEST_SLICE
     ) -> list[T]:
         """The results of `call` for slices of these members, in order.
 
-        On a CPU slices run side by side, of `size` members or a few; on a GPU
-        one after the other, of as many members as fit.
+        On a CPU slices run side by side, of `largest` members at most unless these have little to do; on a
+        GPU one after the other, of as many members as fit.
         """
-        total, end = len(members), members.stop
+        size = self.image_bytes(x[0]) if len(x) else 1
         if x.device.type == "cpu":
-            concurrent = self.way(x.device).concurrent
-            size = size or min(SLICE_CPU, max(1, total // SLICES_CPU))
-            slices = [slice(m, min(m + size, end)) for m in range(members.start, end, size)]
-            return parallel.each(call, slices) if concurrent else [call(part) for part in slices]
-        fit = CALL_BYTES_GPU // max(1, self.image_bytes(x[0]) * x.shape[0])
-        return _in_order(members, max(1, fit), call) if total else []
+            return self._at_once(call, member_slices(members, len(x), size, largest))
+        fit = CALL_BYTES_GPU // max(1, size * x.shape[0])
+        return _in_order(members, max(1, fit), call) if members else []
+
+    def each_piece(self, members: int, x: Tensor, call: Callable[[slice, slice], T]) -> list[list[T]]:
+        """The results of `call` for slices of members, and of each for blocks of its images x [B, ...].
+
+        As in `each_slice`; on a CPU images are split where members are too few.
+        """
+        blocks = self.blocks(x, members)
+        if len(blocks) == 1:
+            found = self.each_slice(range(members), x, lambda part: call(part, blocks[0]), 1)
+            return [[one] for one in found]
+        pieces = [(slice(m, m + 1), images) for m in range(members) for images in blocks]
+        each = parallel.each(lambda piece: call(*piece), pieces)
+        return [each[i : i + len(blocks)] for i in range(0, len(each), len(blocks))]
+
+    def _at_once(self, call: Callable[[slice], T], parts: Sequence[slice]) -> list[T]:
+        """The results of `call` for slices on a CPU, side by side where the way allows that."""
+        if not self.way(torch.device("cpu")).concurrent:
+            return [call(part) for part in parts]
+        return parallel.each(call, parts)
 
 
 def _in_order(items: range, size: int, call: Callable[[slice], T]) -> list[T]:
@@ -221,143 +247,3 @@ def _in_order(items: range, size: int, call: Callable[[slice], T]) -> list[T]:
         else:
             start += size
     return results
-
-
-def _run_members(way: Way, weights: Weights, entered: Entered, members: slice) -> Tensor:
-    return way.run(_members(weights, members), entered)
-
-
-def _graphs(members: slice, device: torch.device) -> list[slice]:
-    """A slice in parts that have one graph each: single members on a CPU, where it stays in cache."""
-    if device.type != "cpu":
-        return [members]
-    return [slice(m, m + 1) for m in range(members.start, members.stop)]
-
-
-def _count(weights: Weights) -> int:
-    return next(iter(weights.values())).shape[0]
-
-
-def _members(weights: Weights, members: slice) -> dict[str, Tensor]:
-    return {name: w[members] for name, w in weights.items()}
-
-
-class _Losses(torch.autograd.Function):
-    """Losses of the members with their gradients computed in the forward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        engine: Engine,
-        names: list[str],
-        x: Tensor,
-        y: Tensor,
-        loss: Loss,
-        own: bool,
-        *values: Tensor,
-    ) -> Tensor:
-        weights = dict(zip(names, values, strict=True))
-        way = engine.way(x.device)
-        entered = None if own else way.enter(x, False)
-        own_labels = y.dim() > 1 and own
-        ctx.of_images = ctx.needs_input_grad[2]
-        gradients = [torch.empty_like(v) for v in (x, *values)[0 if ctx.of_images else 1 :]]
-
-        def call(members: slice) -> Tensor:
-            with torch.enable_grad():
-                leaves = [v[members].detach().requires_grad_() for v in values]
-                images = x[members].detach().requires_grad_(ctx.of_images) if own else x
-                seen = way.enter(images, True) if entered is None else entered
-                logits = way.run(dict(zip(names, leaves, strict=True)), seen)
-                found = loss(logits, y[members] if own_labels else y)
-                wanted = [images, *leaves] if ctx.of_images else leaves
-                parts = torch.autograd.grad(found.sum(), wanted)
-            for gradient, part in zip(gradients, parts, strict=True):
-                gradient[members] = part
-            return found.detach()
-
-        losses = torch.cat(engine._each(range(_count(weights)), x[0] if own else x, call, size=1))
-        ctx.save_for_backward(*gradients)
-        return losses
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        scaled = [g * upstream.view(-1, *[1] * (g.dim() - 1)) for g in ctx.saved_tensors]
-        of_x = scaled.pop(0) if ctx.of_images else None
-        return (None, None, of_x, None, None, None, *scaled)
-
-
-# Of one slice of members: for each graph the input it starts from, the logits it ends in, its members.
-Graphs = list[tuple[Tensor, Tensor, slice]]
-
-
-class _InputGradient(torch.autograd.Function):
-    """Logits with the gradient of shared images, from one graph a member.
-
-    Graphs of the first members are kept from the forward pass, as many as fit; those of the others are
-    made again, one at a time: constant memory in M.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, engine: Engine, weights: Weights, x: Tensor, kept: int) -> Tensor:
-        way, count = engine.way(x.device), _count(weights)
-        weights = way.prepare(weights)
-        ctx.engine, ctx.weights, ctx.graphs = engine, weights, {}
-        ctx.save_for_backward(x)
-
-        def logits(images: slice) -> Tensor:
-            part = x[images]
-            entered = way.enter(part, False)
-
-            def graphs(members: slice) -> Graphs:
-                return [_graph(way, weights, entered, one) for one in _graphs(members, x.device)]
-
-            found = ctx.graphs[images.start] = engine._each(range(kept), part, graphs)
-            run = partial(_run_members, way, weights, entered)
-            others = engine._each(range(kept, count), part, run)
-            return torch.cat([*(out.detach() for each in found for _, out, _ in each), *others])
-
-        return torch.cat(engine._each_part(x, logits), 1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        engine, weights = ctx.engine, ctx.weights
-        (x,) = ctx.saved_tensors
-        way = engine.way(x.device)
-
-        def gradient(images: slice) -> Tensor:
-            part, wanted = x[images], upstream[:, images]
-            with torch.enable_grad():
-                leaf = part.detach().requires_grad_()
-                entered = way.enter(leaf, False)
-
-            def pull(graphs: Iterable[tuple[Tensor, Tensor, slice]]) -> Tensor:
-                parts = (torch.autograd.grad(out, start, wanted[m])[0] for start, out, m in graphs)
-                total = next(parts)  # nobody else's: later parts may be added in place
-                for each in parts:
-                    total += each
-                return total
-
-            def remade(members: slice) -> Tensor:
-                return pull(_graph(way, weights, entered, one) for one in _graphs(members, x.device))
-
-            # A second backward pass, or a part of another size, finds no graphs and makes its own.
-            held: list[Graphs] = ctx.graphs.pop(images.start, [])
-            if held and len(held[0][0][1][0]) != len(part):
-                held = []
-            first = sum(m.stop - m.start for each in held for *_, m in each)
-            totals = parallel.each(pull, held) + engine._each(range(first, _count(weights)), part, remade)
-            return torch.autograd.grad(entered.data, leaf, sum(totals[1:], totals[0]))[0]
-
-        gradients = engine._each_part(x, gradient)
-        ctx.graphs = {}
-        return None, None, torch.cat(gradients), None
-
-
-def _graph(way: Way, weights: Weights, entered: Entered, members: slice) -> tuple[Tensor, Tensor, slice]:
-    """A graph of its own from what has entered to these members' logits."""
-    with torch.enable_grad():
-        start = entered.data.detach().requires_grad_()
-        return start, _run_members(way, weights, replace(entered, data=start), members), members

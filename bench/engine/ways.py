@@ -33,6 +33,16 @@ class Entered:
     own: bool
 
 
+def count_of(weights: Weights) -> int:
+    """How many members stacked weights hold."""
+    return next(iter(weights.values())).shape[0]
+
+
+def members_of(weights: Weights, members: slice) -> dict[str, Tensor]:
+    """Stacked weights of some members, as views."""
+    return {name: w[members] for name, w in weights.items()}
+
+
 class Way(ABC):
     """How stacked networks of one shape are evaluated.
 
@@ -81,7 +91,7 @@ class Batched(Way):
         return Entered(flat.unflatten(0, x.shape[:2]) if own else flat, own)
 
     def run(self, weights: Weights, entered: Entered) -> Tensor:
-        members = next(iter(weights.values())).shape[0]
+        members = count_of(weights)
         h, stacked = entered.data, entered.own
         if stacked and h.dim() == 5:  # [M, B, C, H, W] -> [B, M C, H, W]
             h = h.transpose(0, 1).flatten(1, 2)

@@ -72,7 +72,10 @@ Networks        `self.engine` evaluates them. `.shapes`: {name: shape} of one ne
                 operation)` -> [B, K]: one network, {name: [*shape]}, whose layers do an operation of yours
                 (`Step`, `apply`). Layers with weights in order: `.known_steps()`.
 Losses          `Loss`: logits [M, B, K], labels -> [M]; `cross_entropy`, `mse`, `gaussian`, `gaussian_nll`;
-                `LOSSES` by name.
+                `LOSSES` by name. `normal_kl`, the divergence of normal weights from N(0, 1).
+Many cores      What the engine and `adam` do uses all cores; the rest of a step runs on one. `BlockLinear` is
+                a wide linear layer on all of them, `summed` a loss added over blocks of a batch, which
+                `self.engine.blocks` gives.
 Optimisers      `adam`; `anneal`, a rate that depends on the step alone; `Independent`, networks that train at
                 once as each would alone.
 For a GPU       `Recorded` runs a step for every `Row` of a round (images, noise, rates) and lets a GPU replay
@@ -80,19 +83,20 @@ For a GPU       `Recorded` runs a step for every `Row` of a round (images, noise
 The loop        `fit` with `FitSettings` returns a `Fit`; `check_finite` for steps inside a round.
 """
 
-from bench.engine import Loss, Recorded, Row, Step, Weights, apply
+from bench.engine import BlockLinear, Loss, Recorded, Row, Step, Weights, apply, summed
 from bench.networks import initial, stacked
 from bench.rng import Streams
 from bench.settings import Count, CountOrZero, LogSd, NotNegative, Positive, Share, settings
 from bench.task import Split
 from bench.training.batches import Minibatches
 from bench.training.fit import Fit, FitSettings, check_finite, fit
-from bench.training.losses import LOSSES, cross_entropy, gaussian, gaussian_nll, mse
+from bench.training.losses import LOSSES, cross_entropy, gaussian, gaussian_nll, mse, normal_kl
 from bench.training.method import Method
 from bench.training.optimisers import Independent, adam, anneal, annealed, means, minimise, set_rate
 
 __all__ = [
     "LOSSES",
+    "BlockLinear",
     "Count",
     "CountOrZero",
     "Fit",
@@ -124,7 +128,9 @@ __all__ = [
     "means",
     "minimise",
     "mse",
+    "normal_kl",
     "set_rate",
     "settings",
     "stacked",
+    "summed",
 ]

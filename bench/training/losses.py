@@ -45,4 +45,9 @@ def gaussian_nll(outputs: Tensor, y: Tensor) -> Tensor:
     return terms.flatten(1).mean(1) / 2
 
 
+def normal_kl(mean: Tensor, log_sd: Tensor) -> Tensor:
+    """KL(N(mean, sd^2) || N(0, 1)) in nats, summed over all numbers: a scalar."""
+    return (0.5 * ((2 * log_sd).exp() + mean.square() - 1) - log_sd).sum()
+
+
 LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "mse": mse, "gaussian": gaussian}

@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stacks import stacked
 from torch import nn
 from torch.func import functional_call
 
 from bench import networks
-from bench.engine import Batched, Engine, Vmap, kernels, parallel
+from bench.engine import Batched, Engine, Vmap, kernels
 from bench.networks import Normalise, shapes
 from bench.rng import stream
 from bench.training import cross_entropy
@@ -36,14 +37,6 @@ def convolutional(draw):
             side //= 2
     layers += [nn.Flatten(), nn.Linear(inside * side * side, 6), nn.ReLU(), nn.Linear(6, 3)]
     return nn.Sequential(*layers), (channels, size, size)
-
-
-def stacked(network, members, dtype=torch.float64, seed=0):
-    rng = stream(seed, "weights")
-    return {
-        name: torch.randn(members, *shape, generator=rng, dtype=dtype) / max(1, shape[1:].numel()) ** 0.5
-        for name, shape in shapes(network).items()
-    }
 
 
 def by_hand(network, weights, x, own=False):
@@ -206,46 +199,6 @@ def test_an_attack_stores_one_byte_per_pooled_entry():
     assert engine.image_bytes(torch.rand(1, 28, 28)) == 32 * 12 * 12 + 32 * 4 * 4
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-def test_parallel_members_equal_sequential_ones_bit_for_bit(threads):
-    network = networks.mnist()
-    weights = {n: w.requires_grad_() for n, w in stacked(network, 5, torch.float32).items()}
-    x, y = torch.rand(20, 1, 28, 28, generator=stream(6)), torch.arange(20) % 10
-    found = []
-    for count in (1, 3, 3):
-        threads(count)
-        engine = Engine(network)
-        losses = engine.losses(weights, x, y, cross_entropy)
-        leaf = x.clone().requires_grad_()
-        logits = engine.logits({n: w.detach() for n, w in weights.items()}, leaf)
-        gradients = torch.autograd.grad(losses.sum(), list(weights.values()))
-        found.append([losses, logits, *gradients])
-        assert torch.get_num_threads() == count
-    for one, many, again in zip(*found, strict=True):
-        torch.testing.assert_close(one, many, rtol=1e-5, atol=1e-6)
-        assert torch.equal(many, again)
-
-
-def test_an_error_in_a_member_reaches_the_caller(threads):
-    threads(2)
-
-    def call(item):
-        if item == 1:
-            raise ValueError("member 1")
-        return item, torch.is_grad_enabled(), torch.get_num_threads()
-
-    with torch.no_grad():
-        assert parallel.each(call, [0, 2, 3]) == [(i, False, 1) for i in (0, 2, 3)]
-        with pytest.raises(ValueError, match="member 1"):
-            parallel.each(call, [0, 1])
-
-
 def test_layer_shapes_are_those_of_the_papers_tables():
     assert [tuple(s) for n, s in shapes(networks.mnist()).items() if n.endswith("weight")] == [
         (32, 1, 5, 5),
@@ -340,7 +293,7 @@ def test_a_call_out_of_memory_is_repeated_with_half_the_members():
         return members
 
     # Any device but the CPU, where members run in parallel and memory is not checked.
-    done = engine._each(range(6), torch.empty(1, 1, 28, 28, device="meta"), call)
+    done = engine.each_slice(range(6), torch.empty(1, 1, 28, 28, device="meta"), call)
     assert [(s.start, s.stop) for s in calls] == [
         (0, 6),
         (0, 3),

@@ -52,7 +52,7 @@ def test_training_without_dropout_is_that_of_the_plain_network():
     x = torch.rand(5, 1, 8, 8, generator=stream(2))
     network = method.network
     network.load_state_dict({name: w.detach() for name, w in method.weights.items()})
-    torch.testing.assert_close(method.logits(x, stream(3)), network(x))
+    torch.testing.assert_close(method.logits(x, method.masks(len(x), stream(3))), network(x))
 
 
 def test_training_masks_differ_by_image_and_drop_whole_channels():
@@ -67,7 +67,7 @@ def test_training_masks_differ_by_image_and_drop_whole_channels():
     conv = F.conv2d
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(F, "conv2d", lambda h, w, *r: spy(h, w, *r) if h.shape[1] == 32 else conv(h, w, *r))
-        method.logits(torch.rand(200, 1, 28, 28, generator=stream(4)), stream(5))
+        method.logits(torch.rand(200, 1, 28, 28, generator=stream(4)), method.masks(200, stream(5)))
     dropped = (seen["conv2"] == 0).all(-1).all(-1)  # [B, channels]
     assert dropped.float().mean().item() == pytest.approx(0.5, abs=0.02)
     assert len({tuple(row.tolist()) for row in dropped}) > 190
