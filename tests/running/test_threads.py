@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -129,3 +130,66 @@ def test_commands_that_compute_refuse_less_than_one_thread(command):
     assert "--threads" in bench(command, "--help").output
     done = bench(command, "--threads", "0")
     assert done.exit_code == 2 and "--threads" in done.output
+
+
+class Cluster:
+    """As submitit's executor on SLURM and as Ray: the cores asked for and each worker's threads."""
+
+    cluster = "slurm"
+    exceptions = SimpleNamespace(RayError=OSError)
+
+    def __init__(self, *nodes):
+        self.asked, self.cores, self.cpus = [], nodes, 0
+
+    def update_parameters(self, cpus_per_task=0, **others):
+        self.cpus = cpus_per_task
+
+    def submit(self, call, job, *others):
+        self.asked.append((self.cpus, job.threads))
+        return SimpleNamespace(exception=lambda: None)
+
+    def is_initialized(self):
+        return True
+
+    def cluster_resources(self):
+        return {"CPU": sum(self.cores)}
+
+    def nodes(self):
+        return [{"Alive": True, "Resources": {"CPU": float(count)}} for count in self.cores]
+
+    def remote(self, call):
+        return self
+
+    def options(self, num_cpus, **others):
+        return SimpleNamespace(remote=lambda job, label: self.asked.append((num_cpus, job.threads)))
+
+    def get(self, result):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("nodes", "jobs", "threads", "shares"),
+    [
+        ((4, 4), 3, None, [3, 3, 2]),
+        ((4, 4), None, None, [4, 4]),  # one for each node
+        ((4, 4), 1, None, [4]),  # not 8, which no node has
+        ((4, 4), 2, 3, [2, 1]),
+    ],
+)
+def test_ray_gives_each_worker_the_cores_of_its_threads(tmp_path, monkeypatch, nodes, jobs, threads, shares):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    ray = Cluster(*nodes)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    job = worker.Job("s", Selection([], []), tmp_path, frozenset("abc"), frozenset(), threads=threads)
+    launchers.Workers("ray", jobs).launch(job, Plain())
+    assert ray.asked == [(share, share) for share in shares]
+
+
+@pytest.mark.parametrize(("threads", "shares"), [(None, [4, 4]), (5, [3, 2])])
+def test_slurm_gives_each_worker_the_cores_of_its_threads(tmp_path, monkeypatch, threads, shares):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    executor = Cluster()
+    monkeypatch.setitem(sys.modules, "submitit", SimpleNamespace(AutoExecutor=lambda folder: executor))
+    job = worker.Job("s", Selection([], []), tmp_path, frozenset("abc"), frozenset(), threads=threads)
+    launchers.Workers("slurm", 2).launch(job, Plain())
+    assert executor.asked == [(share, share) for share in shares]
