@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from bench import networks
-from bench.engine import Engine, Weights, float32, kernels
+from bench.engine import Engine, Weights, float32, kernels, parallel
 from bench.networks import shapes
 from bench.rng import stream
 from bench.system import devices
@@ -112,12 +112,17 @@ def multiply_adds(network: str) -> int:
     return total
 
 
-def measure(kind: str, device: torch.device, repeats: int = REPEATS) -> Iterator[Measurement]:
+def measure(
+    kind: str, device: torch.device, repeats: int = REPEATS, threads: int | None = None
+) -> Iterator[Measurement]:
     """Every case of a kind by every way that fits, interleaved so that drift meets all alike.
 
     In full float32 on a GPU, as evaluations are: PyTorch would allow TF32 for convolutions, and not for the
-    matrix product beside them.
+    matrix product beside them. threads: of every way (None: PyTorch's number).
     """
+    if threads is not None:
+        torch.set_num_threads(threads)
+        parallel.use(threads)
     a = torch.randn(GEMM, GEMM, generator=stream(0, "gemm")).to(device)
     for case in CASES[kind]:
         with float32(tf32=False):
@@ -295,7 +300,7 @@ def documents(measurements: list[Measurement]) -> list[dict[str, Any]]:
 def about() -> str:
     """What the measurements hang on beside the device: threads, and the engine's compiled kernels."""
     built = "compiled" if kernels.compiled() else "not compiled, install again where a C++ compiler is"
-    return f"{torch.get_num_threads()} threads; the engine's CPU kernels are {built}"
+    return f"{parallel.threads()} threads; the engine's CPU kernels are {built}"
 
 
 def table(measurements: list[Measurement]) -> str:

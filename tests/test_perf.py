@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from bench import perf
 from bench.cli.main import main
-from bench.engine import Engine, kernels
+from bench.engine import Engine, kernels, parallel
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -48,12 +48,22 @@ def test_the_streaming_loop_and_the_engine_agree_on_an_attack(monkeypatch):
     assert (calls[perf.LOOP]() - whole).norm() <= 1e-4 * whole.norm()
 
 
-def test_json_holds_every_case_and_way(monkeypatch, tmp_path):
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield 2
+    torch.set_num_threads(before)
+    parallel.use(None)
+
+
+def test_json_holds_every_case_and_way(monkeypatch, tmp_path, threads):
     monkeypatch.setattr(perf, "CASES", SMALL)
     monkeypatch.setattr(perf, "GEMM", 64)
     path = tmp_path / "perf.json"
-    done = CliRunner().invoke(main, ["perf", "train", "--json", str(path)], catch_exceptions=False)
+    words = ["perf", "train", "--threads", str(threads), "--json", str(path)]
+    done = CliRunner().invoke(main, words, catch_exceptions=False)
     assert done.exit_code == 0, done.output
+    assert f"\n{threads} threads; " in done.output and torch.get_num_threads() == threads
     found = json.loads(path.read_text())
     assert [(m["case"], m["way"]) for m in found] == [
         (case, way)

@@ -19,6 +19,7 @@ from bench.cli.options import (
     parse_seeds,
     results_option,
     selectors,
+    threads_option,
 )
 from bench.errors import BenchError, UsageError
 from bench.running import launchers
@@ -90,6 +91,7 @@ def _selection(methods: list[str], tasks: list[str], options: dict[str, Any]) ->
     show_default=True,
     help="Where workers run.",
 )
+@threads_option
 @click.option("--address", metavar="RAY", help="Ray cluster to join. [default: start one here]")
 @click.pass_context
 def run(ctx: click.Context, methods: list[str], tasks: list[str], **options: Any) -> None:
@@ -103,7 +105,8 @@ def run(ctx: click.Context, methods: list[str], tasks: list[str], **options: Any
       bench run --method hypergan --task digits --set hypergan.beta=0.1
 
     Finished cells are skipped; an interrupted fit resumes from its last checkpoint. Several commands may
-    share a results folder: no cell runs twice at the same time.
+    share a results folder: no cell runs twice at the same time. Workers share the threads; results depend
+    neither on --threads nor on --jobs.
     """
     from bench.running import sweep
     from bench.system.progress import reporter
@@ -121,6 +124,7 @@ def run(ctx: click.Context, methods: list[str], tasks: list[str], **options: Any
             force=options["force"],
             stale=options["stale"],
             limit=options["limit"],
+            threads=options["threads"],
             workers=workers,
         )
     counts = f"{len(done.finished)} run, {len(done.skipped)} already done, {len(done.failed)} failed"
@@ -160,26 +164,36 @@ def plan(methods: list[str], tasks: list[str], **options: Any) -> None:
 @click.argument("runs", metavar="RUN[,RUN..]|all")
 @click.option("--cells", type=click.IntRange(min=1), metavar="N", help="Verify a random sample of N runs.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of that sample.")
+@threads_option
 @data_option
 @results_option
 @click.pass_context
-def verify_runs(ctx: click.Context, runs: str, cells: int | None, seed: int, **places: Any) -> None:
+def verify_runs(ctx: click.Context, runs: str, **options: Any) -> None:
     """Repeat stored runs and compare rows and arrays; exit code 1 if one is not reproduced.
 
     \b
     Example:
       bench verify all --cells 3
 
-    A stored fit is loaded; without one the method is trained again. With the same machine, threads, packages
-    and code, results must agree bit for bit, otherwise within a tolerance that is printed.
+    A stored fit is loaded; without one the method is trained again. With the same machine, packages and
+    code, results must agree bit for bit, whatever the number of threads, otherwise within a tolerance that
+    is printed.
     """
     from bench.running import verify as verifying
     from bench.system.progress import reporter
 
-    results = places["results"].resolve()
+    results = options["results"].resolve()
     asked = verifying.names(results, runs)
     with reporter() as out:
-        found = verifying.verify(results, asked, places["data"], out, cells, seed)
+        found = verifying.verify(
+            results,
+            asked,
+            options["data"],
+            out,
+            cells=options["cells"],
+            seed=options["seed"],
+            threads=options["threads"],
+        )
     right, broken = sum(v.ok for v in found), sum(bool(v.error) for v in found)
     click.echo(f"{right} ok, {len(found) - right - broken} differ, {broken} could not be compared")
     if right < len(found):
@@ -213,10 +227,11 @@ def report(ctx: click.Context, results: Path, check: bool) -> None:
 @main.command()
 @click.argument("kind", type=click.Choice(["predict", "train", "attack"]))
 @device_option
+@threads_option
 @click.option(
     "--json", "file", type=click.Path(path_type=Path, dir_okay=False), help="Also write the results as JSON."
 )
-def perf(kind: str, device: str, file: Path | None) -> None:
+def perf(kind: str, device: str, threads: int | None, file: Path | None) -> None:
     """Measure how fast stacked networks are evaluated: a plain loop, vmap, this suite's engine.
 
     \b
@@ -231,7 +246,7 @@ def perf(kind: str, device: str, file: Path | None) -> None:
     from bench.system.devices import device_of
     from bench.system.files import write_atomic
 
-    found = list(benchmark.measure(kind, device_of(device)))
+    found = list(benchmark.measure(kind, device_of(device), threads=threads))
     click.echo(benchmark.table(found))
     click.echo(benchmark.about())
     if file is not None:

@@ -68,7 +68,12 @@ data_option = click.option(
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, help="Device."
 )
-
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads of the whole command. [default: all cores, or OMP_NUM_THREADS for each process]",
+)
 
 _selectors = (
     click.option(

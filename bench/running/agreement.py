@@ -51,14 +51,15 @@ class Tolerance:
 
 
 # The same weights, evaluated on another machine or by other code. Summing in another order changes a number
-# in its last digits, and occasionally the predicted class of one image of n. Measured: nine methods on
-# digits and toy (smoke preset), trained once and evaluated with 1 and with 2 threads, differ by at most
-# 5e-7, absolute or relative. The rest is a margin for GPU kernels, which were not measured.
+# in its last digits, and occasionally the predicted class of one image of n. Measured while sums
+# still followed the number of threads, which was a way to reorder them: nine methods on digits and toy (smoke
+# preset), trained once and evaluated with 1 and with 2 threads, differ by at most 5e-7, absolute or relative.
+# The rest is a margin for GPU kernels, which were not measured.
 SAME_FIT = Tolerance(absolute=0.005, relative=0.001, exponent=1.0)
 # Trained again on another machine: training amplifies rounding errors until the networks differ like those of
-# another seed. 1 / sqrt(n) is at least two standard deviations of a fraction of n examples. Measured: the
-# same 18 cells trained with 1 and with 2 threads: all 3,369 rows and 1,030 arrays pass; trained with another
-# seed, 15 of the 18 fail, in 53 rows and 12 arrays.
+# another seed. 1 / sqrt(n) is at least two standard deviations of a fraction of n examples. Measured in
+# the same way: 18 such cells trained with 1 and with 2 threads: all 3,369 rows and 1,030 arrays pass; trained
+# with another seed, 15 of the 18 fail, in 53 rows and 12 arrays.
 RETRAINED = Tolerance(absolute=0.1, relative=0.5, exponent=0.5)
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench.registry import MethodEntry
 from bench.running import versions
 from bench.settings import Settings, digest
@@ -39,7 +37,7 @@ class Cell:
         return f"{self.entry.name} · {self.task.name} · {self.preset} · seed {self.seed}{place}"
 
     def key(self) -> str:
-        """Equal for runs of the same measurement; code version and threads are not part of it."""
+        """Equal for runs of the same measurement; code version and machine are not part of it."""
         return digest(
             {
                 **self._device_key(),
@@ -93,7 +91,6 @@ class Cell:
             "train": self.task.train,
             "preset": self.preset,
             "seed": self.seed,
-            "threads": torch.get_num_threads(),
             "data": self.fitted_on,
             "code": versions.version(versions.fit_definitions(self.entry, self.task)),
             **self._device_key(),

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from bench import training
-from bench.engine import float32, single_threaded
+from bench.engine import float32, parallel, single_threaded
 from bench.errors import BenchError, unknown
 from bench.evaluations import DRAWS, EVALUATIONS, Result, Subject
 from bench.records import schema, store
@@ -183,7 +183,7 @@ def _write(
         "code": code,
         "commit": commit,
         "dirty": dirty,
-        "environment": provenance.environment(device.type),
+        "environment": provenance.environment(device.type, parallel.threads()),
         "failure": failure,
     }
     return store.write_run(results, name, [{**r, **common} for r in rows], arrays, about)

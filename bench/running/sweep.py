@@ -32,12 +32,14 @@ def run(
     force: bool = False,
     stale: bool = False,
     limit: float | None = None,
+    threads: int | None = None,
     workers: launchers.Workers | None = None,
 ) -> Outcome:
     """Run all selected cells that are not done; a failure is stored as a row and the sweep continues.
 
     force: also run cells that are done. stale: also run those whose code has changed. limit: minutes
-    per cell. workers: how many and where (None: only this process).
+    per cell. threads: how many all cells together may use (None: all cores). workers: how many and where
+    (None: only this process).
     """
     planned, unreadable = plan(selection, results)
     _check_writable(results)
@@ -59,6 +61,7 @@ def run(
         todo=frozenset(item.cell.key() for item in todo),
         known=frozenset(path.stem for path in (results / "raw").glob("*.csv")),
         limit=limit,
+        threads=threads,
     )
     try:
         if workers is None:

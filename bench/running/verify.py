@@ -6,7 +6,6 @@ import csv
 import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from uuid import uuid4
 import torch
 
 from bench import registry
+from bench.engine import parallel
 from bench.errors import BenchError, UsageError, nearest
 from bench.records import store
 from bench.registry import PRESETS
@@ -32,12 +32,11 @@ from bench.running.data import TaskData
 from bench.running.locks import Locks
 from bench.running.run import run as run_cell
 from bench.settings import from_document
-from bench.system import provenance
 from bench.system.progress import Reporter
 from bench.task import Data
 
 # Must be unchanged for bit-for-bit agreement: each may change the order of summation, or the code.
-MACHINE = ("device", "device_name", "threads", "torch", "numpy", "scipy", "torchattacks")
+MACHINE = ("device", "device_name", "torch", "numpy", "scipy", "torchattacks")
 MAX_LINES = 5  # differences printed per run
 
 
@@ -116,12 +115,16 @@ def verify(
     reporter: Reporter,
     cells: int | None = None,
     seed: int = 0,
+    threads: int | None = None,
 ) -> list[Verdict]:
     """Repeat stored runs and compare the results; nothing is written to `<results>/raw`.
 
     root: the data folder. cells: the number of runs sampled at random, with `seed` (None: all). Failed runs
-    are skipped. The verdict of a run that cannot be compared holds the error.
+    are skipped. threads: how many to use (None: all cores); a run may have used another number. The verdict
+    of a run that cannot be compared holds the error.
     """
+    if threads is not None:
+        parallel.use(threads)
     abouts: dict[str, dict[str, Any]] = {}
     verdicts: list[Verdict] = []
     for run in runs:
@@ -164,11 +167,10 @@ def _verify(results: Path, run: str, about: dict[str, Any], read: TaskData, repo
     expected = read_rows(results / "raw" / f"{run}.csv")
     arrays = store.read_arrays(results, run)
     cell, data = _rebuild(next(iter(expected.values())), about, read)
-    environment = about["environment"]
     watch = _FitWatcher(reporter)
-    with _threads(environment.get("threads")), tempfile.TemporaryDirectory(prefix="bench-verify-") as folder:
+    with tempfile.TemporaryDirectory(prefix="bench-verify-") as folder:
         fit = cell.checkpoint(results)
-        device = _device(environment.get("device"))
+        device = _device(about["environment"].get("device"))
         own = fit.exists()  # else a fit that is reused is another device's
         if not own:
             cell = replace(cell, device=device.type)  # it is trained on this device
@@ -252,19 +254,6 @@ def _check_data(recorded: Any, now: Mapping[str, str]) -> None:
             f"{str(now.get(first))[:12]} ({len(other)} of {len({*recorded, *now})} files differ); "
             "give the original data with --data"
         )
-
-
-@contextmanager
-def _threads(count: Any) -> Iterator[None]:
-    """Sets PyTorch's number of threads to that of a run, if it is known."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(count if type(count) is int and count > 0 else before)
-        provenance.environment.cache_clear()  # it contains the number of threads
-        yield
-    finally:
-        torch.set_num_threads(before)
-        provenance.environment.cache_clear()
 
 
 def _device(recorded: Any) -> torch.device:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from bench import registry
+from bench.engine import parallel
 from bench.errors import BenchError, DataError
 from bench.records import store
 from bench.running import run
@@ -46,7 +47,8 @@ class Job:
     """The task of a sweep's workers, as plain data that can be sent to another process or node.
 
     sweep: its identifier, by which attempts are counted. todo: keys of the cells to run. known: names of
-    the runs that existed before. limit: minutes per cell. threads: per worker (None: PyTorch's default).
+    the runs that existed before. limit: minutes per cell. threads: that a worker works in, once the launcher
+    has shared out those of the command (None: all cores).
     """
 
     sweep: str
@@ -81,7 +83,7 @@ def _interrupt_once(number: int, frame: FrameType | None) -> None:
 def work(job: Job, reporter: Reporter) -> None:
     """Run cells of the job that no other process holds, until all have finished or failed somewhere."""
     if job.threads is not None:
-        torch.set_num_threads(job.threads)
+        parallel.use(job.threads)
     locks = Locks(job.results, job.sweep)
     left = set(job.todo)
     load = _Loader(job.selection)

@@ -36,7 +36,7 @@ def _git(*arguments: str) -> str:
 
 
 @cache
-def environment(device: str) -> dict[str, Any]:
+def environment(device: str, threads: int) -> dict[str, Any]:
     """Versions, device, threads and platform, for the run's JSON."""
     found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     for name in LIBRARIES:
@@ -46,5 +46,5 @@ def environment(device: str) -> dict[str, Any]:
             continue
     found["device"] = device
     found["device_name"] = torch.cuda.get_device_name() if device == "cuda" else processor()
-    found["threads"] = torch.get_num_threads()
+    found["threads"] = threads
     return found

@@ -8,6 +8,7 @@ from small import line, small_method, small_regression
 from torchattacks import PGD
 
 from bench import registry, training
+from bench.engine import parallel, single_threaded
 from bench.ensemble import MeanLogits
 from bench.errors import BenchError
 from bench.training import FitSettings, cross_entropy, mse
@@ -111,6 +112,20 @@ def test_a_finished_fit_is_loaded_and_gives_the_same_draw(name, train, val, tmp_
     fit = training.fit(again, train, val, FitSettings(seed=3, path=path))
     assert fit.reused
     assert torch.equal(first.sample(3, seed=0).vectors(), again.sample(3, seed=0).vectors())
+
+
+@every_method
+def test_fits_draws_and_predictions_are_the_same_bits_for_any_number_of_threads(name, train, val):
+    found = []
+    try:
+        for threads in (1, 2, 4):
+            parallel.use(threads)
+            ensemble = fitted(name, train, val).sample(3, seed=0)
+            with single_threaded():
+                found.append([*ensemble.weights.values(), ensemble(val.images)])
+    finally:
+        parallel.use(None)
+    assert all(torch.equal(*pair) for other in found[1:] for pair in zip(found[0], other, strict=True))
 
 
 class KilledError(Exception):

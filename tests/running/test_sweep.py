@@ -190,13 +190,6 @@ def test_a_launcher_that_is_not_installed_names_its_extra(monkeypatch):
         launchers.require("a_module_that_nobody_has", "ray")
 
 
-def test_threads_are_shared_unless_the_environment_sets_them(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [launchers.threads_of(2, 8), launchers.threads_of(3, 8), launchers.threads_of(8, 2)] == [4, 2, 1]
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert launchers.threads_of(2, 8) == 3
-
-
 def test_address_requires_ray(tmp_path):
     done = run(tmp_path, "--address", "auto")
     assert done.exit_code == 2 and "--launcher ray" in done.output

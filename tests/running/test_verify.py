@@ -9,7 +9,6 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from commands import bench, run
 
 from bench import registry
@@ -224,29 +223,9 @@ def test_another_processor_and_a_new_fit_have_the_wider_tolerance(stored):
     )
 
 
-def test_verify_uses_the_recorded_threads_and_restores_the_number(stored):
-    results, name = stored
-    before = torch.get_num_threads()
-    environment = about(results, name)["environment"]
-    edit_json(results, name, environment=environment | {"threads": before + 1})
-    seen = []
-
-    class Looks:
-        def say(self, text):
-            pass
-
-        def progress(self, label, done, total, detail=""):
-            seen.append(torch.get_num_threads())
-
-    (verdict,) = verifying.verify(results, [name], None, Looks())
-    assert set(seen) == {before + 1} and torch.get_num_threads() == before
-    assert not verdict.reasons and not verdict.reused  # the fit of other threads is another fit
-
-
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"threads": 2}, "threads was 1, is 2"),
         ({"torch": "9.9"}, "torch was 2, is 9.9"),
         ({"device_name": "b"}, "device_name was a, is b"),
         ({"device": "cuda"}, "device was cpu, is cuda"),
@@ -254,7 +233,7 @@ def test_verify_uses_the_recorded_threads_and_restores_the_number(stored):
     ],
 )
 def test_a_changed_environment_is_a_reason_for_a_tolerance(change, reason):
-    environment = {"device": "cpu", "device_name": "a", "threads": 1, "torch": "2", "python": "3"}
+    environment = {"device": "cpu", "device_name": "a", "torch": "2", "python": "3"}
     recorded = {"code": "c", "environment": environment}
     assert verifying.departures(recorded, recorded) == []
     now = {"code": "c", "environment": environment | change}
@@ -262,8 +241,8 @@ def test_a_changed_environment_is_a_reason_for_a_tolerance(change, reason):
 
 
 def test_an_unrecorded_environment_is_a_reason_for_a_tolerance():
-    now = {"code": "c", "environment": {"threads": 1}}
-    assert verifying.departures({"code": "c", "environment": {}}, now) == ["threads was not recorded, is 1"]
+    now = {"code": "c", "environment": {"torch": "2"}}
+    assert verifying.departures({"code": "c", "environment": {}}, now) == ["torch was not recorded, is 2"]
 
 
 def test_an_unknown_run_is_a_usage_error(stored):

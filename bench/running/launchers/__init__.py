@@ -35,10 +35,16 @@ class Workers:
         import_module(f"bench.running.launchers.{self.launcher}").launch(job, self, reporter)
 
 
-def threads_of(workers: int, cores: int) -> int:
-    """Threads per worker: OMP_NUM_THREADS if it is set, else an equal share of the cores."""
+def shares(workers: int, cores: int, threads: int | None = None) -> list[int]:
+    """The number of threads of each worker, at least 1: equal parts, of which the first may have one more.
+
+    threads: what they share. None: OMP_NUM_THREADS for each where it is set, else they share the cores.
+    """
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return int(asked) if asked.isdigit() and int(asked) > 0 else max(1, cores // workers)
+    if threads is None and asked.isdigit() and int(asked) > 0:
+        return [int(asked)] * workers
+    part, rest = divmod(cores if threads is None else threads, workers)
+    return [max(1, part + (i < rest)) for i in range(workers)]
 
 
 def visible_gpus() -> list[str]:

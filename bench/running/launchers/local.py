@@ -12,7 +12,7 @@ from multiprocessing import connection, get_context
 from multiprocessing.context import SpawnProcess
 from typing import TYPE_CHECKING
 
-from bench.running.launchers import Workers, threads_of, visible_gpus
+from bench.running.launchers import Workers, shares, visible_gpus
 from bench.running.worker import run_worker
 from bench.system.machine import cores
 
@@ -27,8 +27,8 @@ STOP_SECONDS = 30.0  # for a worker to record the interrupted cell
 def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
     """Distribute the cells to `workers.jobs` processes, which share cores and GPUs."""
     count = min(workers.jobs or 1, len(job.todo))
-    job = replace(job, threads=threads_of(count, cores()))
-    running = {i: _start(job, i) for i in range(count)}
+    jobs = [replace(job, threads=part) for part in shares(count, cores(), job.threads)]
+    running = {i: _start(jobs[i], i) for i in range(count)}
     deaths = ended = 0
     try:
         while running:
@@ -41,7 +41,7 @@ def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
                 deaths = 1 if ended > before else deaths + 1
                 reporter.say(f"worker {i} died ({_cause(process.exitcode)})")
                 if deaths < MAX_DEATHS * count and ended < len(job.todo):
-                    running[i] = _start(job, i)
+                    running[i] = _start(jobs[i], i)
     except KeyboardInterrupt:
         _stop(list(running.values()))
         raise
@@ -67,7 +67,7 @@ def _start(job: Job, index: int) -> SpawnProcess:
 
 @contextmanager
 def _environment(job: Job, index: int) -> Iterator[None]:
-    """Environment variables that the worker inherits: its number of threads and its GPU."""
+    """Environment variables that the worker inherits: the threads of its libraries' pools, and its GPU."""
     wanted = {"OMP_NUM_THREADS": str(job.threads)}
     if job.selection.device == "cuda":
         gpus = visible_gpus()

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bench.errors import BenchError
-from bench.running.launchers import Workers, require, threads_of
+from bench.running.launchers import Workers, require, shares
 from bench.running.worker import run_worker
 
 if TYPE_CHECKING:
@@ -41,16 +41,19 @@ def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
             raise BenchError(
                 "--device cuda: expected a Ray cluster with GPUs, found none; start its nodes with --num-gpus"
             )
-        nodes = sum(1 for node in ray.nodes() if node["Alive"])
-        count = min(workers.jobs or gpus or nodes, len(job.todo))
-        threads = threads_of(count, int(found["CPU"]))
-        job = replace(job, threads=threads)
-        task = ray.remote(run_worker).options(
-            num_cpus=threads, num_gpus=gpu_share(count, gpus), max_retries=RETRIES
-        )
+        nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+        count = min(workers.jobs or gpus or len(nodes), len(job.todo))
+        # Ray would wait for ever for a node with more cores than the largest has.
+        threads = [min(part, max(nodes)) for part in shares(count, sum(nodes), job.threads)]
+        task, gpu = ray.remote(run_worker), gpu_share(count, gpus)
         sharing = f", {-(-count // gpus)} on a GPU" if count > gpus > 0 else ""
-        reporter.say(f"Ray: {count} workers, {threads} cores each{sharing}")
-        waiting = [task.remote(job, f"worker {i}: ") for i in range(count)]
+        reporter.say(f"Ray: {count} workers on {sum(threads)} cores{sharing}")
+        waiting = [
+            task.options(num_cpus=part, num_gpus=gpu, max_retries=RETRIES).remote(
+                replace(job, threads=part), f"worker {i}: "
+            )
+            for i, part in enumerate(threads)
+        ]
         for result in waiting:
             try:
                 ray.get(result)

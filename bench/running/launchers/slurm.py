@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bench.running.launchers import Workers, require, threads_of, visible_gpus
+from bench.running.launchers import Workers, require, shares, visible_gpus
 from bench.running.worker import run_worker
 from bench.system.machine import cores
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from bench.running.worker import Job
     from bench.system.progress import Reporter
 
-CPUS = 4  # per worker on a cluster, if OMP_NUM_THREADS is not set
+CPUS = 4  # per worker on a cluster, if neither --threads nor OMP_NUM_THREADS says
 DAYS = 30  # time limit without SLURM; submitit's default is five minutes
 
 
@@ -28,20 +28,22 @@ def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
     count = min(workers.jobs or 1, len(job.todo))
     executor = submitit.AutoExecutor(folder=job.results / "logs")
     on_slurm = executor.cluster == "slurm"
-    threads = threads_of(1, CPUS) if on_slurm else threads_of(count, cores())
-    job = replace(job, threads=threads)
+    threads = shares(count, CPUS * count if on_slurm else cores(), job.threads)
     executor.update_parameters(
         name="bench",
-        cpus_per_task=threads,
         gpus_per_node=1 if job.selection.device == "cuda" else 0,
         **({} if on_slurm else {"timeout_min": DAYS * 24 * 60}),
     )
     where = "SLURM" if on_slurm else "submitit without SLURM (no sbatch here)"
-    reporter.say(f"{where}: {count} workers, {threads} cores each, logs in {job.results / 'logs'}")
+    reporter.say(f"{where}: {count} workers on {sum(threads)} cores, logs in {job.results / 'logs'}")
     gpus: list[str | None] = [None]  # SLURM has chosen
     if job.selection.device == "cuda" and not on_slurm:
         gpus = [*visible_gpus()]  # submitit itself would give all of them the first
-    submitted = [executor.submit(run_worker, job, f"worker {i}: ", gpus[i % len(gpus)]) for i in range(count)]
+    submitted = []
+    for i, part in enumerate(threads):
+        executor.update_parameters(cpus_per_task=part)
+        own = replace(job, threads=part)
+        submitted.append(executor.submit(run_worker, own, f"worker {i}: ", gpus[i % len(gpus)]))
     try:
         for one in submitted:
             if (error := one.exception()) is not None:
