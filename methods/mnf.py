@@ -133,7 +133,7 @@ class MNF(Method):
         def operation(step: Step, z: Weights, h: Tensor) -> Tensor:
             return self.layers[step.name](h, z[step.name], noise)
 
-        logits = self.engine.single(scales, x, operation)
+        logits = self.engine.single(scales, x, operation, products=2)  # mean and variance
         return self.loss(logits.unsqueeze(0), y).mean(), sum(kls[1:], kls[0]), z_abs
 
     @torch.no_grad()

@@ -8,9 +8,11 @@ from bench.engine.recording import Recorded, Row
 from bench.engine.shortage import shortage
 from bench.engine.steps import Step
 from bench.engine.ways import Batched, LayerOperation, Vmap, Way, Weights
+from bench.engine.work import Cost, spent, watch
 
 __all__ = [
     "Batched",
+    "Cost",
     "Engine",
     "LayerOperation",
     "Loss",
@@ -25,4 +27,6 @@ __all__ = [
     "float32",
     "shortage",
     "single_threaded",
+    "spent",
+    "watch",
 ]
