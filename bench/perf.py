@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from bench import networks
-from bench.engine import Engine, Weights, float32, kernels, parallel
+from bench.engine import Engine, Weights, float32, kernels, parallel, work
 from bench.networks import shapes
 from bench.rng import stream
 from bench.system import devices
@@ -98,18 +98,7 @@ CASES = {
 def multiply_adds(network: str) -> int:
     """Multiply-adds of one image's forward pass, of convolutions and linear layers alone."""
     build, shape = NETWORKS[network]
-    total = 0
-
-    def add(module: nn.Module, _: Any, out: Tensor) -> None:
-        nonlocal total
-        total += out[0].numel() * next(module.parameters())[0].numel()
-
-    target = build()
-    for module in target.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            module.register_forward_hook(add)
-    target(torch.zeros(1, *shape))
-    return total
+    return sum(work.multiply_adds(build(), shape))
 
 
 def measure(

@@ -11,10 +11,12 @@ from bench.engine.recording import Recorded, Row
 from bench.engine.shortage import shortage
 from bench.engine.steps import Step
 from bench.engine.ways import Batched, LayerOperation, Vmap, Way, Weights
+from bench.engine.work import Cost, spent, watch
 
 __all__ = [
     "Batched",
     "BlockLinear",
+    "Cost",
     "Engine",
     "LayerOperation",
     "Loss",
@@ -29,5 +31,7 @@ __all__ = [
     "float32",
     "shortage",
     "single_threaded",
+    "spent",
     "summed",
+    "watch",
 ]

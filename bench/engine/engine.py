@@ -15,6 +15,7 @@ from bench.engine.pieces import LARGEST_SLICE, PIECES, image_blocks, member_slic
 from bench.engine.shortage import free_bytes, shortage
 from bench.engine.steps import Step
 from bench.engine.ways import Batched, LayerOperation, Vmap, Way, Weights, count_of, members_of
+from bench.engine.work import Passes
 from bench.networks import shapes
 
 # Images a CPU walk takes at once: what the MNIST network's first layer leaves of them, 18 KiB an image,
@@ -43,6 +44,7 @@ class Engine:
         self.network = network
         self.shapes = shapes(network)
         self.steps = steps.read(network)
+        self.passes = Passes(network)
         self.graph_bytes = graph_bytes
         self._way = way
         self._bytes: dict[tuple[torch.Size, torch.dtype, str], int] = {}
@@ -63,10 +65,13 @@ class Engine:
         graph; `losses` is the bounded way to train.
         """
         self.check(weights, x)
-        if torch.is_grad_enabled() and any(w.requires_grad for w in weights.values()):
+        graph = torch.is_grad_enabled()
+        of_weights = graph and any(w.requires_grad for w in weights.values())
+        self.passes.add(count_of(weights), x.shape, of_weights, graph and x.requires_grad)
+        if of_weights:
             way = self.way(x.device)
             return way.run(weights, way.enter(x, False))
-        if torch.is_grad_enabled() and x.requires_grad:
+        if graph and x.requires_grad:
             kept = self.kept(weights, x)
             try:
                 return InputGradient.apply(self, dict(weights), x, kept)
@@ -88,17 +93,20 @@ class Engine:
         if x.requires_grad and not own:
             raise ValueError("expected own images [M, B, ...] for a gradient, found shared ones; use logits")
         self.check(weights, x[0] if own else x)
+        self.passes.add(count_of(weights), x.shape[1:] if own else x.shape, True, x.requires_grad)
         names = list(weights)
         return Losses.apply(self, names, x, y, loss, own, *(weights[n] for n in names))
 
-    def single(self, weights: Weights, x: Tensor, operation: LayerOperation) -> Tensor:
+    def single(self, weights: Weights, x: Tensor, operation: LayerOperation, products: int = 1) -> Tensor:
         """One network's logits [B, K] where layers with weights do `operation`; differentiable.
 
         For training that needs its own layer operation, such as local reparameterisation; a layer for
         which it returns None does what it always does. weights: by name [*shape], whatever the operation
-        wants. Raises ValueError for a network with layers that the walk does not know.
+        wants. products: of the layer's size that the operation does, for the count of operations; 2 for a
+        mean and a variance. Raises ValueError for a network with layers that the walk does not know.
         """
-        way = MemberLoop(self.known_steps())
+        way, graph = MemberLoop(self.known_steps()), torch.is_grad_enabled()
+        self.passes.add(1, x.shape, graph, graph and x.requires_grad, products)
         return way.walk(weights, way.enter(x, False).data, operation)
 
     def known_steps(self) -> tuple[Step, ...]:

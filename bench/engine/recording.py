@@ -16,6 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from bench.engine import work
+
 WARM_UP = 3  # steps before the one that is recorded: real ones, in which libraries and optimisers set up
 # Of rows that lie on a GPU at once; a round of more is brought over in parts.
 TABLE_BYTES, TABLE_ROWS = 64 * 2**20, 4096
@@ -51,6 +53,7 @@ class Recorded:
         self.calls = 0
         self._recorder: CUDAGraphRecorder | None = None
         self._ready = False  # the recorder holds a step
+        self._flop = 0  # of the step that it holds
         self._tables: dict[str, Tensor] = {}
         self._numbers: list[str] = []  # names of numbers, which share a table
         self._capacity = 0
@@ -102,9 +105,11 @@ class Recorded:
             self._recorder.warm_up(lambda: self._whole(step))
         elif self._ready or self._record(self._recorder, step):
             self._recorder.replay()
+            work.add(self._flop)
 
     def _record(self, recorder: CUDAGraphRecorder, step: Step) -> bool:
         """Record the step; one that cannot be is run, now and from now on."""
+        before = work.counted()
         try:
             recorder.record(lambda: self._whole(step))
             self._ready = True
@@ -113,6 +118,9 @@ class Recorded:
             warnings.warn(
                 f"a step could not be recorded and runs as it is, slower: {_first_cause(error)}", stacklevel=2
             )
+        self._flop = work.counted() - before
+        work.add(-self._flop)  # what was recorded was not run
+        if not self._ready:
             self._whole(step)
         return self._ready
 

@@ -31,7 +31,8 @@ class Subject:
 
     sizes: ensemble sizes to evaluate, ascending. drawn: all sampled networks; `ensemble` holds the first
     ones, as many as the largest size. progress: called with a split's name, images done and images in
-    total. say: prints a message.
+    total. say: prints a message. seconds, cpu_seconds: spent on predictions, wall time and CPU time of all
+    threads; predicted: images so far.
     """
 
     ensemble: Ensemble
@@ -42,6 +43,7 @@ class Subject:
     progress: Callable[[str, int, int], None] = lambda name, done, total: None
     say: Callable[[str], None] = lambda text: None
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     predicted: int = 0
     _logits: dict[str, np.ndarray] = field(default_factory=dict)
 
@@ -72,9 +74,10 @@ class Subject:
     def logits(self, split: Split) -> np.ndarray:
         """Logits [M, B, K] of all members on a split, float32 on the host."""
         if split.name not in self._logits:
-            started = time.perf_counter()
+            started, cpu = time.perf_counter(), time.process_time()
             self._logits[split.name] = self.predict(split)
             self.seconds += time.perf_counter() - started
+            self.cpu_seconds += time.process_time() - cpu
             self.predicted += len(split)
         return self._logits[split.name]
 

@@ -31,7 +31,7 @@ class Metric(NamedTuple):
     decimals: int | None = None
 
 
-# Only names of cost metrics contain seconds, bytes or per_s.
+# Only names of cost metrics that vary between runs contain seconds, bytes or per_s.
 METRICS: dict[str, Metric] = {
     "accuracy": Metric("fraction", "higher", heading="accuracy", shown="%", factor=100, decimals=2),
     "nll_nats": Metric("nats", "lower", heading="NLL", shown="nats", decimals=4),
@@ -78,8 +78,11 @@ METRICS: dict[str, Metric] = {
     "band_width": Metric("1", heading="band width", decimals=2),
     "wasserstein2_to_reference": Metric("1", "lower", heading="W2 to HMC", decimals=2),
     "fit_seconds": Metric("seconds", "lower", heading="fit", shown="s"),
+    "fit_cpu_seconds": Metric("seconds", "lower", heading="fit, CPU time", shown="s"),
+    "fit_gflop": Metric("gflop", "lower", heading="fit", shown="GFLOP"),
     "sample_seconds": Metric("seconds", "lower", heading="sample", shown="s"),
     "predict_seconds": Metric("seconds", "lower", heading="predict", shown="s"),
+    "predict_cpu_seconds": Metric("seconds", "lower", heading="predict, CPU time", shown="s"),
     "peak_memory_bytes": Metric(
         "bytes", "lower", heading="peak memory", shown="MiB", factor=1 / 2**20, decimals=1
     ),

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from bench.report.rows import PLACE, Abouts, ordered, plain
 
-MEASURED = ("fit_seconds", "sample_seconds", "predict_seconds", "peak_memory_bytes")
+EFFORTS = ("fit_seconds", "fit_cpu_seconds", "fit_gflop")  # three measures of one fit
+MEASURED = (*EFFORTS, "sample_seconds", "predict_seconds", "predict_cpu_seconds", "peak_memory_bytes")
 MAIN = {"accuracy": "accuracy", "log_likelihood_nats": "regression"}  # main metrics of tasks, with evaluation
 QUALITIES = {"accuracy": "accuracy", "auroc": "ood", "log_likelihood_nats": "regression"}
-COSTS = ("fit_seconds", "predict_seconds_1000", "peak_memory_bytes")
+COSTS = ("fit_seconds", "predict_seconds_1000", "peak_memory_bytes")  # that decide who dominates whom
 IMAGES = 1000  # prediction times are for this many images, near the size of the test sets
-POINTS = (*PLACE, "method", "members", *QUALITIES, *COSTS, "seeds", "examples")
+POINTS = (*PLACE, "method", "members", *QUALITIES, *COSTS, *EFFORTS[1:], "seeds", "examples")
 
 
 def placed(rows: pd.DataFrame) -> pd.DataFrame:
@@ -49,8 +50,8 @@ def points(rows: pd.DataFrame) -> pd.DataFrame:
     """Quality and cost of each method at each ensemble size, means over seeds.
 
     Returns the columns `POINTS`: accuracy (fraction; for 1 network the mean of single ones), AUROC of the
-    first outlying set by name, log-likelihood (nats); fit_seconds and peak_memory_bytes of the method's
-    run, the same for all its sizes; predict_seconds_1000, the seconds in which this many networks predict
+    first outlying set by name, log-likelihood (nats); `EFFORTS` and peak_memory_bytes of the method's run,
+    the same for all its sizes; predict_seconds_1000, the seconds in which this many networks predict
     1,000 images, scaled from those of the largest ensemble, the only one measured.
     """
     whole = placed(rows)
@@ -79,7 +80,7 @@ def _costs(placed: pd.DataFrame) -> pd.DataFrame:
         metric=cost["metric"].mask(predicting, "predict_seconds_1000"),
     )
     wide = cost.pivot_table(index=[*PLACE, "method"], columns="metric", values="value")
-    return wide.reindex(columns=list(COSTS)).reset_index()
+    return wide.reindex(columns=[*COSTS, *EFFORTS[1:]]).reset_index()
 
 
 def dominators(quality: NDArray[np.float64], costs: NDArray[np.float64]) -> list[list[int] | None]:

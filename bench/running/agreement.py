@@ -16,6 +16,7 @@ from bench.records import schema, store
 from bench.system import files
 
 # Metrics whose names contain one of these are costs (`bench.records.schema.METRICS`) and vary between runs.
+# `fit_gflop` does not: it is counted, and compared like any other number.
 COST = ("seconds", "bytes", "per_s")
 # Columns that are constant within a run.
 SHARED = ("method", "task", "train", "preset", "seed")

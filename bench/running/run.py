@@ -124,11 +124,11 @@ def _fit(
         reporter.say(f"  warning: {text}")
     assert settings.path is not None
     if fit.reused:
-        reporter.say(f"  fit: reusing {settings.path.parent.name} (trained in {fit.seconds:.1f} s)")
+        reporter.say(f"  fit: reusing {settings.path.parent.name} (trained in {fit.cost.seconds:.1f} s)")
     else:
         resumed = "" if len(rounds) == fit.rounds else f", resumed after {fit.rounds - len(rounds)}"
-        reused = f", {len(method.borrowed_seconds)} of them reused" if method.borrowed_seconds else ""
-        reporter.say(f"  fit: {fit.rounds} rounds{resumed}{reused}, {fit.seconds:.1f} s")
+        reused = f", {len(method.borrowed)} of them reused" if method.borrowed else ""
+        reporter.say(f"  fit: {fit.rounds} rounds{resumed}{reused}, {fit.cost.seconds:.1f} s")
     return fit
 
 
@@ -140,10 +140,14 @@ def _costs(fit: Fit, sampled: float, subject: Subject, device: torch.device) -> 
     members = len(subject.ensemble)
     drawn = len(subject.drawn)
     common = {"evaluation": "cost"}
+    predicted = {**common, "members": members, "examples": subject.predicted}
     return [
-        schema.row("fit_seconds", fit.seconds, **common),
+        schema.row("fit_seconds", fit.cost.seconds, **common),
+        schema.row("fit_cpu_seconds", fit.cost.cpu_seconds, **common),
+        schema.row("fit_gflop", fit.cost.flop / 1e9, **common),
         schema.row("sample_seconds", sampled, members=drawn, **common),
-        schema.row("predict_seconds", subject.seconds, members=members, examples=subject.predicted, **common),
+        schema.row("predict_seconds", subject.seconds, **predicted),
+        schema.row("predict_cpu_seconds", subject.cpu_seconds, **predicted),
         schema.row("peak_memory_bytes", devices.peak_memory_bytes(device), members=members, **common),
     ]
 

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from bench.errors import BenchError
 from bench.system.files import write_atomic
 
-FORMAT = "ensemble-bench-fit-3"
+FORMAT = "ensemble-bench-fit-4"
 SHOWN = 5  # differences that an error names
 TENSOR = "tensor"  # the name in its part of a tensor that is kept by itself
 Kept = nn.Module | Optimizer | Tensor

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bench.engine import Loss, float32, memory, single_threaded
+from bench.engine import Cost, Loss, float32, memory, single_threaded, spent
 from bench.errors import BenchError
 from bench.metrics import diversity
 from bench.records.schema import row
@@ -56,9 +56,12 @@ class FitSettings:
 
 @dataclass
 class Fit:
-    """What a fit leaves beside the trained method: its cost, its trace, and whether it was stored."""
+    """What a fit leaves beside the trained method: its cost, its trace, and whether it was stored.
 
-    seconds: float = 0.0
+    cost: of the rounds, without traces and checkpoints; one that was stopped adds up.
+    """
+
+    cost: Cost = field(default_factory=Cost)
     rounds: int = 0
     trace: list[dict[str, Any]] = field(default_factory=list)
     reused: bool = False
@@ -86,19 +89,19 @@ def _fit(method: Method, train: Split, val: Split, settings: FitSettings) -> Fit
     result = Fit()
     if settings.path is not None and settings.path.exists():
         about = method.load(settings.path, identity)
-        result = Fit(about["seconds"], about["rounds"], about["trace"], about["finished"])
+        result = Fit(Cost(**about["cost"]), about["rounds"], about["trace"], about["finished"])
         if result.reused:
             return result
     written = time.perf_counter()
     total = method.rounds()
     while result.rounds < total:
-        begun = time.perf_counter()
+        begun = spent()
         with float32(settings.tf32):
             losses = method.round(result.rounds)
         check_finite(method, f"round {result.rounds}", losses)
         # A round that a variant made before costs what it cost then.
-        spent = time.perf_counter() - begun
-        result.seconds += method.borrowed_seconds.get(result.rounds, spent)
+        own = spent() - begun
+        result.cost += method.borrowed.get(result.rounds, own)
         result.rounds += 1
         if settings.trace_every and (result.rounds % settings.trace_every == 0 or result.rounds == total):
             result.trace += trace(method, val, result.rounds, losses, settings)
@@ -124,8 +127,8 @@ def _identity(method: Method, train: Split, val: Split, settings: FitSettings) -
 def _save(
     method: Method, path: Path, identity: Mapping[str, Any], result: Fit, finished: bool = False
 ) -> None:
-    about = {"identity": identity, "seconds": result.seconds, "rounds": result.rounds, "trace": result.trace}
-    method.save(path, about, finished=finished)
+    about = {"identity": identity, "cost": dataclasses.asdict(result.cost), "rounds": result.rounds}
+    method.save(path, {**about, "trace": result.trace}, finished=finished)
 
 
 def check_finite(method: Method, where: str, losses: dict[str, float], setting: str = "lr") -> None:

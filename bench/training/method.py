@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, final
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bench.engine import Engine, Loss
+from bench.engine import Cost, Engine, Loss, spent, watch
 from bench.ensemble import Ensemble
 from bench.errors import BenchError
 from bench.rng import Streams
@@ -52,7 +52,7 @@ class Method(ABC):
         self.engine = Engine(self.network)
         self.stage_folder: Path | None = None  # where shared rounds lie; None: in memory alone
         self.stage_identity: Mapping[str, Any] = {}  # whose rounds those are
-        self.borrowed_seconds: dict[int, float] = {}  # by round: what a round read from there cost
+        self.borrowed: dict[int, Cost] = {}  # by round: what a round read from there cost
         self._parts: dict[str, checkpoint.Kept] = {}
 
     def adapt(self, network: nn.Module) -> nn.Module:
@@ -128,10 +128,14 @@ class Method(ABC):
         `self.mean = self.mean + x` the checkpoint would go on holding the old one. A number in Python is
         not kept: use a tensor, `self.keep("count", torch.zeros((), dtype=torch.int64))`.
 
+        What convolutions and linear layers in a module do is counted as the fit's cost (`bench.engine.work`).
+
         A finished fit's checkpoint is without optimisers: `draw` must not need them. Raises BenchError where
         all that is kept, with gradients and optimisers' state, does not fit in the device's memory.
         """
         held: Any = part.to(self.device) if isinstance(part, nn.Module | Tensor) else part
+        if isinstance(part, nn.Module):
+            watch(part)
         self._parts[name] = held
         limits.check_training(type(self).__name__, self.config, self._parts, self.device)
         return held
@@ -154,13 +158,13 @@ class Method(ABC):
         path = None if self.stage_folder is None else self.stage_folder / f"round-{i:05}.safetensors"
         if path is not None and path.exists():
             tensors, about = checkpoint.read(path, {**self.stage_identity, "round": i})
-            self.borrowed_seconds[i] = about["seconds"]
+            self.borrowed[i] = Cost(**about["cost"])
             return {name: t.to(self.device) for name, t in tensors.items()}, about["losses"]
-        begun = time.perf_counter()
+        begun = spent()
         tensors, losses = compute()
         if path is not None:
-            seconds = time.perf_counter() - begun
-            about = {"identity": {**self.stage_identity, "round": i}, "losses": losses, "seconds": seconds}
+            cost = asdict(spent() - begun)
+            about = {"identity": {**self.stage_identity, "round": i}, "losses": losses, "cost": cost}
             checkpoint.write(path, tensors, about)
         return tensors, losses
 

@@ -128,7 +128,7 @@ def test_rounds_that_variants_share_are_read_on_a_gpu(tmp_path):
     with pretended_gpu():
         chain = fitted("sgld", GPU, stage=tmp_path)
         control = fitted("apd-gaussian", GPU, stage=tmp_path)
-        assert control.borrowed_seconds and not chain.borrowed_seconds
+        assert control.borrowed and not chain.borrowed
         assert control.sample(2, 0).vectors().is_cuda
 
 

@@ -11,7 +11,7 @@ from small import small_method, stripes
 from torch import nn
 
 from bench import registry, training
-from bench.engine import Recorded
+from bench.engine import Recorded, work
 from bench.rng import Streams, stream
 from bench.training import (
     FitSettings,
@@ -31,21 +31,22 @@ METHODS = sorted({m.base for m in registry.methods().values() if m.module.starts
 
 
 def trained(name, allowed, monkeypatch, **changes):
-    """Weights after a few rounds, and what was counted."""
+    """Weights after a few rounds, the operations they took, and what was counted."""
     monkeypatch.setattr(Recorded, "allowed", allowed)
     with pretended_gpu() as ledger:
         method = small_method(name, blocks=2, block_steps=6, **changes)
-        training.fit(
+        fit = training.fit(
             method, stripes(96), stripes(30, seed=1), FitSettings(seed=3, loss=cross_entropy, device=GPU)
         )
-        return method.sample(4, seed=0).vectors().cpu(), ledger
+        return method.sample(4, seed=0).vectors().cpu(), fit.cost.flop, ledger
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_replayed_fit_ends_in_the_weights_of_one_that_runs_as_it_is(name, monkeypatch):
-    plain, without = trained(name, False, monkeypatch)
-    replayed, ledger = trained(name, True, monkeypatch)
+    plain, flop, without = trained(name, False, monkeypatch)
+    replayed, counted, ledger = trained(name, True, monkeypatch)
     assert torch.equal(replayed, plain)
+    assert counted == flop > 0
     assert without.recorded == without.replayed == 0
     assert ledger.recorded >= 1 and ledger.replayed >= 2
 
@@ -67,10 +68,10 @@ def test_a_round_waits_as_often_however_many_steps_it_has(name):
 
 @pytest.mark.parametrize("name", ["hypergan", "sgld"])
 def test_rounds_of_more_rows_than_a_table_holds_are_the_same(name, monkeypatch):
-    whole, _ = trained(name, True, monkeypatch)
+    whole, flop, _ = trained(name, True, monkeypatch)
     monkeypatch.setattr("bench.engine.recording.TABLE_ROWS", 2)
-    parts, ledger = trained(name, True, monkeypatch)
-    assert torch.equal(parts, whole) and ledger.replayed >= 2
+    parts, counted, ledger = trained(name, True, monkeypatch)
+    assert torch.equal(parts, whole) and counted == flop and ledger.replayed >= 2
 
 
 class Walk:
@@ -109,13 +110,15 @@ def test_a_step_that_cannot_be_recorded_runs_as_it_is_and_says_why():
 
     class Asks(Walk):
         def step(self, row):
+            work.add(1)
             row["rate"].item()
             return super().step(row)
 
     with pretended_gpu() as ledger, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        asks = Asks(GPU)
+        asks, before = Asks(GPU), work.counted()
         assert all(torch.equal(asks.round(i), losses) for i, losses in enumerate(expected))
+        assert work.counted() - before == 3 * 6  # steps, without the recording that failed
         assert ledger.recorded == 0
     (warning,) = caught
     assert "could not be recorded and runs as it is" in str(warning.message)

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.functional import pdist
 
 from bench import registry, training
+from bench.engine import Cost
 from bench.errors import BenchError
 from bench.methods.apd import Coordinates, gradient_penalty, mlp
 from bench.rng import Streams, stream
@@ -190,7 +191,7 @@ def test_the_control_has_the_chains_mean_and_variance_and_nothing_else():
     assert (correlations - correlations.diag().diag()).abs().max() < 6 / math.sqrt(4000)
 
 
-def test_a_second_variant_reuses_the_chain_and_counts_its_seconds(tmp_path, monkeypatch):
+def test_a_second_variant_reuses_the_chain_and_counts_its_cost(tmp_path, monkeypatch):
     stage = tmp_path / "stage"
     first, second = small_method("sgld"), small_method("apd")
     made = fit(first, stage=stage, path=tmp_path / "sgld" / "fit.safetensors")
@@ -203,10 +204,12 @@ def test_a_second_variant_reuses_the_chain_and_counts_its_seconds(tmp_path, monk
     monkeypatch.setattr(second, "_block", lambda i: {"loss": 0.0})
     reused = fit(second, stage=stage)
     assert torch.equal(first.chain.samples, second.chain.samples)
-    assert sorted(second.borrowed_seconds) == [0, 1, 2]
-    borrowed = sum(second.borrowed_seconds.values())
-    assert 0 < borrowed <= made.seconds
-    assert borrowed <= reused.seconds < borrowed + 1
+    assert sorted(second.borrowed) == [0, 1, 2]
+    borrowed = sum(second.borrowed.values(), Cost())
+    assert 0 < borrowed.seconds <= made.cost.seconds
+    assert borrowed.seconds <= reused.cost.seconds < borrowed.seconds + 1
+    assert 0 < borrowed.cpu_seconds <= made.cost.cpu_seconds
+    assert borrowed.flop == made.cost.flop == reused.cost.flop > 0
 
 
 def test_the_stage_folder_does_not_change_results_and_stores_the_chain(tmp_path):

@@ -5,63 +5,17 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from cost_runs import IMAGES, material, write
 
 from bench import report
-from bench.records import schema, store
-from bench.report import costs, published
+from bench.report import costs
 from bench.report.costs import dominators
 from bench.report.layout.figures import drawing_style, method_styles
 from bench.report.layout.tables import text_tables
 from bench.report.output.markdown import to_markdown
-from bench.report.rows import PLACE, Material, prepare
+from bench.report.rows import PLACE
 from bench.report.sections import budgets, pareto
 from bench.report.sections.pareto import front
-
-IMAGES, VALIDATION = 200, 50
-
-
-def write(results, method, fit=10.0, accuracy=0.9, trace=(), sizes=(1, 10), **more):
-    """One run on `digits`. trace: by round, accuracy of the ensemble and of single networks.
-
-    more: seed, preset, device, task, dataset, predict (seconds), memory (bytes), auroc, config, threads,
-    device_name. A cost or an accuracy of None is missing.
-    """
-    seed, preset, task = more.get("seed", 0), more.get("preset", "quick"), more.get("task", "digits")
-    config, device = more.get("config", {"beta": 1}), more.get("device", "cpu")
-    run = "-".join([method, task, preset, device, str(seed), *map(str, config.values())])
-    place = {"run": run, "method": method, "task": task, "train": task, "preset": preset, "seed": seed}
-    place |= {"config": str(config), "commit": "abc", "device": device, "source": "run"}
-    dataset, largest = more.get("dataset", "digits"), max(sizes)
-    found = []
-
-    def row(metric, value, **where):
-        if value is not None:
-            found.append(schema.row(metric, float(value), **place, schema=schema.SCHEMA, **where))
-
-    for n in sizes:
-        where = {"members": n, "examples": IMAGES}
-        quality = None if accuracy is None else accuracy - 0.01 * (n < largest)
-        row("accuracy", quality, evaluation="accuracy", dataset=dataset, **where)
-        row("auroc", more.get("auroc"), evaluation="ood", dataset="letters", **where)
-        row("log_likelihood_nats", more.get("likelihood"), evaluation="regression", dataset="toy", **where)
-    for epoch, pair in dict(trace).items():
-        where = {"evaluation": "trace", "epoch": epoch, "dataset": f"{dataset}-val", "examples": VALIDATION}
-        for members, value in zip((largest, 1), pair, strict=True):
-            row("accuracy", value, members=members, **where)
-    row("fit_seconds", fit, evaluation="cost")
-    where = {"evaluation": "cost", "members": largest}
-    row("predict_seconds", more.get("predict", 2.0), examples=IMAGES, **where)
-    row("peak_memory_bytes", more.get("memory", 2**30), **where)
-    machine = {key: more[key] for key in ("device_name", "threads") if key in more}
-    about = {"cell": run, "created": "2025-01-01T00:00:00", "config": config, "failure": None}
-    store.write_run(results, run, found, {}, about | {"environment": machine})
-
-
-def material(results):
-    rows = store.read(results)
-    abouts = {run: store.read_about(results, run) for run in set(rows["run"])}
-    published.provide(results)
-    return Material(results, prepare(rows, abouts), abouts, published.read(results))
 
 
 def lines(results, **where):
@@ -144,6 +98,67 @@ def test_a_method_without_trace_or_fit_time_says_so_and_sets_no_budget(tmp_path)
     found = lines(tmp_path)
     assert found["gap"].to_dict() == {"dark": "no accuracy traced", "slow": "", "timeless": "no fit time"}
     assert set(found["budget_seconds"]) == {5.0} and found.loc["slow", "epoch"] == 2
+
+
+def by_measures(results):
+    return budgets.measure_table(material(results))
+
+
+def test_equal_budgets_are_compared_by_each_measure(tmp_path):
+    write(tmp_path, "fast", 10.0, trace={5: (0.7, 0.6), 10: (0.8, 0.7)}, cpu=20.0, gflop=300.0)
+    write(tmp_path, "lean", 18.0, trace=steady(2), cpu=36.0, gflop=30.0)
+    write(tmp_path, "slow", 44.0, trace=steady(4), cpu=44.0, gflop=1e5)  # 11 seconds a round
+    write(tmp_path, "old", 5.0, trace=steady(40))
+    found = by_measures(tmp_path).frame.set_index("method")
+    assert set(found.index) == {"fast", "lean", "slow"}
+    budget = {"seconds": 10.0, "cpu_seconds": 20.0, "gflop": 30.0}
+    reached = {"fast": (10, 10, None), "lean": (1, 1, 2), "slow": (None, 1, None)}
+    for i, (measure, least) in enumerate(budget.items()):
+        assert set(found[f"budget_{measure}"]) == {least}
+        for method, rounds in reached.items():
+            line = found.loc[method]
+            assert (line[f"gap_{measure}"] == "") == (rounds[i] is not None)
+            assert rounds[i] is None or line[f"epoch_{measure}"] == rounds[i]
+    assert found.loc["fast", "gap_gflop"] == "first traced after 150 GFLOP"
+    assert found.loc["slow", "accuracy_cpu_seconds"] == 0.901
+    assert found.loc["fast", ["spent_seconds", "spent_cpu_seconds", "spent_gflop"]].tolist() == [10, 20, 300]
+    (text,) = text_tables(by_measures(tmp_path))
+    assert text.remark == (
+        "Budgets: 10.0 s, 20.0 s of CPU time, 30.0 GFLOP. At equal wall time 2 methods had spent 9.00 to "
+        "10.0 s, 18.0 to 20.0 s of CPU time, 15.0 to 300 GFLOP: within a factor of 1.25 that is equal by "
+        "wall time and CPU time."
+    )
+    assert [cell.text for cell in text.lines[2]][2:] == [
+        "first traced after 11.0 s", "—", "1 of 4", "90.10", "first traced after 25000 GFLOP", "—", "1",
+    ]  # fmt: skip
+
+
+def test_one_method_with_all_measures_is_compared_with_none(tmp_path):
+    write(tmp_path, "new", trace=steady(4), cpu=10.0, gflop=5.0)
+    write(tmp_path, "old", trace=steady(4))
+    assert not len(by_measures(tmp_path).frame)
+    report.build(tmp_path)
+    assert not (tmp_path / "tables" / "budgets-measures.md").exists()
+    write(tmp_path, "third", trace=steady(4), cpu=10.0, gflop=5.0)
+    report.build(tmp_path)
+    text = (tmp_path / "tables" / "budgets-measures.md").read_text()
+    assert "equal by wall time and CPU time and GFLOP" in text
+
+
+def test_the_cost_table_has_columns_for_what_runs_measured(tmp_path):
+    def table():
+        text = text_tables(next(t for t in budgets.tables(material(tmp_path)) if t.name == "cost"))[0]
+        headings = [h.replace("\u00a0", " ") for h in text.headings]
+        cells = [dict(zip(headings, (c.text for c in line), strict=True)) for line in text.lines]
+        return headings, {line["method"]: line for line in cells if line["networks"] == "10"}
+
+    write(tmp_path, "old")
+    assert not any("CPU" in heading or "GFLOP" in heading for heading in table()[0])
+    write(tmp_path, "new", cpu=12.0, gflop=1234.6)
+    _, found = table()
+    new = ("fit, CPU time [s] ↓", "fit [GFLOP] ↓")
+    assert [found["new"][heading] for heading in new] == ["12.0", "1235"]
+    assert [found["old"][heading] for heading in new] == ["—", "—"]  # not measured
 
 
 def test_numbers_are_means_over_seeds(tmp_path):
@@ -301,6 +316,15 @@ def test_a_figure_has_rows_of_metrics_columns_of_costs_and_points_of_sizes(tmp_p
     assert marks(figure, "a", metric=1).get_ydata() == pytest.approx([0.8, 0.8, 0.8])
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a"]
+
+
+def test_a_figure_has_a_panel_of_operations_where_they_were_counted(tmp_path):
+    write(tmp_path, "a", 10.0, 0.9, gflop=2e6)
+    write(tmp_path, "b", 20.0, 0.8, gflop=3e3)
+    ((place, figure),) = drawn(tmp_path)
+    assert len(figure.axes) == 4 and figure.axes[1].get_xlabel() == "fit [GFLOP]"
+    assert set(marks(figure, "a", cost=1, costs=4).get_xdata()) == {2e6}
+    assert "seconds and counted GFLOP to fit" in place.caption
 
 
 @pytest.mark.parametrize("seed", range(5))

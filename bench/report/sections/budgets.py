@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 
 from bench.report.costs import (
     COSTS,
+    EFFORTS,
     IMAGES,
     MAIN,
     MEASURED,
@@ -27,11 +29,27 @@ from bench.report.rows import PLACE, TASK, Material, plain, summarise
 NAME = "budgets"
 FIGURES: dict[str, str] = {}
 MAX_NAMES = 3  # dominating methods listed in a cell, the most accurate first
+EQUAL = 1.25  # budgets that differ by no larger factor are called equal: a trace seldom falls on T
 COLUMNS = (
     *PLACE, "method", "members", "budget_seconds", "epoch", "epochs", "reached_seconds", "traced_members",
     "trace_accuracy", "trace_accuracy_single", "trace_examples", "gap", *COSTS, *QUALITIES, "front",
     "dominated_by", "seeds", "examples",
 )  # fmt: skip
+MEASURES = {"seconds": " s", "cpu_seconds": " s of CPU time", "gflop": " GFLOP"}  # of `EFFORTS`, with units
+MEASURE_COLUMNS = (
+    *PLACE, "method", "members", *(f"{word}_{m}" for word in ("budget", "epoch", "accuracy", "gap", "spent")
+    for m in MEASURES), "epochs", "seeds", "examples",
+)  # fmt: skip
+_COUNTED = (
+    "CPU time is that of all threads, on a GPU of the host alone; GFLOP are 10⁹ floating-point operations, "
+    "counted in layers with weights, with gradients and without optimisers: the same on every machine. Runs "
+    "made before they were counted have neither."
+)
+_MEASURES_NOTE = (
+    "Of methods whose runs measured all three. The budget of a measure is the least that a method's whole "
+    "fit took of it; shown is the last trace of each method within it, as in the table above: a trace after "
+    f"e of E rounds counts as e/E of the fit by every measure. {_COUNTED}"
+)
 _NOTE = (
     "Means over seeds; equal numbers of networks are compared in the tables of accuracy and "
     "out-of-distribution detection. Equal wall time: T is the shortest fit of the task's methods. Shown is "
@@ -44,20 +62,21 @@ _NOTE = (
     "without training if the fit was reused. "
     "Dominated by: methods whose largest ensemble is at least as accurate, with no more seconds to fit, no "
     "more to predict and no more memory, and better in one of the four; none: on the front. Any difference "
-    "decides, even one that another run might reverse. Equal training FLOPs are not compared: runs do not "
-    "count them. Wall time on one machine is only a rough substitute, as methods use the machine to "
-    "different degrees and other processes may share it."
+    "decides, even one that another run might reverse. Equal wall time need not be an equal budget: methods "
+    "use the machine to different degrees and other processes may share it; where runs measured CPU time and "
+    "counted operations too, the next table compares by each of the three."
 )
 
 
 def tables(material: Material) -> list[Table]:
-    """The tables `cost` and `budgets`."""
+    """The tables `cost`, `budgets` and `budgets-measures`."""
     return [
         Table(
-            "cost", "Cost", "A fit that was reused counts with its original time.",
+            "cost", "Cost", f"A fit that was reused counts with its original cost. {_COUNTED}",
             cost(material.rows), TASK, ("method", "members"), ("metric",), ("members",), MEASURED,
         ),
         budget_table(material),
+        measure_table(material),
     ]  # fmt: skip
 
 
@@ -67,7 +86,7 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
 
 
 def cost(rows: pd.DataFrame) -> pd.DataFrame:
-    """Seconds to fit, sample and predict, and peak memory in bytes, by number of networks.
+    """Seconds, CPU seconds and GFLOP to fit, seconds to sample and predict, and peak memory, by networks.
 
     A fit has no number of networks: it is listed with the method's largest ensemble. If attacks need
     fresh networks, more are sampled than are used for prediction.
@@ -102,8 +121,11 @@ def _traced(placed: pd.DataFrame) -> pd.DataFrame:
     return wide.merge(most.rename(columns=names).reset_index(), on=own)
 
 
-def _reached(trace: pd.DataFrame, fit: float, budget: float) -> dict[str, Any]:
-    """The last line of a method's trace within the budget in seconds, or the reason in `gap`."""
+def _reached(trace: pd.DataFrame, fit: float, budget: float, unit: str = " s") -> dict[str, Any]:
+    """The last line of a method's trace within the budget in seconds, or the reason in `gap`.
+
+    unit: of fit and budget, where they are measured otherwise.
+    """
     if not np.isfinite(fit):
         return {"gap": "no fit time"}
     if not len(trace):
@@ -112,10 +134,16 @@ def _reached(trace: pd.DataFrame, fit: float, budget: float) -> dict[str, Any]:
     seconds = trace["epoch"].to_numpy(float) / trace["epochs"].to_numpy(float) * fit
     within = np.flatnonzero(seconds <= budget)
     if not len(within):
-        return {"gap": f"first traced after {digits('fit_seconds', float(seconds.min()))} s"}
+        return {"gap": f"first traced after {digits('fit_seconds', float(seconds.min()))}{unit}"}
     last = within[np.argmax(seconds[within])]
     line = trace.iloc[last].drop([*PLACE, "method"]).to_dict()
     return {str(k): v for k, v in line.items()} | {"reached_seconds": float(seconds[last]), "gap": ""}
+
+
+def _largest(rows: pd.DataFrame) -> pd.DataFrame:
+    """The points of each method's largest ensemble."""
+    every = points(rows)
+    return every[every["members"] == every.groupby([*PLACE, "method"])["members"].transform("max")]
 
 
 def budgets(rows: pd.DataFrame) -> pd.DataFrame:
@@ -123,8 +151,7 @@ def budgets(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns the columns `COLUMNS`; `front` is yes, no or, if a number is missing, empty.
     """
-    every, traces = points(rows), _traced(placed(rows))
-    largest = every[every["members"] == every.groupby([*PLACE, "method"])["members"].transform("max")]
+    largest, traces = _largest(rows), _traced(placed(rows))
     lines: list[dict[str, Any]] = []
     for key, own in largest.groupby(list(PLACE), sort=False):
         at = (traces[list(PLACE)] == list(key)).all(axis=1)
@@ -211,3 +238,81 @@ def _remarks(frame: pd.DataFrame, material: Material) -> tuple[tuple[tuple[str, 
             told.append(f"Validation accuracy is of {int(own['trace_examples'].max()):,} images.")
         found.append((tuple(map(str, key)), " ".join([*told, where])))
     return tuple(found)
+
+
+def measures(rows: pd.DataFrame) -> pd.DataFrame:
+    """One line per method and place: the last trace within the least fit, by each measure of a fit.
+
+    Of places with several methods whose runs have all three measures. Returns the columns `MEASURE_COLUMNS`;
+    spent_*: what the method had spent at its trace within the budget of wall time.
+    """
+    largest, traces = _largest(rows).dropna(subset=list(EFFORTS)), _traced(placed(rows))
+    lines: list[dict[str, Any]] = []
+    for key, own in largest.groupby(list(PLACE), sort=False):
+        at = (traces[list(PLACE)] == list(key)).all(axis=1)
+        for item in own.to_dict("records") if len(own) > 1 else ():
+            trace = traces[at & (traces["method"] == item["method"])]
+            line: dict[str, Any] = {c: item[c] for c in (*PLACE, "method", "members", "seeds", "examples")}
+            for measure, unit in MEASURES.items():
+                budget = float(own[f"fit_{measure}"].min())
+                found = _reached(trace, item[f"fit_{measure}"], budget, unit)
+                words = {"budget": budget, "gap": found["gap"]}
+                words |= {"epoch": found.get("epoch"), "accuracy": found.get("trace_accuracy")}
+                line |= {f"{word}_{measure}": value for word, value in words.items()}
+            if len(trace):
+                line["epochs"] = trace["epochs"].iloc[0]
+                share = (line["epoch_seconds"] or np.nan) / line["epochs"]
+                line |= {f"spent_{measure}": share * item[f"fit_{measure}"] for measure in MEASURES}
+            lines.append(line)
+    frame = pd.DataFrame(lines, columns=list(MEASURE_COLUMNS))
+    counts = ("members", "epochs", "seeds", "examples", *(f"epoch_{measure}" for measure in MEASURES))
+    real = [f"{word}_{measure}" for word in ("budget", "accuracy", "spent") for measure in MEASURES]
+    return frame.astype(dict.fromkeys(counts, "Int64") | dict.fromkeys(real, "float64"))
+
+
+def measure_table(material: Material) -> Table:
+    """The table `budgets-measures`; empty if no two methods of a place have all three measures."""
+    frame = measures(material.rows)
+    show: list[tuple[str, Callable[[Any], str]]] = []
+    for measure, title in zip(MEASURES, ("wall time", "CPU time", "GFLOP"), strict=True):
+        show.append((f"equal {title}: round", partial(_round_of, measure)))
+        accuracy = partial(_accuracy_of, measure)
+        show.append((f"equal {title}: validation accuracy [%]\u00a0↑", accuracy))
+    show.append(("seeds", lambda item: str(item.seeds)))
+    remarks = tuple(
+        (tuple(map(str, key)), _compared(own)) for key, own in frame.groupby(list(PLACE), sort=False)
+    )
+    return Table(
+        "budgets-measures", "Equal budgets by three measures", _MEASURES_NOTE, frame, PLACE,
+        ("method", "members"), (), show=tuple(show), remarks=remarks,
+    )  # fmt: skip
+
+
+def _round_of(measure: str, item: Any) -> str:
+    gap, epoch = (getattr(item, f"{word}_{measure}") for word in ("gap", "epoch"))
+    return gap or f"{int(epoch):,} of {int(item.epochs):,}"
+
+
+def _accuracy_of(measure: str, item: Any) -> str:
+    return _text("accuracy", getattr(item, f"accuracy_{measure}"))
+
+
+def _compared(own: pd.DataFrame) -> str:
+    """The budgets of a place, and by which measures methods with a trace within T had spent equally much."""
+    limits = [
+        f"{digits('fit_seconds', float(own[f'budget_{measure}'].iloc[0]))}{unit}"
+        for measure, unit in MEASURES.items()
+    ]
+    told = f"Budgets: {', '.join(limits)}."
+    spent = own[[f"spent_{measure}" for measure in MEASURES]].dropna()
+    if len(spent) < 2:
+        return told
+    ranges, equal = [], []
+    for name, (measure, unit) in zip(("wall time", "CPU time", "GFLOP"), MEASURES.items(), strict=True):
+        least, most = (float(value) for value in spent[f"spent_{measure}"].agg(["min", "max"]))
+        ranges.append(f"{digits('fit_seconds', least)} to {digits('fit_seconds', most)}{unit}")
+        equal += [name] * (most <= EQUAL * least)
+    return (
+        f"{told} At equal wall time {len(spent)} methods had spent {', '.join(ranges)}: within a factor of "
+        f"{EQUAL} that is equal by {' and '.join(equal) or 'none of the three'}."
+    )

@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from numpy.typing import NDArray
 
 from bench.records.schema import METRICS
-from bench.report.costs import COSTS, IMAGES, QUALITIES, machines, placed, points
+from bench.report.costs import IMAGES, QUALITIES, machines, placed, points
 from bench.report.layout.captions import Drawing, figure_entry, where
 from bench.report.layout.figures import EDGE, WIDTH, Styles, blank, handle, in_seeds, legend
 from bench.report.layout.tables import Table, heading
@@ -33,6 +33,7 @@ _STEPS: tuple[tuple[int, tuple[float, ...]], ...] = (
 )  # fmt: skip
 _AXES = {
     "fit_seconds": ("fit [s]", 1.0),
+    "fit_gflop": ("fit [GFLOP]", 1.0),
     "predict_seconds_1000": (f"predict {IMAGES:,} {{}} [s]", 1.0),
     "peak_memory_bytes": ("peak memory [MiB]", 1 / 2**20),
 }
@@ -46,14 +47,16 @@ def tables(material: Material) -> list[Table]:
 def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
     """Quality against each cost, one figure per task and data set of a block."""
     frame = points(part.rows)
-    frame = frame[frame[list(COSTS)].notna().any(axis=1)]
+    frame = frame[frame[list(_AXES)].notna().any(axis=1)]
     for task, own in frame.groupby("task", sort=False):
         for dataset, place in own.groupby("dataset", sort=False):
             subject = str(task) if own["dataset"].nunique() == 1 else f"{task}-{dataset}"
             at = placed(part.rows[part.rows["task"] == task])
             at = at.loc[at["dataset"] == dataset, ["run", "method"]].drop_duplicates()
+            counted = place["fit_gflop"].notna().any()
+            fitting = "seconds and counted GFLOP to fit" if counted else "seconds to fit"
             caption = (
-                "Quality of ensembles against their cost: seconds to fit, seconds in which the ensemble "
+                f"Quality of ensembles against their cost: {fitting}, seconds in which the ensemble "
                 f"predicts {IMAGES:,} images or points, peak memory of the run. One marker per ensemble "
                 "size, that of the largest is larger; all sizes share one fit and one peak, and prediction "
                 "time scales with size. "
@@ -79,7 +82,7 @@ def pareto(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
     frame: the points of one preset, device, task and data set.
     """
     metrics = [metric for metric in QUALITIES if frame[metric].notna().any()]
-    costs = [cost for cost in COSTS if frame[cost].notna().any()]
+    costs = [cost for cost in _AXES if frame[cost].notna().any()]
     names = sorted(set(frame["method"]))
     noun = "images" if "accuracy" in metrics else "points"
     note = f"{int(frame['examples'].max()):,} {noun} · {in_seeds(frame)}"
@@ -99,7 +102,7 @@ def pareto(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
         if cost == "peak_memory_bytes":
             _memory(axes, x)
         else:
-            _seconds(axes, x)
+            _plain_numbers(axes, x, LETTER * len(costs) / 3)
     legend(figure, [handle(name, styles[name], linestyle="") for name in names])
     return figure
 
@@ -155,8 +158,8 @@ def _memory(axes: Axes, x: NDArray[np.float64]) -> None:
     axes.ticklabel_format(axis="x", useOffset=False)
 
 
-def _seconds(axes: Axes, x: NDArray[np.float64]) -> None:
-    """A logarithmic axis with plain numbers, with the finest ticks whose labels fit."""
+def _plain_numbers(axes: Axes, x: NDArray[np.float64], letter: float) -> None:
+    """A logarithmic axis with plain numbers, with the finest ticks whose labels of such letters fit."""
     axes.set_xscale("log")
     if not 0 < x.min() <= x.max() < np.inf:
         return
@@ -171,7 +174,7 @@ def _seconds(axes: Axes, x: NDArray[np.float64]) -> None:
         told = [f"{m:,.0f}" if m >= 1000 else f"{m:.3g}" for m in marks]
         gaps = np.diff(np.log(marks)) / np.log(high / low)
         room = [1 + (len(a) + len(b)) / 2 for a, b in pairwise(told)]
-        if len(marks) > len(chosen) and (gaps > LETTER * np.array(room)).all():
+        if len(marks) > len(chosen) and (gaps > letter * np.array(room)).all():
             chosen = list(zip(marks, told, strict=True))
     axes.xaxis.set_major_locator(FixedLocator([mark for mark, _ in chosen]))
     axes.xaxis.set_minor_locator(NullLocator())
