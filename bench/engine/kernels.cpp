@@ -1,5 +1,5 @@
-// What a CPU spends its time on beside matrix products: a first convolution that pools and activates
-// in registers, and pooling with activation by itself. And the most that a core could do.
+// A first convolution that pools and activates, pooling with activation by itself, and the most that a core
+// could do.
 //
 // A convolution of one or three channels does few operations for each number that it writes; written to
 // memory, read for pooling and read again for the activation, its output costs more than computing it.
@@ -13,22 +13,6 @@
 #include "kernels_vectors.h"
 
 namespace {
-
-// Of four numbers a lane the largest, plus a bias, activated; the code of what happened.
-template <class T, int bytes, class V = typename Vectors<T, bytes>::number>
-INLINE V settle(const V *four, V bias, T slope, typename Vectors<T, bytes>::mask &code) {
-    using mask = typename Vectors<T, bytes>::mask;
-    using integer = typename Vectors<T, bytes>::integer;
-    auto best = four[0];
-    code = mask{};
-    UNROLL for (int q = 1; q < 4; q++) {
-        code = four[q] > best ? mask{} + (integer)q : code;
-        best = four[q] > best ? four[q] : best;
-    }
-    best += bias;
-    code = best > (T)0 ? code : code | (integer)4;
-    return best > (T)0 ? best : best * slope;
-}
 
 // P windows side by side, Q vectors of outputs.
 template <class T, int bytes, int K, int C, int P, int Q, bool coded>
@@ -47,15 +31,7 @@ INLINE void windows(const Shape &s, const T *corner, const T *weights, const T *
                         sums[(n / 4 * Q + q) * 4 + n % 4] += pixel * load<bytes>(weights + q * lanes);
                 }
         }
-    UNROLL for (int n = 0; n < P; n++)
-        UNROLL for (int q = 0; q < Q; q++) {
-            const long at = n * s.outputs + q * lanes;
-            typename Vectors<T, bytes>::mask code;
-            const V b = bias ? load<bytes>(bias + q * lanes) : V{};
-            store(out + at, settle<T, bytes>(sums + (n * Q + q) * 4, b, slope, code));
-            if constexpr (coded)
-                store_codes<T, bytes>(winner + at, code);
-        }
+    finish<T, bytes, P, Q, coded>(sums, s.outputs, bias, slope, out, winner);
 }
 
 // act(max over 2x2 of (images * weight) + bias), K x K kernels without padding, by Q vectors of outputs.
@@ -77,7 +53,8 @@ INLINE void forward_by(const Shape s, const T *images, const T *weight, const T 
                 const long at = (b * rows + r) * columns * s.outputs + o;
                 const auto call = [&](auto several, long c) __attribute__((always_inline)) {
                     windows<T, bytes, K, C, several.count, Q, coded>(
-                        s, line + 2 * c, w, start, slope, out + at + c * s.outputs, winner + at + c * s.outputs);
+                        s, line + 2 * c, w, start, slope, out + at + c * s.outputs,
+                        winner + at + c * s.outputs);
                 };
                 long c = 0;
                 for (; c + P <= columns; c += P)
@@ -91,7 +68,7 @@ INLINE void forward_by(const Shape s, const T *images, const T *weight, const T 
 template <class T, int bytes, int registers, int K, int C, bool coded>
 INLINE void forward(const Shape s, const T *images, const T *weight, const T *bias, T slope, T *out,
                     uint8_t *winner) {
-    constexpr int P = bytes < 64 ? 1 : 3;
+    constexpr int P = registers < 32 ? 1 : 3;
     constexpr int pair = 2 * Vectors<T, bytes>::lanes;
     if (16 % pair == 0 || s.outputs % pair == 0)
         forward_by<T, bytes, K, C, P, 2, coded>(s, images, weight, bias, slope, out, winner);
@@ -103,7 +80,8 @@ INLINE void forward(const Shape s, const T *images, const T *weight, const T *bi
 // read from its last pixels. `pixels` see one row of a kernel.
 template <class T, int bytes, int C, int pixels> struct Lines {
     // No wider than one row needs.
-    static constexpr int width = bytes > 32 && pixels * C * sizeof(T) <= 32 ? 32 : bytes, lanes = width / sizeof(T);
+    static constexpr int width = bytes > 32 && pixels * C * sizeof(T) <= 32 ? 32 : bytes;
+    static constexpr int lanes = width / sizeof(T);
     static constexpr int parts = (pixels * C + lanes - 1) / lanes, row = parts * lanes;
     long height, across, wide;
     Aligned<T> numbers;
@@ -207,7 +185,8 @@ INLINE void backward_images(const Shape s, const T *weight, T slope, const uint8
                     const uint8_t code = winner[at + o + set];
                     const T g = upstream[at + o + set] * codes.factor[code];
                     const T *p = computed(w + codes.place[code]);
-                    UNROLL for (int l = 0; l < lines; l++) sum[set][l] += g * load<L::width>(p + l * L::lanes);
+                    UNROLL for (int l = 0; l < lines; l++)
+                        sum[set][l] += g * load<L::width>(p + l * L::lanes);
                 }
             T *corner = whole.numbers.begin + whole.corner(n, columns);
             UNROLL for (int l = 0; l < lines; l++) {
@@ -293,25 +272,26 @@ template <int bytes, int registers> INLINE void peak(long rounds, float *sums, d
                  : s.channels == 3 ? CALL(T, 3, 3) : CALL(T, 3, 1))
 
 #define DEFINE(T, suffix)                                                                                    \
-    FUNCTION(first_forward_##suffix,                                                                          \
+    FUNCTION(first_forward_##suffix,                                                                         \
              (Shape s, long kernel, const T *images, const T *weight, const T *bias, double slope, T *out,   \
               uint8_t *winner),                                                                              \
              (s, kernel, images, weight, bias, slope, out, winner), BY_KERNEL(FORWARD, T))                   \
-    FUNCTION(first_backward_weight_##suffix,                                                                  \
+    FUNCTION(first_backward_weight_##suffix,                                                                 \
              (Shape s, long kernel, const T *images, double slope, const uint8_t *winner, const T *upstream, \
               T *of_weight, T *of_bias),                                                                     \
              (s, kernel, images, slope, winner, upstream, of_weight, of_bias), BY_KERNEL(WEIGHT, T))         \
-    FUNCTION(first_backward_inputs_##suffix,                                                                  \
+    FUNCTION(first_backward_inputs_##suffix,                                                                 \
              (Shape s, long kernel, const T *weight, double slope, const uint8_t *winner, const T *upstream, \
               T *of_images),                                                                                 \
              (s, kernel, weight, slope, winner, upstream, of_images), BY_KERNEL(IMAGES, T))                  \
     FUNCTION(pool_forward_##suffix, (Shape s, const T *y, double slope, T *out, uint8_t *winner),            \
-             (s, y, slope, out, winner),                                                     \
+             (s, y, slope, out, winner),                                                                     \
              (winner ? pool<T, bytes, true>(s, y, (T)slope, out, winner)                                     \
                      : pool<T, bytes, false>(s, y, (T)slope, out, winner)))                                  \
     FUNCTION(pool_backward_##suffix,                                                                         \
              (Shape s, double slope, const uint8_t *winner, const T *upstream, T *of_y),                     \
-             (s, slope, winner, upstream, of_y), (pool_backward<T, bytes>(s, (T)slope, winner, upstream, of_y)))
+             (s, slope, winner, upstream, of_y),                                                             \
+             (pool_backward<T, bytes>(s, (T)slope, winner, upstream, of_y)))
 
 DEFINE(float, float32)
 DEFINE(double, float64)

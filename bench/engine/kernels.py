@@ -1,8 +1,8 @@
-"""Layers that a CPU computes best by own kernels, compiled from `kernels*.cpp` at installation.
+"""Convolutions that pool and activate, and pooling: a CPU's own kernels, compiled at installation.
 
-A first layer convolves, pools and activates in one pass over memory; gradients of later ones take the
-quarter of the multiply-adds that pooling leaves. Where no compiler was at hand there is no library,
-`convolves` and `pools` say no, and PyTorch's own operations do the same, slower.
+The full map of a convolution is never written: four products of a window stay in registers and one number
+leaves. Gradients take the quarter of the multiply-adds that pooling leaves. Where no compiler was at hand
+there is no library, `convolves` and `pools` say no, and PyTorch's own operations do the same, slower.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -36,11 +35,9 @@ class _Shape(ctypes.Structure):
 
 # Arguments of each function after the level and the shape: p a pointer, d a double, l a long.
 _FUNCTIONS = {
-    "first_forward": "lpppdpp",
-    "first_backward_weight": "lpdpppp",
-    "first_backward_inputs": "lpdppp",
-    "later_backward_weight": "lpdpppp",
-    "later_backward_inputs": "lpdppp",
+    **{f"{layer}_forward": "lpppdpp" for layer in ("first", "later")},
+    **{f"{layer}_backward_weight": "lpdpppp" for layer in ("first", "later")},
+    **{f"{layer}_backward_inputs": "lpdppp" for layer in ("first", "later")},
     "pool_forward": "pdpp",
     "pool_backward": "dppp",
 }
@@ -167,16 +164,21 @@ def _channels_last(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None
 class _PooledConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, slope: float) -> Tensor:
-        of_x, of_weight, of_bias, _ = ctx.needs_input_grad
-        first = x.shape[1] in _CHANNELS
-        compute = _first if first else _later
-        out, winner = compute(x, weight, bias, slope, of_x or of_weight or of_bias)
+        batch, channels, height, width = x.shape
+        outputs, _, side, _ = weight.shape
+        pooled_shape = (batch, outputs, (height - side + 1) // 2, (width - side + 1) // 2)
+        out = _channels_last(pooled_shape, x)
+        of_x, *of_others, _ = ctx.needs_input_grad
+        winner = _channels_last(pooled_shape, x, torch.uint8) if of_x or any(of_others) else None
+
+        layer = "first" if channels in _CHANNELS else "later"
+        shape = _Shape(batch, channels, height, width, outputs)
+        _call(f"{layer}_forward", x, shape, side, x, weight, bias, slope, out, winner)
         if winner is not None:
             # Inputs are read for the weight's gradient, the weight for theirs.
-            inputs = x if of_weight or of_bias else None
-            ctx.save_for_backward(inputs, weight if of_x else None, winner)
+            ctx.save_for_backward(x if any(of_others) else None, weight if of_x else None, winner)
             ctx.sizes, ctx.slope, ctx.biased = (x.shape, weight.shape), slope, bias is not None
-            ctx.layer, ctx.layout = "first" if first else "later", _layout(x)
+            ctx.layer, ctx.layout = layer, _layout(x)
         return out
 
     @staticmethod
@@ -190,51 +192,23 @@ class _PooledConvolution(torch.autograd.Function):
         of_x = of_weight = of_bias = None
         if weight is not None:
             of_x = torch.empty(size, dtype=upstream.dtype, memory_format=ctx.layout)
-            own = (weight, ctx.slope, winner, upstream, of_x)
-            _call(f"{layer}_backward_inputs", upstream, shape, side, *own)
+            given = (side, weight, ctx.slope, winner, upstream)
+            _call(f"{layer}_backward_inputs", upstream, shape, *given, of_x)
         if x is not None:
             of_weight = torch.empty(kernel, dtype=upstream.dtype, memory_format=ctx.layout)
             of_bias = upstream.new_empty(outputs) if ctx.biased else None
-            own = (x, ctx.slope, winner, upstream, of_weight, of_bias)
-            _call(f"{layer}_backward_weight", upstream, shape, side, *own)
+            given = (side, x, ctx.slope, winner, upstream)
+            _call(f"{layer}_backward_weight", upstream, shape, *given, of_weight, of_bias)
         return of_x, of_weight, of_bias, None
-
-
-def _first(
-    x: Tensor, weight: Tensor, bias: Tensor | None, slope: float, coded: bool
-) -> tuple[Tensor, Tensor | None]:
-    """A layer of few channels, and which places won where coded."""
-    batch, channels, height, width = x.shape
-    outputs, _, side, _ = weight.shape
-    pooled_shape = (batch, outputs, (height - side + 1) // 2, (width - side + 1) // 2)
-    out = _channels_last(pooled_shape, x)
-    winner = _channels_last(pooled_shape, x, torch.uint8) if coded else None
-    shape = _Shape(batch, channels, height, width, outputs)
-    _call("first_forward", x, shape, side, x, weight, bias, slope, out, winner)
-    return out, winner
-
-
-def _later(
-    h: Tensor, weight: Tensor, bias: Tensor | None, slope: float, coded: bool
-) -> tuple[Tensor, Tensor | None]:
-    """The same for many channels: PyTorch's product, which own ones did not beat, pooled."""
-    y = F.conv2d(h, weight, bias).contiguous(memory_format=torch.channels_last)
-    return _pool(y, slope, coded)
-
-
-def _pool(h: Tensor, slope: float, coded: bool) -> tuple[Tensor, Tensor | None]:
-    """What `pooled` returns, and which places won where coded."""
-    batch, channels, height, width = h.shape
-    out = _channels_last((batch, channels, height // 2, width // 2), h)
-    winner = _channels_last(out.shape, h, torch.uint8) if coded else None
-    _call("pool_forward", h, _Shape(batch, channels, height, width, 0), h, slope, out, winner)
-    return out, winner
 
 
 class _Pooled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, slope: float) -> Tensor:
-        out, winner = _pool(h, slope, ctx.needs_input_grad[0])
+        batch, channels, height, width = h.shape
+        out = _channels_last((batch, channels, height // 2, width // 2), h)
+        winner = _channels_last(out.shape, h, torch.uint8) if ctx.needs_input_grad[0] else None
+        _call("pool_forward", h, _Shape(batch, channels, height, width, 0), h, slope, out, winner)
         if winner is not None:
             ctx.save_for_backward(winner)
             ctx.shape, ctx.slope = h.shape, slope

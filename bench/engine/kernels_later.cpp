@@ -1,7 +1,8 @@
-// Gradients of a convolution of many channels that pools and activates.
+// A convolution of many channels that pools and activates.
 //
-// One place of each 2x2 window has a gradient: a quarter of the multiply-adds of the dense map. Which one it
-// is differs from output to output, so that a vector holds input channels, never outputs.
+// Forward, a vector holds outputs; what falls outside the windows is not computed. Backward, one place of
+// each 2x2 window has a gradient: a quarter of the multiply-adds of the dense map. Which one it is differs
+// from output to output, so that a vector holds input channels.
 //
 // Layouts: inputs [B, H, W, C], weights [O, K, K, C], outputs and their gradients [B, h, w, O], all channels
 // last; C and O multiples of 16. Inside, channels come in blocks of one vector, [C / lanes, H, W, lanes]: a
@@ -51,6 +52,72 @@ template <int K, class F> INLINE void each_strip(F call) {
         call(Constant<left>{}, K - left);
 }
 
+// P windows side by side, Q vectors of outputs.
+template <class T, int bytes, int K, int P, int Q, bool coded>
+INLINE void windows(const Sizes<T, bytes, K> &size, const T *corner, const T *weights, const T *bias, T slope,
+                    long outputs, T *out, uint8_t *winner) {
+    constexpr int lanes = size.lanes;
+    typename Vectors<T, bytes>::number sums[P * Q * 4] = {}; // by window and vector the four places
+    for (long block = 0; block < size.blocks; block++, corner += size.plane)
+        for (int y = 0; y < K; y++) {
+            const T *above = corner + y * size.line, *below = computed(above + size.line);
+            for (int t = 0; t < K * lanes; t++, weights += Q * lanes)
+                UNROLL for (int n = 0; n < P * 4; n++) {
+                    const T number = (n & 2 ? below : above)[t + (n / 4 * 2 + n % 2) * lanes];
+                    UNROLL for (int q = 0; q < Q; q++)
+                        sums[(n / 4 * Q + q) * 4 + n % 4] += number * load<bytes>(weights + q * lanes);
+                }
+        }
+    finish<T, bytes, P, Q, coded>(sums, outputs, bias, slope, out, winner);
+}
+
+// act(max over 2x2 of (inputs * weight) + bias), by Q vectors of outputs.
+template <class T, int bytes, int registers, int K, int Q, bool coded>
+INLINE void forward_by(const Shape s, const T *inputs, const T *weight, const T *bias, T slope, T *out,
+                       uint8_t *winner) {
+    const Sizes<T, bytes, K> size(s);
+    constexpr int lanes = size.lanes, group = Q * lanes, P = registers < 32 ? 1 : 2;
+    const long taps = K * K * s.channels, pixels = s.height * s.width;
+    Aligned<T> image(size.blocks * size.plane), packed(s.outputs * taps);
+    for (long o = 0; o < s.outputs; o++) // by group, block of inputs, row and column of the kernel, input
+        for (long block = 0; block < size.blocks; block++)
+            for (int t = 0; t < K * K; t++) {
+                const T *from = weight + o * taps + t * s.channels + block * lanes;
+                T *to = &packed.begin[(o / group * taps + (block * K * K + t) * lanes) * group + o % group];
+                for (int c = 0; c < lanes; c++)
+                    to[c * group] = from[c];
+            }
+    for (long b = 0; b < s.batch; b++) {
+        to_blocks<T, bytes>(inputs + b * pixels * s.channels, pixels, s.channels, image.begin, size.plane);
+        for (long o = 0; o < s.outputs; o += group) {
+            const auto call = [&](auto several, long n) __attribute__((always_inline)) {
+                const long at = (b * size.windows + n) * s.outputs + o;
+                windows<T, bytes, K, several.count, Q, coded>(size, image.begin + size.corner(n),
+                                                              packed.begin + o * taps, bias ? bias + o : bias,
+                                                              slope, s.outputs, out + at, winner + at);
+            };
+            for (long n = 0; n < size.windows;) {
+                if (n % size.columns + P <= size.columns) {
+                    call(Constant<P>{}, n);
+                    n += P;
+                } else {
+                    call(Constant<1>{}, n++);
+                }
+            }
+        }
+    }
+}
+
+template <class T, int bytes, int registers, int K, bool coded>
+INLINE void forward(const Shape s, const T *inputs, const T *weight, const T *bias, T slope, T *out,
+                    uint8_t *winner) {
+    constexpr int pair = 2 * Vectors<T, bytes>::lanes;
+    if (16 % pair == 0 || s.outputs % pair == 0)
+        forward_by<T, bytes, registers, K, 2, coded>(s, inputs, weight, bias, slope, out, winner);
+    else if constexpr (16 % pair != 0)
+        forward_by<T, bytes, registers, K, 1, coded>(s, inputs, weight, bias, slope, out, winner);
+}
+
 // Sums of R rows of the kernel for one output and block: every gradient of its list times the pixels that
 // its place sees.
 template <class T, int bytes, int K, int R>
@@ -97,8 +164,9 @@ INLINE void backward_weight(const Shape s, const T *inputs, T slope, const uint8
                 const T *from = images.begin + block * together * size.plane + y * size.line;
                 T *to = sums.begin + block * size.kernels + s.outputs * y * K * lanes;
                 for (long o = 0; o < s.outputs; o++)
-                    add_list<T, bytes, K, R>(&lists.gradients[o * lists.apart], &lists.places[o * lists.apart],
-                                             count, from, size.line, to + o * R * K * lanes);
+                    add_list<T, bytes, K, R>(&lists.gradients[o * lists.apart],
+                                             &lists.places[o * lists.apart], count, from, size.line,
+                                             to + o * R * K * lanes);
             });
     }
     for (long o = 0; o < s.outputs; o++)
@@ -122,7 +190,7 @@ INLINE void add_window(const uint32_t *winners, const T *gradients, const T *wei
     for (uint32_t left = winners[2 * down + right]; left; left &= left - 1) {                                \
         const int o = __builtin_ctz(left);                                                                   \
         const T g = gradients[o];                                                                            \
-        const T *w = computed(weights + o * (R * K * lanes));                                                          \
+        const T *w = computed(weights + o * (R * K * lanes));                                                \
         UNROLL for (int l = 0; l < R * K; l++)                                                               \
             SUM(l / K + down, l % K + right) += g * load<bytes>(w + l * lanes);                              \
     }
@@ -212,7 +280,15 @@ INLINE void backward_inputs(const Shape s, const T *weight, T slope, const uint8
 #define WEIGHT(T, K) backward_weight<T, bytes, K>(s, inputs, (T)slope, winner, upstream, of_weight, of_bias)
 #define INPUTS(T, K) backward_inputs<T, bytes, K>(s, weight, (T)slope, winner, upstream, of_inputs)
 
+#define FORWARD(T, K)                                                                                        \
+    (winner ? forward<T, bytes, registers, K, true>(s, inputs, weight, bias, (T)slope, out, winner)          \
+            : forward<T, bytes, registers, K, false>(s, inputs, weight, bias, (T)slope, out, winner))
+
 #define DEFINE(T, suffix)                                                                                    \
+    FUNCTION(later_forward_##suffix,                                                                         \
+             (Shape s, long kernel, const T *inputs, const T *weight, const T *bias, double slope, T *out,   \
+              uint8_t *winner),                                                                              \
+             (s, kernel, inputs, weight, bias, slope, out, winner), BY_KERNEL(FORWARD, T))                   \
     FUNCTION(later_backward_weight_##suffix,                                                                 \
              (Shape s, long kernel, const T *inputs, double slope, const uint8_t *winner, const T *upstream, \
               T *of_weight, T *of_bias),                                                                     \

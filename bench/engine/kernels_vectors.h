@@ -73,6 +73,36 @@ template <class T, int bytes> INLINE typename Vectors<T, bytes>::mask load_codes
     return __builtin_convertvector(*(const typename V::codes *)p, typename V::mask);
 }
 
+// Of four numbers a lane the largest, plus a bias, activated; the code of what happened.
+template <class T, int bytes, class V = typename Vectors<T, bytes>::number>
+INLINE V settle(const V *four, V bias, T slope, typename Vectors<T, bytes>::mask &code) {
+    using mask = typename Vectors<T, bytes>::mask;
+    using integer = typename Vectors<T, bytes>::integer;
+    auto best = four[0];
+    code = mask{};
+    UNROLL for (int q = 1; q < 4; q++) {
+        code = four[q] > best ? mask{} + (integer)q : code;
+        best = four[q] > best ? four[q] : best;
+    }
+    best += bias;
+    code = best > (T)0 ? code : code | (integer)4;
+    return best > (T)0 ? best : best * slope;
+}
+
+// Of P windows side by side the sums of Q vectors of outputs at four places, settled and written.
+template <class T, int bytes, int P, int Q, bool coded, class V = typename Vectors<T, bytes>::number>
+INLINE void finish(const V *sums, long outputs, const T *bias, T slope, T *out, uint8_t *winner) {
+    constexpr int lanes = Vectors<T, bytes>::lanes;
+    UNROLL for (int n = 0; n < P * Q; n++) {
+        const long at = n / Q * outputs + n % Q * lanes;
+        typename Vectors<T, bytes>::mask code;
+        const V b = bias ? load<bytes>(bias + n % Q * lanes) : V{};
+        store(out + at, settle<T, bytes>(sums + n * 4, b, slope, code));
+        if constexpr (coded)
+            store_codes<T, bytes>(winner + at, code);
+    }
+}
+
 // What the code of a place says: the factor of its gradient, and where it lies from the corner of its window,
 // whose second column is `right` of the first and whose second row `down`.
 template <class T> struct Codes {
@@ -98,8 +128,8 @@ template <class T> struct Lists {
 
     // corner(e): where the window of entry e begins. Adds the gradients to those of the bias [O].
     template <class F>
-    INLINE void fill(const T *upstream, const uint8_t *winner, long outputs, long count, const Codes<T> &codes,
-                     T *of_bias, F corner) {
+    INLINE void fill(const T *upstream, const uint8_t *winner, long outputs, long count,
+                     const Codes<T> &codes, T *of_bias, F corner) {
         for (long e = 0; e < count; e++, upstream += outputs, winner += outputs) {
             const long from = corner(e);
             for (long o = 0; o < outputs; o++) {
@@ -127,9 +157,9 @@ constexpr int REGISTERS = 32;
 
 // One exported function. Its body reads `bytes`, the width of a vector, and `registers`, how many there are.
 #define FUNCTION(name, parameters, arguments, body)                                                          \
-    static void name##_0 parameters { TARGET(16, REGISTERS) body; }               \
-    LEVEL_1(static void name##_1 parameters { TARGET(32, 16) body; })             \
-    LEVEL_2(static void name##_2 parameters { TARGET(64, 32) body; })             \
+    static void name##_0 parameters { TARGET(16, REGISTERS) body; }                                          \
+    LEVEL_1(static void name##_1 parameters { TARGET(32, 16) body; })                                        \
+    LEVEL_2(static void name##_2 parameters { TARGET(64, 32) body; })                                        \
     EXPORT void name(long level, UNPACKED parameters) {                                                      \
         ON_X86(if (level == 2) return name##_2 arguments; if (level == 1) return name##_1 arguments;)        \
         name##_0 arguments;                                                                                  \

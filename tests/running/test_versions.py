@@ -67,7 +67,7 @@ def edit(tree, old, new):
 COMPUTES = {
     "HyperGAN._step": ("loss + c.beta * adversarial", "loss + 2 * c.beta * adversarial"),
     "Minibatches._order": ("torch.randperm(len(self.split), generator=rng)", "torch.arange(len(self.split))"),
-    "kernels.cpp": ("constexpr int P = bytes < 64 ? 1 : 3;", "constexpr int P = bytes < 64 ? 1 : 2;"),
+    "kernels.cpp": ("constexpr int P = registers < 32 ? 1 : 3;", "constexpr int P = 1;"),
     "kernels_later.cpp": ("constexpr int STRIP = 3;", "constexpr int STRIP = 2;"),
     "kernels_vectors.h": ("#include <vector>", "#include <vector>\n#define LATER 1"),
     "LEAKY_SLOPE": ("LEAKY_SLOPE = 0.01 ", "LEAKY_SLOPE = 0.02 "),
