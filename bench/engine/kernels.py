@@ -1,12 +1,14 @@
-"""Layers that a CPU computes best in one pass over memory, compiled from `kernels.cpp` at installation.
+"""Convolutions that pool and activate, and pooling: a CPU's own kernels, compiled at installation.
 
-Where no compiler was at hand there is no library, `convolves` and `pools` say no, and PyTorch's own
-operations do the same, slower.
+The full map of a convolution is never written: four products of a window stay in registers and one number
+leaves. Gradients take the quarter of the multiply-adds that pooling leaves. Where no compiler was at hand
+there is no library, `convolves` and `pools` say no, and PyTorch's own operations do the same, slower.
 """
 
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -18,9 +20,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _TYPES = {torch.float32: "float32", torch.float64: "float64"}
-# What `kernels.cpp` is compiled for: sides of the kernel, channels of the images, and channels of the
-# output in two vectors of eight numbers.
-_SIDES, _CHANNELS, _OUTPUTS = ((3, 3), (5, 5)), (1, 3), 16
+# What the library is compiled for: sides of the kernel, channels of images, and channels of other maps in
+# vectors of up to 16 numbers.
+_SIDES, _CHANNELS, _WHOLE = ((3, 3), (5, 5)), (1, 3), 16
+# Rounds of at most 24 chains of multiply-adds, about a millisecond, and how often: the best one counts.
+_PEAK_ROUNDS, _PEAK_REPEATS = 100_000, 10
 
 
 class _Shape(ctypes.Structure):
@@ -29,11 +33,11 @@ class _Shape(ctypes.Structure):
     _fields_ = [(name, ctypes.c_long) for name in ("batch", "channels", "height", "width", "outputs")]
 
 
-# Arguments of each function after the shape: p a pointer, d a double, l a long.
+# Arguments of each function after the level and the shape: p a pointer, d a double, l a long.
 _FUNCTIONS = {
-    "conv_forward": "lpppdpp",
-    "conv_backward_weight": "lpdpppp",
-    "conv_backward_images": "lpdppp",
+    **{f"{layer}_forward": "lpppdpp" for layer in ("first", "later")},
+    **{f"{layer}_backward_weight": "lpdpppp" for layer in ("first", "later")},
+    **{f"{layer}_backward_inputs": "lpdppp" for layer in ("first", "later")},
     "pool_forward": "pdpp",
     "pool_backward": "dppp",
 }
@@ -41,18 +45,22 @@ _ARGUMENTS = {"p": ctypes.c_void_p, "d": ctypes.c_double, "l": ctypes.c_long}
 
 
 @cache
-def _functions() -> dict[tuple[str, torch.dtype], Callable[..., None]]:
-    """The library's functions by name and type; none where it was not built."""
+def _library() -> ctypes.CDLL | None:
     folder = Path(__file__).parent
     paths = (folder / f"_kernels{suffix}" for suffix in EXTENSION_SUFFIXES)
     path = next((p for p in paths if p.exists()), None)
-    if path is None:
-        return {}
-    library, found = ctypes.CDLL(str(path)), {}
-    for name, arguments in _FUNCTIONS.items():
+    return None if path is None else ctypes.CDLL(str(path))
+
+
+@cache
+def _functions() -> dict[tuple[str, torch.dtype], Callable[..., None]]:
+    """The library's functions by name and type; none where it was not built."""
+    library, found = _library(), {}
+    for name, arguments in _FUNCTIONS.items() if library is not None else ():
         for dtype, suffix in _TYPES.items():
             function = getattr(library, f"{name}_{suffix}")
-            function.argtypes, function.restype = [_Shape, *(_ARGUMENTS[a] for a in arguments)], None
+            types = [ctypes.c_long, _Shape, *(_ARGUMENTS[a] for a in arguments)]
+            function.argtypes, function.restype = types, None
             found[name, dtype] = function
     return found
 
@@ -62,16 +70,47 @@ def compiled() -> bool:
     return bool(_functions())
 
 
+@cache
+def level() -> int:
+    """Which form of each function runs: 2 for AVX-512, 1 for AVX2, 0 for any processor."""
+    library = _library()
+    return 0 if library is None else library.highest_level()
+
+
+def peak_gflop_per_s() -> float | None:
+    """Multiply-adds in float32 that one core does at most, from registers, in GFLOP/s (2 a multiply-add).
+
+    The best of a few runs of a millisecond, in this thread; None where the library was not built.
+    """
+    library = _library()
+    if library is None:
+        return None
+    numbers, operations = (ctypes.c_float * 16)(0.5, 1.0), ctypes.c_double()
+    rates = []
+    for _ in range(_PEAK_REPEATS):
+        begun = time.perf_counter()
+        library.multiply_adds(
+            ctypes.c_long(level()), ctypes.c_long(_PEAK_ROUNDS), numbers, ctypes.byref(operations)
+        )
+        rates.append(operations.value / (time.perf_counter() - begun) / 1e9)
+        numbers[0], numbers[1] = 0.5, 1.0  # the sums were written here
+    return max(rates)
+
+
 def _known(h: Tensor) -> bool:
     return h.device.type == "cpu" and h.dtype in _TYPES and compiled()
 
 
 def convolves(module: nn.Conv2d, h: Tensor) -> bool:
-    """Whether `pooled_convolution` does this layer on h [B, C, H, W]: few channels, no padding."""
+    """Whether `pooled_convolution` does this layer on h [B, C, H, W].
+
+    It does those without padding, of few channels or whole vectors of them.
+    """
     return (
-        module.in_channels in _CHANNELS
+        (module.in_channels in _CHANNELS or module.in_channels % _WHOLE == 0)
         and module.kernel_size in _SIDES
-        and module.out_channels % _OUTPUTS == 0
+        and module.out_channels % _WHOLE == 0
+        and module.groups == 1
         and module.stride == module.dilation == (1, 1)
         and module.padding == (0, 0)
         and min(h.shape[2:]) > module.kernel_size[0]
@@ -82,7 +121,7 @@ def convolves(module: nn.Conv2d, h: Tensor) -> bool:
 def pools(h: Tensor) -> bool:
     """Whether `pooled` takes h [B, C, H, W]: channels last, in whole vectors, a window at least."""
     return (
-        h.shape[1] % _OUTPUTS == 0
+        h.shape[1] % _WHOLE == 0
         and min(h.shape[2:]) > 1
         and h.is_contiguous(memory_format=torch.channels_last)
         and _known(h)
@@ -95,7 +134,10 @@ def pooled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None, slope: fl
     The result is channels-last. Of equal products in a window the first one gets the gradient.
     slope: of the activation below 0; 0 for ReLU, 1 for none.
     """
-    return _PooledConvolution.apply(x.contiguous(), weight.contiguous(), bias, slope)
+    layout = _layout(x)
+    return _PooledConvolution.apply(
+        x.contiguous(memory_format=layout), weight.contiguous(memory_format=layout), bias, slope
+    )
 
 
 def pooled(h: Tensor, slope: float) -> Tensor:
@@ -105,7 +147,12 @@ def pooled(h: Tensor, slope: float) -> Tensor:
 
 def _call(name: str, like: Tensor, shape: _Shape, *arguments: Any) -> None:
     values = (a.data_ptr() if isinstance(a, Tensor) else a for a in arguments)
-    _functions()[name, like.dtype](shape, *values)
+    _functions()[name, like.dtype](level(), shape, *values)
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """How inputs and weights of a layer lie in memory: images by planes, later maps channels last."""
+    return torch.contiguous_format if x.shape[1] in _CHANNELS else torch.channels_last
 
 
 def _channels_last(shape: Sequence[int], like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -121,15 +168,17 @@ class _PooledConvolution(torch.autograd.Function):
         outputs, _, side, _ = weight.shape
         pooled_shape = (batch, outputs, (height - side + 1) // 2, (width - side + 1) // 2)
         out = _channels_last(pooled_shape, x)
-        winner = _channels_last(pooled_shape, x, torch.uint8) if any(ctx.needs_input_grad) else None
+        of_x, *of_others, _ = ctx.needs_input_grad
+        winner = _channels_last(pooled_shape, x, torch.uint8) if of_x or any(of_others) else None
 
+        layer = "first" if channels in _CHANNELS else "later"
         shape = _Shape(batch, channels, height, width, outputs)
-        _call("conv_forward", x, shape, side, x, weight, bias, slope, out, winner)
+        _call(f"{layer}_forward", x, shape, side, x, weight, bias, slope, out, winner)
         if winner is not None:
-            # Images are read for the weight's gradient, the weight for theirs.
-            images = x if ctx.needs_input_grad[1] else None
-            ctx.save_for_backward(images, weight if ctx.needs_input_grad[0] else None, winner)
+            # Inputs are read for the weight's gradient, the weight for theirs.
+            ctx.save_for_backward(x if any(of_others) else None, weight if of_x else None, winner)
             ctx.sizes, ctx.slope, ctx.biased = (x.shape, weight.shape), slope, bias is not None
+            ctx.layer, ctx.layout = layer, _layout(x)
         return out
 
     @staticmethod
@@ -137,18 +186,19 @@ class _PooledConvolution(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, winner = ctx.saved_tensors
         upstream = upstream.contiguous(memory_format=torch.channels_last)
-        (batch, channels, height, width), size = ctx.sizes
-        outputs, side = size[0], size[2]
-        shape = _Shape(batch, channels, height, width, outputs)
+        size, kernel = ctx.sizes
+        outputs, _, side, _ = kernel
+        shape, layer = _Shape(*size, outputs), ctx.layer
         of_x = of_weight = of_bias = None
         if weight is not None:
-            of_x = upstream.new_empty((batch, channels, height, width))
-            _call("conv_backward_images", upstream, shape, side, weight, ctx.slope, winner, upstream, of_x)
+            of_x = torch.empty(size, dtype=upstream.dtype, memory_format=ctx.layout)
+            given = (side, weight, ctx.slope, winner, upstream)
+            _call(f"{layer}_backward_inputs", upstream, shape, *given, of_x)
         if x is not None:
-            of_weight = upstream.new_empty(size)
+            of_weight = torch.empty(kernel, dtype=upstream.dtype, memory_format=ctx.layout)
             of_bias = upstream.new_empty(outputs) if ctx.biased else None
-            own = (x, ctx.slope, winner, upstream, of_weight, of_bias)
-            _call("conv_backward_weight", upstream, shape, side, *own)
+            given = (side, x, ctx.slope, winner, upstream)
+            _call(f"{layer}_backward_weight", upstream, shape, *given, of_weight, of_bias)
         return of_x, of_weight, of_bias, None
 
 

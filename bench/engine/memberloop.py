@@ -30,9 +30,9 @@ class Block:
 class MemberLoop(Way):
     """One member after the other.
 
-    What it gains over a plain loop: a first layer of few channels pools and activates before it writes
-    (`kernels`); later ones do so in one pass; tensors are channels-last; what backward passes keep is
-    which entry of a window won, in a byte each.
+    What it gains over a plain loop: convolutions pool and activate before they write (`kernels`), or in one
+    pass after it; tensors are channels-last; what backward passes keep is which entry of a window won, in a
+    byte each, and their gradients are of these entries alone.
     """
 
     concurrent = True

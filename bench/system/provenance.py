@@ -22,7 +22,7 @@ def commit() -> tuple[str, bool]:
     """The checkout's commit and whether its code has uncommitted changes; ("", False) outside a checkout."""
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
-        return head, bool(_git("status", "--porcelain", "--", "*.py", "*.cpp", "*.toml"))
+        return head, bool(_git("status", "--porcelain", "--", "*.py", "*.cpp", "*.h", "*.toml"))
     except (OSError, subprocess.CalledProcessError):
         return "", False
 

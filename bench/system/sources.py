@@ -16,7 +16,8 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution,
 from importlib.util import find_spec
 from pathlib import Path
 
-COMPILED = (".c", ".cpp", ".cu")  # suffixes of a module's compiled kernels, which share its file name
+# Suffixes of a module's compiled kernels: `kernels.cpp` and `kernels_more.cpp` are part of `kernels.py`.
+COMPILED = (".c", ".cpp", ".cu", ".h")
 STATEMENTS = "statements"  # name for top-level statements that define nothing and run on import
 CONFIG = "Config"  # the attribute of a method that refers to its settings class
 # Statements that only report: these functions of these objects. `self.progress(...)` of a method may compute.
@@ -174,10 +175,9 @@ def read(name: str, path: Path) -> Module:
     clean = _Clean().visit(tree)
     for statement in clean.body:
         _take(module, statement)
-    for suffix in COMPILED:
-        source = path.with_suffix(suffix)
-        if source.exists():
-            built = any(path.with_name(f"_{path.stem}{end}").exists() for end in EXTENSION_SUFFIXES)
+    built = any(path.with_name(f"_{path.stem}{end}").exists() for end in EXTENSION_SUFFIXES)
+    for source in sorted(path.parent.glob(f"{path.stem}*")):
+        if source.suffix in COMPILED and f"{source.stem}_".startswith(f"{path.stem}_"):
             module.compiled[source.name] = without_comments(source.read_text("utf-8")) if built else ""
     return module
 

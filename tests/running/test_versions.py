@@ -17,6 +17,7 @@ from bench.system.fingerprint import Code, changes, place_of, version
 
 ENTRY = registry.method("hypergan")
 TASK = registry.task("digits")
+SOURCES = (".py", ".cpp", ".h")
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def tree(tmp_path):
     folders = {"bench": top}
     folders |= {f"bench/{part}": sources.find(f"bench.{part}").parent for part in ("methods", "datasets")}
     for name, folder in folders.items():
-        for path in [*folder.rglob("*.py"), *folder.rglob("*.cpp")]:
+        for path in (path for end in SOURCES for path in folder.rglob(f"*{end}")):
             target = tmp_path / name / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, target)
@@ -56,7 +57,7 @@ def run_of(tree):
 
 def edit(tree, old, new):
     """Replace a text in the only file of the copy that contains it."""
-    files = [p for p in tree.rglob("*.*") if p.suffix in (".py", ".cpp") and old in p.read_text("utf-8")]
+    files = [p for p in tree.rglob("*.*") if p.suffix in SOURCES and old in p.read_text("utf-8")]
     assert len(files) == 1, (old, files)
     text = files[0].read_text("utf-8")
     assert text.count(old) == 1, old
@@ -66,7 +67,9 @@ def edit(tree, old, new):
 COMPUTES = {
     "HyperGAN._step": ("loss + c.beta * adversarial", "loss + 2 * c.beta * adversarial"),
     "Minibatches._order": ("torch.randperm(len(self.split), generator=rng)", "torch.arange(len(self.split))"),
-    "kernels.cpp": ("#include <vector>", "#include <vector>\n#define LATER 1"),
+    "kernels.cpp": ("constexpr int P = registers < 32 ? 1 : 3;", "constexpr int P = 1;"),
+    "kernels_later.cpp": ("constexpr int STRIP = 3;", "constexpr int STRIP = 2;"),
+    "kernels_vectors.h": ("#include <vector>", "#include <vector>\n#define LATER 1"),
     "LEAKY_SLOPE": ("LEAKY_SLOPE = 0.01 ", "LEAKY_SLOPE = 0.02 "),
     "adam": ("        fused=True,\n        capturable", "        capturable"),
     "stream": ('big") >> 1', 'big") >> 2'),
