@@ -26,20 +26,27 @@ class Adam(torch.optim.Adam):
     Adam acts on each number by itself, so that pieces change nothing but the time.
     """
 
+    _numbers: int | None = None
+
     def step(self, closure: Any = None) -> Any:
         """One step, as `torch.optim.Adam.step`."""
-        if closure is not None or not all(self._in_pieces(group) for group in self.param_groups):
+        if closure is not None or self._few() or not all(map(self._in_pieces, self.param_groups)):
             return super().step(closure)
         work = [(group, piece) for group in self.param_groups for piece in self._pieces(group)]
         parallel.each(lambda item: _update(*item), work)
         return None
 
+    def _few(self) -> bool:
+        """Whether all numbers together are too few for two pieces."""
+        if self._numbers is None:
+            self._numbers = sum(p.numel() for group in self.param_groups for p in group["params"])
+        return self._numbers < 2 * BLOCK
+
     def _in_pieces(self, group: Mapping[str, Any]) -> bool:
-        """Whether a group is worth pieces, and has made its moments in a first step."""
+        """Whether a group's first step has made its moments, and pieces of it are views."""
         held = [p for p in group["params"] if p.grad is not None]
         return (
-            sum(p.numel() for p in held) >= 2 * BLOCK
-            and not group["amsgrad"]
+            not group["amsgrad"]
             and all(p in self.state and p.device.type == "cpu" and p.is_contiguous() for p in held)
             and all(p.grad.is_contiguous() for p in held)
         )
