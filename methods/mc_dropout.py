@@ -23,10 +23,8 @@ from bench.training import (
     Split,
     Step,
     Streams,
-    Weights,
     adam,
     annealed,
-    apply,
     initial,
     means,
     minimise,
@@ -107,13 +105,11 @@ class MCDropout(Method):
     def logits(self, x: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
         """Logits [B, K] of images x [B, ...], each under its own mask: [B, inputs] by layer."""
 
-        def drop(step: Step, weights: Weights, h: Tensor) -> Tensor | None:
-            if step.name not in masks:
-                return None
-            scale = masks[step.name]
-            return apply(step, weights, h * scale.view(*scale.shape, *[1] * (h.dim() - 2)))
+        def drop(step: Step, h: Tensor) -> Tensor:
+            scale = masks.get(step.name)
+            return h if scale is None else h * scale.view(*scale.shape, *[1] * (h.dim() - 2))
 
-        return self.engine.single(self.weights, x, drop)
+        return self.engine.single(self.weights, x, before=drop)
 
     def masks(self, images: int, rng: torch.Generator) -> dict[str, Tensor]:
         """A mask for each image, [B, inputs] by layer."""

@@ -10,7 +10,7 @@ from bench.engine.precision import float32
 from bench.engine.recording import Recorded, Row
 from bench.engine.shortage import shortage
 from bench.engine.steps import Step
-from bench.engine.ways import Batched, LayerOperation, Vmap, Way, Weights
+from bench.engine.ways import Batched, InputOperation, LayerOperation, Vmap, Way, Weights
 from bench.engine.work import Cost, spent, watch
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "BlockLinear",
     "Cost",
     "Engine",
+    "InputOperation",
     "LayerOperation",
     "Loss",
     "MemberLoop",

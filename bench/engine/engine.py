@@ -14,7 +14,16 @@ from bench.engine.memberloop import MemberLoop
 from bench.engine.pieces import LARGEST_SLICE, PIECES, image_blocks, member_slices
 from bench.engine.shortage import free_bytes, shortage
 from bench.engine.steps import Step
-from bench.engine.ways import Batched, LayerOperation, Vmap, Way, Weights, count_of, members_of
+from bench.engine.ways import (
+    Batched,
+    InputOperation,
+    LayerOperation,
+    Vmap,
+    Way,
+    Weights,
+    count_of,
+    members_of,
+)
 from bench.engine.work import Passes
 from bench.networks import shapes
 
@@ -97,17 +106,25 @@ class Engine:
         names = list(weights)
         return Losses.apply(self, names, x, y, loss, own, *(weights[n] for n in names))
 
-    def single(self, weights: Weights, x: Tensor, operation: LayerOperation, products: int = 1) -> Tensor:
+    def single(
+        self,
+        weights: Weights,
+        x: Tensor,
+        operation: LayerOperation | None = None,
+        before: InputOperation | None = None,
+        products: int = 1,
+    ) -> Tensor:
         """One network's logits [B, K] where layers with weights do `operation`; differentiable.
 
-        For training that needs its own layer operation, such as local reparameterisation; a layer for
-        which it returns None does what it always does. weights: by name [*shape], whatever the operation
-        wants. products: of the layer's size that the operation does, for the count of operations; 2 for a
-        mean and a variance. Raises ValueError for a network with layers that the walk does not know.
+        For training that needs its own layer operation, such as local reparameterisation; where it returns
+        None, and without it, a layer does what it always does. before: what a layer with weights is given
+        instead of its input, such as a masked one. weights: by name [*shape], whatever the operation wants.
+        products: of the layer's size that the operation does, for the count of operations; 2 for a mean and a
+        variance. Raises ValueError for a network with layers that the walk does not know.
         """
         way, graph = MemberLoop(self.known_steps()), torch.is_grad_enabled()
         self.passes.add(1, x.shape, graph, graph and x.requires_grad, products)
-        return way.walk(weights, way.enter(x, False).data, operation)
+        return way.walk(weights, way.enter(x, False).data, operation, before)
 
     def known_steps(self) -> tuple[Step, ...]:
         """The network's layers in the order of the walk; ValueError where it holds one that is not known."""

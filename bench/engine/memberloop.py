@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from bench.engine import kernels
 from bench.engine.steps import Step
-from bench.engine.ways import Entered, LayerOperation, Way, Weights, geometry
+from bench.engine.ways import Entered, InputOperation, LayerOperation, Way, Weights, geometry
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,23 @@ class MemberLoop(Way):
             outputs.append(self.walk(dict(zip(names, values, strict=True)), x))
         return torch.stack(outputs)
 
-    def walk(self, weights: Weights, x: Tensor, operation: LayerOperation | None = None) -> Tensor:
+    def walk(
+        self,
+        weights: Weights,
+        x: Tensor,
+        operation: LayerOperation | None = None,
+        before: InputOperation | None = None,
+    ) -> Tensor:
         """One member's logits [B, K] of normalised images.
 
-        `operation` replaces what layers with weights do, except where it returns None.
+        `operation` replaces what layers with weights do, except where it returns None; `before` changes what
+        they are given.
         """
         h = x
         for block in self.blocks:
             step, given = block.step, None
+            if before is not None and step.has_weights:
+                h = before(step, h)
             if operation is not None and step.has_weights:
                 given = operation(step, weights, h)
             if given is not None:

@@ -23,6 +23,8 @@ from bench.engine.steps import Step, activation_bytes
 Weights = Mapping[str, Tensor]
 # A layer's own operation: (step, this member's weights by name, input) -> output, or None for the usual.
 LayerOperation = Callable[[Step, Weights, Tensor], Tensor | None]
+# What a layer with weights is given instead of its input: (step, input) -> input.
+InputOperation = Callable[[Step, Tensor], Tensor]
 
 
 @dataclass(frozen=True)

@@ -69,8 +69,9 @@ Weights         `Weights`, {name: [M, *shape]}; `initial` makes one network's; `
 Networks        `self.engine` evaluates them. `.shapes`: {name: shape} of one network. `.losses(weights, x, y,
                 loss, own=False)` -> [M]: the way to train, differentiable in the weights; own: x [M, B, ...]
                 with images of each network's own. `.logits(weights, x)` -> [M, B, K]. `.single(weights, x,
-                operation)` -> [B, K]: one network, {name: [*shape]}, whose layers do an operation of yours
-                (`Step`, `apply`), in `products` of the layer's size. Layers with weights in order:
+                operation, before)` -> [B, K]: one network, {name: [*shape]}, whose layers do an operation of
+                yours (`Step`, `apply`), in `products` of the layer's size, or are given what `before` makes
+                of their input. Layers with weights in order:
                 `.known_steps()`. Products elsewhere than here and in modules that are kept are not counted.
 Losses          `Loss`: logits [M, B, K], labels -> [M]; `cross_entropy`, `mse`, `gaussian`, `gaussian_nll`;
                 `LOSSES` by name. `normal_kl`, the divergence of normal weights from N(0, 1).

@@ -100,15 +100,16 @@ def test_the_chain_continues_across_epochs():
 
 @pytest.mark.parametrize("slope", [0.0, 0.5, 3.0])
 def test_the_penalty_of_a_linear_critic_is_its_slope_s_deviation_from_one(slope):
-    critic = nn.Linear(4, 1)
+    critic = nn.Sequential(nn.Linear(4, 1))
+    weight = critic[0].weight
     with torch.no_grad():
-        critic.weight.copy_(slope * torch.tensor([[0.5, -0.5, 0.5, 0.5]]))  # a unit vector
+        weight.copy_(slope * torch.tensor([[0.5, -0.5, 0.5, 0.5]]))  # a unit vector
     penalty = gradient_penalty(critic, torch.randn(7, 4))
     assert penalty.item() == pytest.approx((slope - 1) ** 2)
     if slope:
         penalty.backward()  # d/dw (|w| - 1)^2 = 2 (|w| - 1) w / |w|
-        expected = 2 * (slope - 1) * critic.weight / slope
-        torch.testing.assert_close(critic.weight.grad, expected.detach())
+        expected = 2 * (slope - 1) * weight / slope
+        torch.testing.assert_close(weight.grad, expected.detach())
 
 
 def test_the_penalty_of_a_deep_critic_agrees_with_finite_differences():
@@ -118,6 +119,16 @@ def test_the_penalty_of_a_deep_critic_agrees_with_finite_differences():
     slopes = torch.stack([(critic(x + s) - critic(x - s))[:, 0] / 2e-6 for s in steps], 1)
     expected = (slopes.norm(dim=1) - 1).square().mean()
     torch.testing.assert_close(gradient_penalty(critic, x), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_penalty_s_gradient_is_that_of_second_derivatives():
+    critic = mlp(3, 20, 1).double()
+    x = torch.randn(5, 3, dtype=torch.double, generator=stream(1)).requires_grad_()
+    (slopes,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    weights = [p for name, p in critic.named_parameters() if name.endswith("weight")]
+    expected = torch.autograd.grad((slopes.norm(dim=1) - 1).square().mean(), weights)
+    found = torch.autograd.grad(gradient_penalty(critic, x.detach()), weights)
+    torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.parametrize(("count", "width"), [(20, 500), (30, 10)], ids=["wide", "full"])
