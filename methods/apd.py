@@ -32,6 +32,7 @@ from bench.training import (
     initial,
     means,
     minimise,
+    product,
     settings,
     stacked,
 )
@@ -345,21 +346,20 @@ class Coordinates:
         self.mean = vectors.mean(0)
         centred = vectors - self.mean
         self.basis = _basis(centred) if span else None
-        values = centred if self.basis is None else centred @ self.basis.t()
+        values = centred if self.basis is None else product(centred, self.basis.t())
         self.scale = values.square().mean().sqrt()
         self.values = values / self.scale
 
     def vectors(self, values: Tensor) -> Tensor:
         """Vectors [M, P] of coordinates [M, D]."""
-        scaled = self.scale * values
-        return self.mean + (scaled if self.basis is None else scaled @ self.basis)
+        return self.mean + self.scale * (values if self.basis is None else product(values, self.basis))
 
 
 def _basis(centred: Tensor) -> Tensor:
     """Orthonormal rows [min(n - 1, P), P] that span centred vectors [n, P], largest variance first."""
     n, count = centred.shape
     wide = centred.double()
-    variances, directions = torch.linalg.eigh(wide @ wide.t())
+    variances, directions = torch.linalg.eigh(product(wide, wide.t()))
     size = min(n - 1, count)
     variances, directions = variances.flip(0)[:size], directions.flip(1)[:, :size]
     # A sign of its own for every direction, so that a stored generator fits on another machine.
@@ -367,7 +367,7 @@ def _basis(centred: Tensor) -> Tensor:
     directions = directions * directions.gather(0, largest).sign()
     lengths = variances.clamp_min(0).sqrt()
     inverse = torch.where(variances > NEGLIGIBLE * variances[0], 1 / lengths, 0.0)
-    return ((directions * inverse).t() @ wide).to(centred.dtype)
+    return product((directions * inverse).t(), wide).to(centred.dtype)
 
 
 def mlp(inputs: int, hidden: int, outputs: int, last: float = 1.0) -> nn.Sequential:
@@ -396,5 +396,5 @@ def gradient_penalty(critic: nn.Sequential, x: Tensor) -> Tensor:
         _, *units = itertools.accumulate(hidden, lambda h, layer: layer(h).relu_(), initial=x)
     gradient = last.weight
     for layer, h in zip(reversed(hidden), reversed(units), strict=True):
-        gradient = (gradient * h.sign()) @ layer.weight
+        gradient = product(gradient * h.sign(), layer.weight)
     return (gradient.norm(dim=1) - 1).square().mean()

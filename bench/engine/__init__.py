@@ -11,7 +11,7 @@ from bench.engine.recording import Recorded, Row
 from bench.engine.shortage import shortage
 from bench.engine.steps import Step
 from bench.engine.ways import Batched, InputOperation, LayerOperation, Vmap, Way, Weights
-from bench.engine.work import Cost, spent, watch
+from bench.engine.work import Cost, product, spent, watch
 
 __all__ = [
     "Batched",
@@ -30,6 +30,7 @@ __all__ = [
     "Weights",
     "apply",
     "float32",
+    "product",
     "shortage",
     "single_threaded",
     "spent",

@@ -7,8 +7,7 @@ are watched. The count is therefore the same on every device and for any number 
 made again to save memory, and ways that are timed, add nothing.
 
 Not counted: activations, pooling, normalisation, losses, optimisers, random numbers, and products outside
-such layers. Nor is the gradient of a gradient: a gradient penalty counts as a plain pass with both gradients,
-3 products a layer where it takes 4.
+such layers but for those by `product`. Nor is the gradient of a gradient.
 """
 
 from __future__ import annotations
@@ -113,6 +112,14 @@ class Passes:
         elif of_weights:
             passes += sum(layers[1:])  # nobody asks for the gradient of what the first layer reads
         add(2 * products * networks * count * passes)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a b, for a [N, K] and b [K, D], counted with the gradients that it is made for."""
+    graph = torch.is_grad_enabled()
+    passes = 1 + (graph and a.requires_grad) + (graph and b.requires_grad)
+    add(2 * passes * len(a) * b.numel())
+    return a @ b
 
 
 def watch(part: nn.Module) -> None:

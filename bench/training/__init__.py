@@ -71,8 +71,8 @@ Networks        `self.engine` evaluates them. `.shapes`: {name: shape} of one ne
                 with images of each network's own. `.logits(weights, x)` -> [M, B, K]. `.single(weights, x,
                 operation, before)` -> [B, K]: one network, {name: [*shape]}, whose layers do an operation of
                 yours (`Step`, `apply`), in `products` of the layer's size, or are given what `before` makes
-                of their input. Layers with weights in order:
-                `.known_steps()`. Products elsewhere than here and in modules that are kept are not counted.
+                of their input. Layers with weights in order: `.known_steps()`. Operations are counted here,
+                in modules that are kept, and in `product` of matrices.
 Losses          `Loss`: logits [M, B, K], labels -> [M]; `cross_entropy`, `mse`, `gaussian`, `gaussian_nll`;
                 `LOSSES` by name. `normal_kl`, the divergence of normal weights from N(0, 1).
 Many cores      What the engine and `adam` do uses all cores; the rest of a step runs on one. `BlockLinear` is
@@ -85,7 +85,7 @@ For a GPU       `Recorded` runs a step for every `Row` of a round (images, noise
 The loop        `fit` with `FitSettings` returns a `Fit`; `check_finite` for steps inside a round.
 """
 
-from bench.engine import BlockLinear, Loss, Recorded, Row, Step, Weights, apply, summed
+from bench.engine import BlockLinear, Loss, Recorded, Row, Step, Weights, apply, product, summed
 from bench.networks import initial, stacked
 from bench.rng import Streams
 from bench.settings import Count, CountOrZero, LogSd, NotNegative, Positive, Share, settings
@@ -131,6 +131,7 @@ __all__ = [
     "minimise",
     "mse",
     "normal_kl",
+    "product",
     "set_rate",
     "settings",
     "stacked",

@@ -147,10 +147,7 @@ def test_a_round_of_every_method_counts_all_its_products(name, one_thread):
     for i in range(1, method.rounds()):
         with Products() as oracle:
             found = counted(lambda i=i: method.round(i))
-        if name == "apd" and i >= method.config.epochs:
-            assert 0.7 * oracle.flop < found < oracle.flop  # the gradient penalty's second derivatives
-        else:
-            assert found == oracle.flop > 0
+        assert found == oracle.flop > 0
 
 
 @pytest.mark.parametrize("name", ["hypergan", "mnf", "standard_ensemble"])
