@@ -24,7 +24,7 @@ ALLOWED = {
         "evaluations", "training", "engine", "records", "settings", "registry", "task", "rng", "system",
         "errors",
     },
-    "perf": {"training", "engine", "networks", "rng", "system"},
+    "perf": {"training", "engine", "networks", "settings", "registry", "rng", "system"},
     "evaluations": {"attacks", "metrics", "ensemble", "records", "task", "rng", "errors"},
     "training": {
         "metrics", "ensemble", "engine", "networks", "records", "settings", "task", "rng", "system",
@@ -49,7 +49,7 @@ EXAMPLES = {"bench.training", "bench.registry"}  # all that a method of another 
 DATASETS = {"task", "networks", "registry", "errors", "datasets"}
 # The top-level modules of bench/; all others are in packages.
 TOP = {
-    "__init__", "__main__", "task", "networks", "ensemble", "registry", "settings", "errors", "rng", "perf",
+    "__init__", "__main__", "task", "networks", "ensemble", "registry", "settings", "errors", "rng",
 }  # fmt: skip
 WITHOUT_TORCH = (
     "bench.cli.main", "bench.report", "bench.methods", "bench.datasets", "bench.records.store",

@@ -238,7 +238,9 @@ def perf(kind: str, device: str, threads: int | None, file: Path | None) -> None
     Example:
       bench perf predict --json predict.json
 
-    All do the same work in the same run; a float32 matrix product timed in that run is the upper bound.
+    All do the same work in the same run, beside two ceilings timed in it: the peak of fused
+    multiply-adds (on a CPU), and a float32 matrix product, which is no limit. With `train` also a
+    whole step of every method: the engine against a loop over its networks and PyTorch's Adam.
     """
     import json
 

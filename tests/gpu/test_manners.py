@@ -13,9 +13,9 @@ from pretended_gpu import pretended_gpu
 from small import small_network, stripes
 from torch import nn
 
-from bench import perf
 from bench.attacks import oblivious
 from bench.ensemble import Ensemble
+from bench.perf import cases, measuring
 from bench.rng import Streams, stream
 from bench.running.launchers import Workers, ray, slurm
 from bench.running.worker import run_worker
@@ -77,12 +77,12 @@ def test_everything_is_measured_in_full_precision(monkeypatch):
     seen = []
 
     def prepare(case, device):
-        return {perf.ENGINE: lambda: seen.append((case.name, torch.backends.cudnn.allow_tf32))}
+        return {cases.ENGINE: lambda: seen.append((case.name, torch.backends.cudnn.allow_tf32))}
 
-    monkeypatch.setattr(perf, "prepare", prepare)
-    monkeypatch.setattr(perf, "GEMM", 8)
+    monkeypatch.setattr(cases, "prepare", prepare)
+    monkeypatch.setattr(measuring, "GEMM", 8)
     before = torch.backends.cudnn.allow_tf32
-    for _ in perf.measure("predict", torch.device("cpu"), repeats=1):
+    for _ in measuring.measure("predict", torch.device("cpu"), repeats=1):
         assert torch.backends.cudnn.allow_tf32 == before
     assert seen and not any(allowed for _, allowed in seen)
 

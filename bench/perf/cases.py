@@ -1,11 +1,9 @@
-"""The speed benchmark: the same work by each way in one run, with a matrix product as the ceiling."""
+"""Stacked networks evaluated, trained and attacked by each way: a plain loop, vmap, the engine."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,15 +13,11 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from bench import networks
-from bench.engine import Engine, Weights, float32, kernels, parallel, work
+from bench.engine import Engine, Weights, work
 from bench.networks import shapes
 from bench.rng import stream
-from bench.system import devices
 from bench.training import cross_entropy
 
-GEMM = 2048  # side of the matrices: large enough to reach a core's peak, small enough to repeat
-REPEATS = 5
-SLOW_SECONDS, SLOW_REPEATS = 5.0, 3  # a call that takes longer is repeated less often
 LOOP, VMAP, ENGINE = "loop", "vmap", "engine"
 # vmap keeps every member's activations (20 GiB for 1,000 x 100): from here on it is left out.
 VMAP_MEMBERS = 1000
@@ -56,23 +50,6 @@ class Case:
         return 2.0 * passes * self.members * self.batch * multiply_adds(self.network)
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """Median seconds of one case by one way, beside the matrix product of the same run."""
-
-    case: str
-    network: str
-    members: int
-    batch: int
-    device: str
-    way: str
-    seconds: float
-    gflop_per_s: float
-    gemm_gflop_per_s: float
-    fraction_of_gemm: float
-    peak_memory_bytes: int
-
-
 CASES = {
     "predict": (
         Case("predict", "mnist", 100, 1000),
@@ -99,61 +76,6 @@ def multiply_adds(network: str) -> int:
     """Multiply-adds of one image's forward pass, of convolutions and linear layers alone."""
     build, shape = NETWORKS[network]
     return sum(work.multiply_adds(build(), shape))
-
-
-def measure(
-    kind: str, device: torch.device, repeats: int = REPEATS, threads: int | None = None
-) -> Iterator[Measurement]:
-    """Every case of a kind by every way that fits, interleaved so that drift meets all alike.
-
-    In full float32 on a GPU, as evaluations are: PyTorch would allow TF32 for convolutions, and not for the
-    matrix product beside them. threads: of every way (None: PyTorch's number).
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
-        parallel.use(threads)
-    a = torch.randn(GEMM, GEMM, generator=stream(0, "gemm")).to(device)
-    for case in CASES[kind]:
-        with float32(tf32=False):
-            found = _measured(case, partial(torch.matmul, a, a), device, repeats)
-        yield from found
-
-
-def _measured(
-    case: Case, product: Callable[[], Any], device: torch.device, repeats: int
-) -> list[Measurement]:
-    work = prepare(case, device)
-    seconds: dict[str, list[float]] = {way: [] for way in ("gemm", *work)}
-    peaks, counts = {}, {}
-    for way, call in work.items():  # the first call warms up and shows the peak
-        devices.reset_peak_memory(device)
-        before = devices.peak_memory_bytes(device)
-        slow = _seconds(call, device) > SLOW_SECONDS
-        counts[way] = min(repeats, SLOW_REPEATS) if slow else repeats
-        peaks[way] = max(0, devices.peak_memory_bytes(device) - before)
-    for i in range(repeats):
-        seconds["gemm"].append(_seconds(product, device))
-        for way, call in work.items():
-            if i < counts[way]:
-                seconds[way].append(_seconds(call, device))
-    gemm = 2 * GEMM**3 / statistics.median(seconds["gemm"]) / 1e9
-    found = []
-    for way in work:
-        median = statistics.median(seconds[way])
-        rate = case.flop() / median / 1e9
-        common = (case.name, case.network, case.members, case.batch, device.type, way)
-        found.append(Measurement(*common, median, rate, gemm, rate / gemm, peaks[way]))
-    return found
-
-
-def _seconds(call: Callable[[], Any], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    begun = time.perf_counter()
-    call()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun
 
 
 def prepare(case: Case, device: torch.device) -> dict[str, Callable[[], Any]]:
@@ -279,27 +201,3 @@ _VMAP: dict[str, Callable[..., Any]] = {
 _ENGINE: dict[str, Callable[..., Any]] = {
     "predict": _engine_predict, "train": _engine_train, "attack": _engine_attack,
 }  # fmt: skip
-
-
-def documents(measurements: list[Measurement]) -> list[dict[str, Any]]:
-    """Measurements as JSON objects."""
-    return [asdict(m) for m in measurements]
-
-
-def about() -> str:
-    """What the measurements hang on beside the device: threads, and the engine's compiled kernels."""
-    built = "compiled" if kernels.compiled() else "not compiled, install again where a C++ compiler is"
-    return f"{parallel.threads()} threads; the engine's CPU kernels are {built}"
-
-
-def table(measurements: list[Measurement]) -> str:
-    """Measurements as plain text: one line a case and way, with the engine's advantage over it."""
-    lines = [f"{'case':<28}{'way':<8}{'seconds':>9}{'GFLOP/s':>9}{'of GEMM':>9}{'peak MiB':>10}{'engine':>9}"]
-    engines = {m.case: m.seconds for m in measurements if m.way == ENGINE}
-    for m in measurements:
-        faster = "" if m.way == ENGINE else f"{m.seconds / engines[m.case]:.2f}x"
-        lines.append(
-            f"{m.case:<28}{m.way:<8}{m.seconds:>9.3f}{m.gflop_per_s:>9.1f}{m.fraction_of_gemm:>9.2f}"
-            f"{m.peak_memory_bytes / 2**20:>10.0f}{faster:>9}"
-        )
-    return "\n".join(lines)
