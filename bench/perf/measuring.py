@@ -26,9 +26,13 @@ REPEATS = 5
 SLOW_SECONDS, SLOW_REPEATS = 5.0, 3  # a call that takes longer is repeated less often
 STEP_REPEATS = 3  # of a round of steps
 NOTE = (
-    "Gradients after max-pooling need a quarter of the multiply-adds that are counted: "
-    "in training and attacks the engine\nmay pass 1."
+    "Gradients after max-pooling need a quarter of the multiply-adds that are counted: in training\n"
+    "and attacks the engine may pass 1."
 )
+
+
+# Of a case: its name, its network's, members and images of each.
+Names = tuple[str, str, int | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -72,21 +76,21 @@ def measure(
     for case in cases.CASES[kind]:
         with float32(tf32=False):
             calls = {w: partial(_seconds, call, device) for w, call in cases.prepare(case, device).items()}
-            names = (case.name, case.network, case.members, case.batch)
-            found = _measured(names, calls, product, device, repeats, case.flop)
+            what: Names = (case.name, case.network, case.members, case.batch)
+            found = _measured(what, calls, product, device, repeats, case.flop)
         yield from found
     for entry in steps.entries() if kind == "train" else ():
         with float32(tf32=False):
             fits = steps.prepare(entry, device)
             calls = {way: partial(_step_seconds, fit, device) for way, fit in fits.items()}
-            names = (f"step-{entry.name}", steps.NETWORK, None, None)
+            what = (f"step-{entry.name}", steps.NETWORK, None, None)
             flop = fits[ENGINE].flop_per_step
-            found = _measured(names, calls, product, device, min(repeats, STEP_REPEATS), flop)
+            found = _measured(what, calls, product, device, min(repeats, STEP_REPEATS), flop)
         yield from found
 
 
 def _measured(
-    case: tuple[str, str, int | None, int | None],
+    what: Names,
     calls: Mapping[str, Callable[[], float]],
     product: Callable[[], float],
     device: torch.device,
@@ -118,8 +122,8 @@ def _measured(
         median = statistics.median(seconds[way])
         rate = flop() / median / 1e9
         of_peak = None if limit is None else rate / limit
-        rates = (rate, limit, of_peak, gemm, rate / gemm)
-        found.append(Measurement(*case, device.type, way, median, *rates, memory[way]))
+        ceilings = (limit, of_peak, gemm, rate / gemm)
+        found.append(Measurement(*what, device.type, way, median, rate, *ceilings, memory[way]))
     return found
 
 
