@@ -19,6 +19,7 @@ from bench import registry
 from bench.engine import (
     BlockLinear,
     Engine,
+    InputOperation,
     LayerOperation,
     Loss,
     Recorded,
@@ -58,7 +59,14 @@ class PlainEngine(Engine):
         self.passes.add(count, x.shape[1:] if own else x.shape, True, x.requires_grad)
         return loss(self._loop(weights, x.unbind(0) if own else [x] * count), y)
 
-    def single(self, weights: Weights, x: Tensor, operation: LayerOperation, products: int = 1) -> Tensor:
+    def single(
+        self,
+        weights: Weights,
+        x: Tensor,
+        operation: LayerOperation | None = None,
+        before: InputOperation | None = None,
+        products: int = 1,
+    ) -> Tensor:
         """One network's logits [B, K], layer after layer."""
         graph = torch.is_grad_enabled()
         self.passes.add(1, x.shape, graph, graph and x.requires_grad, products)
@@ -66,7 +74,11 @@ class PlainEngine(Engine):
         for name, module in self.network.named_modules():
             if name not in known:  # a container
                 continue
-            given = operation(known[name], weights, x) if known[name].has_weights else None
+            step, given = known[name], None
+            if before is not None and step.has_weights:
+                x = before(step, x)
+            if operation is not None and step.has_weights:
+                given = operation(step, weights, x)
             if given is None:
                 own = {n: weights[f"{name}.{n}"] for n, _ in module.named_parameters()}
                 given = functional_call(module, own, (x,))
