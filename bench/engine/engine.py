@@ -60,10 +60,11 @@ class Engine:
 
     def way(self, device: torch.device) -> Way:
         """The way for this device: member by member on a CPU, all at once on a GPU."""
+        if self._way is None and self.steps is None:
+            self._way = Vmap(self.network)
         if self._way is not None:
             return self._way
-        if self.steps is None:
-            return Vmap(self.network)
+        assert self.steps is not None
         return MemberLoop(self.steps) if device.type == "cpu" else Batched(self.steps)
 
     def logits(self, weights: Weights, x: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ name [M, *shape]; logits [M, B, K].
 
 from __future__ import annotations
 
+import copy
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,8 +50,7 @@ def members_of(weights: Weights, members: slice) -> dict[str, Tensor]:
 class Way(ABC):
     """How stacked networks of one shape are evaluated.
 
-    concurrent: members may run side by side in threads (`functional_call`, for one, may not: it puts
-    weights into the one module for the time of a call).
+    concurrent: members may run side by side in threads.
     """
 
     concurrent: ClassVar[bool] = False
@@ -125,14 +126,26 @@ class Batched(Way):
 class Vmap(Way):
     """`torch.func.functional_call` under `vmap`: any network without buffers, and slower."""
 
+    concurrent = True
+
     def __init__(self, network: nn.Module) -> None:
         self.network = network
+        self._copies: dict[int, nn.Module] = {}
+
+    def _copy(self) -> nn.Module:
+        """This thread's own network: for the time of a call weights stand in it."""
+        thread = threading.get_ident()
+        if thread not in self._copies:
+            self._copies[thread] = copy.deepcopy(self.network)
+        return self._copies[thread]
 
     def enter(self, x: Tensor, own: bool) -> Entered:
         return Entered(x, own)
 
     def run(self, weights: Weights, entered: Entered) -> Tensor:
+        network = self._copy()
+
         def one(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-            return functional_call(self.network, parameters, (x,))
+            return functional_call(network, parameters, (x,))
 
         return vmap(one, in_dims=(0, 0 if entered.own else None))(dict(weights), entered.data)

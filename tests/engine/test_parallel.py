@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_info
 from torch import nn
 
 from bench import networks
-from bench.engine import BlockLinear, Engine, parallel, pieces, single_threaded, summed
+from bench.engine import BlockLinear, Engine, Vmap, parallel, pieces, single_threaded, summed
 from bench.rng import stream
 from bench.training import adam, cross_entropy
 
@@ -129,6 +129,18 @@ def test_any_number_of_threads_gives_the_same_bits(members, own, images):
     for count in (1, 2, 3, 4):
         parallel.use(count)
         found = work(networks.mnist(), members, own, images)
+        expected = expected or found
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("members", [2, 9])
+def test_networks_of_unknown_layers_give_the_same_bits_too(members):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(784, 20), nn.GELU(), nn.Linear(20, 10))
+    assert isinstance(Engine(network).way(torch.device("cpu")), Vmap)
+    expected = None
+    for count in (1, 3):
+        parallel.use(count)
+        found = work(network, members, True, 500)
         expected = expected or found
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
