@@ -123,8 +123,15 @@ class Engine:
         products: of the layer's size that the operation does, for the count of operations; 2 for a mean and a
         variance. Raises ValueError for a network with layers that the walk does not know.
         """
-        way, graph = MemberLoop(self.known_steps()), torch.is_grad_enabled()
+        graph = torch.is_grad_enabled()
         self.passes.add(1, x.shape, graph, graph and x.requires_grad, products)
+        return self.walk(weights, x, operation, before)
+
+    def walk(
+        self, weights: Weights, x: Tensor, operation: LayerOperation | None, before: InputOperation | None
+    ) -> Tensor:
+        """What `single` does, without counting it."""
+        way = MemberLoop(self.known_steps())
         return way.walk(weights, way.enter(x, False).data, operation, before)
 
     def known_steps(self) -> tuple[Step, ...]:

@@ -57,13 +57,13 @@ class _InBlocks(torch.autograd.Function):
         to_weight = torch.empty_like(weight) if of_weight else None
         to_bias = upstream.new_empty(len(weight)) if of_bias else None
 
-        def call(rows: slice) -> Tensor:
+        def call(rows: slice) -> Tensor | None:
             part = upstream[:, rows]
             if to_weight is not None:
                 torch.mm(part.t(), x, out=to_weight[rows])
             if to_bias is not None:
                 torch.sum(part, 0, out=to_bias[rows])
-            return part @ weight[rows] if of_x else part
+            return part @ weight[rows] if of_x else None
 
-        parts = parallel.each(call, _blocks(x, weight))
+        parts = [part for part in parallel.each(call, _blocks(x, weight)) if part is not None]
         return added(parts) if of_x else None, to_weight, to_bias

@@ -18,12 +18,12 @@ from bench.engine import parallel
 # Pieces that work is cut into where it can be: what keeps eight cores busy, and two or four evenly.
 PIECES = 8
 # What a block keeps at least of its images for a backward pass: 50 images of MNIST. A step in two blocks
-# costs a core 4 % more than in one, in four 19 % (SGLD, measured).
+# costs a core 8 % more than in one, in four 24 % (SGLD, measured).
 LEAST_BLOCK = 250_000
 # The same of a slice of members: 25 images of MNIST. Smaller ones gain little, and on a busy machine threads
 # wait for each other: beside four busy loops a run took 3.9 times as long as idle, with this 3.0 (measured).
 LEAST_SLICE = 128_000
-# Members of a slice at most, where only logits are asked for.
+# Members of a slice at most, where only logits are asked for: of 1,000 networks every core then has dozens.
 LARGEST_SLICE = 8
 
 S = TypeVar("S")

@@ -59,17 +59,10 @@ class PlainEngine(Engine):
         self.passes.add(count, x.shape[1:] if own else x.shape, True, x.requires_grad)
         return loss(self._loop(weights, x.unbind(0) if own else [x] * count), y)
 
-    def single(
-        self,
-        weights: Weights,
-        x: Tensor,
-        operation: LayerOperation | None = None,
-        before: InputOperation | None = None,
-        products: int = 1,
+    def walk(
+        self, weights: Weights, x: Tensor, operation: LayerOperation | None, before: InputOperation | None
     ) -> Tensor:
         """One network's logits [B, K], layer after layer."""
-        graph = torch.is_grad_enabled()
-        self.passes.add(1, x.shape, graph, graph and x.requires_grad, products)
         known = {step.name: step for step in self.known_steps()}
         for name, module in self.network.named_modules():
             if name not in known:  # a container

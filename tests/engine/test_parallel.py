@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -53,21 +54,23 @@ def test_pieces_inside_pieces_run_one_after_the_other():
         assert {t for _, t in found} == {thread}
 
 
-def test_the_first_error_is_raised_after_all_that_began_have_ended():
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_is_raised_after_all_that_began_have_ended_and_stops_the_rest(error):
     parallel.use(2)
-    ended = []
+    begun, ended = threading.Event(), []
 
     def call(item):
-        if item in (1, 3):
-            raise ValueError(f"piece {item}")
+        if item == 0:
+            begun.set()
+            time.sleep(0.1)  # the other thread fails meanwhile
+        elif item == 1:
+            begun.wait(10)
+            raise error(f"piece {item}")
         ended.append(item)
 
-    with pytest.raises(ValueError, match="piece 1"):
-        parallel.each(call, range(4))
-    before = list(ended)
-    with pytest.raises(KeyboardInterrupt):
-        parallel.each(lambda item: (_ for _ in ()).throw(KeyboardInterrupt), range(4))
-    assert ended == before
+    with pytest.raises(error, match="piece 1"):
+        parallel.each(call, range(100))
+    assert ended == [0]
 
 
 def test_single_threaded_holds_for_torch_and_numpy_and_ends():

@@ -80,7 +80,7 @@ class Ledger:
     def mark(self, tensor: Tensor, place: str) -> None:
         try:
             ref = StorageWeakRef(tensor.untyped_storage())
-        except (NotImplementedError, RuntimeError):
+        except (NotImplementedError, RuntimeError):  # no storage, as above: nothing to mark
             return
         self.held[ref.cdata] = (ref, place)
         if len(self.held) % 4096 == 0:

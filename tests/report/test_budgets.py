@@ -133,6 +133,12 @@ def test_equal_budgets_are_compared_by_each_measure(tmp_path):
     ]  # fmt: skip
 
 
+def test_measures_of_a_place_without_traced_accuracy_make_no_table(tmp_path):
+    for name in ("one", "other"):
+        write(tmp_path, name, cpu=10.0, gflop=5.0)
+    assert not len(by_measures(tmp_path).frame)
+
+
 def test_one_method_with_all_measures_is_compared_with_none(tmp_path):
     write(tmp_path, "new", trace=steady(4), cpu=10.0, gflop=5.0)
     write(tmp_path, "old", trace=steady(4))

@@ -243,14 +243,15 @@ def _remarks(frame: pd.DataFrame, material: Material) -> tuple[tuple[tuple[str, 
 def measures(rows: pd.DataFrame) -> pd.DataFrame:
     """One line per method and place: the last trace within the least fit, by each measure of a fit.
 
-    Of places with several methods whose runs have all three measures. Returns the columns `MEASURE_COLUMNS`;
+    Of places with several methods whose runs have all three measures, and with traces of accuracy.
+    Returns the columns `MEASURE_COLUMNS`;
     spent_*: what the method had spent at its trace within the budget of wall time.
     """
     largest, traces = _largest(rows).dropna(subset=list(EFFORTS)), _traced(placed(rows))
     lines: list[dict[str, Any]] = []
     for key, own in largest.groupby(list(PLACE), sort=False):
         at = (traces[list(PLACE)] == list(key)).all(axis=1)
-        for item in own.to_dict("records") if len(own) > 1 else ():
+        for item in own.to_dict("records") if len(own) > 1 and at.any() else ():
             trace = traces[at & (traces["method"] == item["method"])]
             line: dict[str, Any] = {c: item[c] for c in (*PLACE, "method", "members", "seeds", "examples")}
             for measure, unit in MEASURES.items():
