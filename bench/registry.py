@@ -63,11 +63,23 @@ class Entry:
 
 @dataclass(frozen=True)
 class MethodEntry(Entry):
-    """A method or a variant of it. base: the method; settings: the variant's; toml: the method's file."""
+    """A method or a variant of it. base: the method; settings: the variant's; toml: the method's file.
+
+    settings: of all presets by name, and tables of presets as in the file.
+    """
 
     base: str
     settings: Mapping[str, Any]
     toml: Mapping[str, Any]
+
+    def values(self, preset: str, train: str) -> dict[str, Any]:
+        """Settings under a preset for a train key: the method's tables, then what the variant sets.
+
+        Of a variant's, those of all presets come first, then its tables of presets.
+        """
+        always = {key: value for key, value in self.settings.items() if not isinstance(value, dict)}
+        tables = _presets_of(self.settings)
+        return preset_values(self.toml, preset, train) | always | preset_values(tables, preset, train)
 
 
 _methods: dict[str, Entry] = {}
@@ -179,9 +191,13 @@ def read_toml(path: Path, method: str) -> dict[str, Any]:
             if not (isinstance(variant, dict) and isinstance(variant.get("about", ""), str)):
                 raise ValueError(f"variant {suffix} = {variant!r}, which is not a table")
             _check_name("variant", variant.get("name", suffix))
-        for preset in PRESETS:
-            for train in (*_train_keys(found), ""):
-                preset_values(found, preset, train)
+            for header in _presets_of(variant):
+                if not all(name in PRESETS for name in listed(header)):
+                    raise ValueError(f"variant {suffix}: {header} is not a preset")
+        for tables in (found, *map(_presets_of, _variant_settings(found).values())):
+            for preset in PRESETS:
+                for train in (*_train_keys(tables), ""):
+                    preset_values(tables, preset, train)
         return found
     except (OSError, ValueError, RecursionError) as error:
         raise BenchError(
@@ -238,6 +254,37 @@ def _train_keys(toml: Mapping[str, Any]) -> set[str]:
     return {key for header in headers for key in listed(header)}
 
 
+def _presets_of(variant: Mapping[str, Any]) -> dict[str, Any]:
+    """A variant's tables of presets, as `[variants.published.smoke]`."""
+    return {key: value for key, value in variant.items() if isinstance(value, dict)}
+
+
+def _variant_settings(toml: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings of every variant by suffix: its own over those of the variants that it is `like`.
+
+    Own settings of all presets stand first, then tables of presets, as in a method's file. Raises ValueError
+    for a variant that is like one that does not stand before it.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for suffix, variant in toml.get("variants", {}).items():
+        base = variant.get("like")
+        if base is not None and base not in found:
+            raise ValueError(f"variant {suffix}: like = {base!r}, which is no variant that stands before it")
+        own = {k: v for k, v in variant.items() if k not in ("name", "about", "like")}
+        found[suffix] = _over(found.get(base, {}), own)
+    return found
+
+
+def _over(table: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A table with another's values over its own, tables within them likewise."""
+    return {
+        key: _over(table.get(key, {}), own.get(key, {}))
+        if isinstance(table.get(key, own.get(key)), dict)
+        else own.get(key, table.get(key))
+        for key in table | own
+    }
+
+
 def _check_name(kind: str, name: Any) -> None:
     """Raises ValueError for a name that cannot be part of a file name."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
@@ -257,21 +304,21 @@ def methods() -> dict[str, MethodEntry]:
         except BenchError as error:
             _skip(entry.name, f"{entry.owner or entry.target}: {error}")
             continue
-        for kind, each in _with_variants(entry, toml):
+        for each in with_variants(entry, toml):
             before = found.setdefault(each.name, each)
             if before is not each:
-                _clash(kind, each, before)
+                _clash("method" if each.name == each.base else f"variant of {each.base}", each, before)
     return found
 
 
-def _with_variants(entry: Entry, toml: dict[str, Any]) -> Iterator[tuple[str, MethodEntry]]:
-    """A method and its variants, each with its kind in error messages."""
+def with_variants(entry: Entry, toml: dict[str, Any]) -> Iterator[MethodEntry]:
+    """A method, then its variants. toml: the method's file."""
     name, target, owner = entry.name, entry.target, entry.owner
-    yield "method", MethodEntry(name, target, toml.get("about", ""), name, {}, toml, owner=owner)
-    for suffix, variant in toml.get("variants", {}).items():
-        full, about = variant.get("name", f"{name}-{suffix}"), variant.get("about", "")
-        settings = {k: v for k, v in variant.items() if k not in ("name", "about")}
-        yield f"variant of {name}", MethodEntry(full, target, about, name, settings, toml, owner=owner)
+    yield MethodEntry(name, target, toml.get("about", ""), name, {}, toml, owner=owner)
+    variants = toml.get("variants", {})
+    for suffix, settings in _variant_settings(toml).items():
+        full, about = variants[suffix].get("name", f"{name}-{suffix}"), variants[suffix].get("about", "")
+        yield MethodEntry(full, target, about, name, settings, toml, owner=owner)
 
 
 def tasks() -> dict[str, Entry]:

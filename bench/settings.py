@@ -28,7 +28,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from bench.errors import BenchError, UsageError, nearest
-from bench.registry import PRESETS, MethodEntry, preset_values
+from bench.registry import PRESETS, MethodEntry
 
 T = TypeVar("T")
 
@@ -95,17 +95,18 @@ def digest(document: Any) -> str:
 def resolve(entry: MethodEntry, config: type, preset: str, train: str, sets: Mapping[str, str]) -> Settings:
     """Settings of a method under a preset, for tasks with this train key.
 
-    In order of precedence: `--set`; a variant's settings; TOML tables of the preset and the train key, as
-    `[quick.mnist]`; tables of the preset, as `[quick]`; the defaults of `config`. A header may name several
-    presets and train keys, as `[quick."cifar10,cifar5"]` or `["quick,paper".toy]`: among tables of the same
-    kind, those that name fewer take precedence (`bench.registry.preset_values`).
+    In order of precedence: `--set`; a variant's settings, those in its tables first; TOML tables of the
+    preset and the train key, as `[quick.mnist]`; tables of the preset, as `[quick]`; the defaults of
+    `config`. A header may name several presets and train keys, as `[quick."cifar10,cifar5"]` or
+    `["quick,paper".toy]`: among tables of the same kind, those that name fewer take precedence
+    (`bench.registry.preset_values`).
 
     Raises UsageError for a key of `--set` that does not exist or whose value is outside its range,
     BenchError for one in the TOML file.
     """
     if preset not in PRESETS:
         raise UsageError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
-    values = preset_values(entry.toml, preset, train) | dict(entry.settings)
+    values = entry.values(preset, train)
     try:
         found = _settings(config, values)
     except _Refused as error:

@@ -16,7 +16,7 @@ from small import stripes_task
 from bench import registry
 from bench.cli.main import main
 from bench.errors import BenchError, UsageError
-from bench.registry import MethodEntry, preset_values, read_toml
+from bench.registry import Entry, MethodEntry, preset_values, read_toml, with_variants
 from bench.settings import Count, LoopConfig, described, from_document, resolve, settings
 
 BASES = [name for name, entry in registry.methods().items() if name == entry.base]
@@ -213,6 +213,27 @@ def test_a_variant_overrides_the_file_and_set_overrides_both():
     assert resolve(entry(toml, a=4), Config, "quick", "x", {"a": "5"}).method.a == 5
 
 
+def test_a_variant_s_tables_hold_for_their_presets_and_tasks():
+    own = {"a": 4, "smoke": {"a": 5}, "quick,paper": {"x": {"a": 6}}}
+    asked = [("smoke", "x"), ("quick", "x"), ("quick", "y"), ("paper", "x")]
+    found = [resolve(entry({"quick": {"a": 2}}, **own), Config, *place, {}).method.a for place in asked]
+    assert found == [5, 6, 4, 6]
+
+
+def test_a_variant_begins_with_those_it_is_like(tmp_path):
+    path = tmp_path / "m.toml"
+    path.write_text(
+        "[variants.first]\nabout = 'one'\na = 2\nb = 0.25\n[variants.first.quick.x]\na = 3\nb = 1.0\n"
+        "[variants.second]\nlike = 'first'\nb = 0.75\n[variants.second.quick.x]\nb = 2.0\n"
+    )
+    variants = {e.name: e for e in with_variants(Entry("m", "package.m_file:M", ""), read_toml(path, "m"))}
+    second = variants["m-second"]
+    assert second.about == ""
+    assert second.values("smoke", "x") == {"a": 2, "b": 0.75}
+    assert second.values("quick", "x") == {"a": 3, "b": 2.0}
+    assert variants["m-first"].values("quick", "x") == {"a": 3, "b": 1.0}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -221,6 +242,9 @@ def test_a_variant_overrides_the_file_and_set_overrides_both():
         ('[quick."x,x"]\na = 1', "expected different names"),
         ('[quick."x,y"]\na = 1\n[quick."y,z"]\na = 2', "a is set by two tables"),
         ('["quick,smoke"]\na = 1\n["quick,paper"]\na = 2', "a is set by two tables"),
+        ("[variants.v.huge]\na = 1", "variant v: huge is not a preset"),
+        ('[variants.v]\nlike = "w"\n[variants.w]\na = 1', "no variant that stands before it"),
+        ('[variants.v.quick."x,y"]\na = 1\n[variants.v.quick."y,z"]\na = 2', "a is set by two tables"),
     ],
 )
 def test_an_ambiguous_or_invalid_file_is_refused(tmp_path, text, said):

@@ -94,7 +94,7 @@ def _fit(method: Method, train: Split, val: Split, settings: FitSettings) -> Fit
             return result
     written = time.perf_counter()
     total = method.rounds()
-    while result.rounds < total:
+    while result.rounds < total and not method.rested():
         begun = spent()
         with float32(settings.tf32):
             losses = method.round(result.rounds)
@@ -103,11 +103,12 @@ def _fit(method: Method, train: Split, val: Split, settings: FitSettings) -> Fit
         own = spent() - begun
         result.cost += method.borrowed.get(result.rounds, own)
         result.rounds += 1
-        if settings.trace_every and (result.rounds % settings.trace_every == 0 or result.rounds == total):
+        last = result.rounds == total or method.rested()
+        if settings.trace_every and (result.rounds % settings.trace_every == 0 or last):
             result.trace += trace(method, val, result.rounds, losses, settings)
         settings.progress(result.rounds, total, losses)
         due = time.perf_counter() - written > settings.checkpoint_seconds
-        if settings.path is not None and due and result.rounds < total:
+        if settings.path is not None and due and not last:
             _save(method, settings.path, identity, result)
             written = time.perf_counter()
     if settings.path is not None:

@@ -23,7 +23,7 @@ Part = TypeVar("Part", bound=checkpoint.Kept)
 
 
 class Method(ABC):
-    """What an author writes: `Config`, `start`, `rounds`, `round`, `draw`, at times `adapt` and `ready`.
+    """What an author writes: `Config`, `start`, `rounds`, `round`, `draw`; also `adapt`, `ready` or `rested`.
 
     Config: a class under `@bench.training.settings`. `fit` calls `rounds` and `start` once, then `round(0)`,
     `round(1)`, ...; between rounds it may write a checkpoint and call `draw`. After a kill another process
@@ -81,6 +81,14 @@ class Method(ABC):
 
         From settings alone: it is asked for before `start`.
         """
+
+    def rested(self) -> bool:
+        """Whether training ends before its last round; by default it never does.
+
+        Asked after every round; the answer has to follow from what is kept, and from training and validation
+        data alone.
+        """
+        return False
 
     @abstractmethod
     def round(self, i: int) -> dict[str, float]:

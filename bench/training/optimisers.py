@@ -80,26 +80,33 @@ def _update(group: Mapping[str, Any], piece: Piece) -> None:
 
 
 def adam(
-    parameters: Iterable[nn.Parameter],
+    parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
     lr: float,
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.0,
 ) -> Adam:
     """Adam in its fused form: one pass over memory instead of one per operation.
 
-    Of parameters on a GPU it keeps its rate there too, so that its steps can be recorded: set it with
-    `set_rate` or `anneal`.
+    parameters: parameters, or groups of them, `{"params": [...], "relative": 0.3}`: a group's rate is
+    `relative` times what `set_rate` or `anneal` sets, here lr. Of parameters on a GPU it keeps the rates
+    there too, so that its steps can be recorded.
     """
-    held = list(parameters)
-    on_gpu = bool(held) and held[0].device.type == "cuda"
-    return Adam(
-        held,
-        lr=torch.tensor(lr, device=held[0].device) if on_gpu else lr,
+    held: list[Any] = list(parameters)
+    groups = held if held and isinstance(held[0], dict) else [{"params": held}]
+    first = next((p for group in groups for p in group["params"]), None)
+    on_gpu = first is not None and first.device.type == "cuda"
+    made = Adam(
+        groups,
+        lr=torch.tensor(lr, device=first.device) if on_gpu else lr,
         betas=betas,
         weight_decay=weight_decay,
         fused=True,
         capturable=on_gpu,
     )
+    for group in made.param_groups:
+        group["lr"] = group["lr"].clone() if on_gpu else lr  # a rate of its own
+    set_rate(made, lr)
+    return made
 
 
 def anneal(optimiser: torch.optim.Optimizer, lr: float, step: int, steps: int) -> None:
@@ -116,12 +123,16 @@ def annealed(lr: float, step: int, steps: int) -> float:
 
 
 def set_rate(optimiser: torch.optim.Optimizer, lr: float | Tensor) -> None:
-    """Set an optimiser's learning rate; one that is a tensor is overwritten, as recorded steps need it."""
+    """Set an optimiser's learning rate; one that is a tensor is overwritten, as recorded steps need it.
+
+    A group with a `relative` rate gets that many times lr (`adam`).
+    """
     for group in optimiser.param_groups:
+        rate = lr * group["relative"] if "relative" in group else lr
         if isinstance(group["lr"], Tensor):
-            group["lr"].copy_(lr) if isinstance(lr, Tensor) else group["lr"].fill_(lr)
+            group["lr"].copy_(rate) if isinstance(rate, Tensor) else group["lr"].fill_(rate)
         else:
-            group["lr"] = lr
+            group["lr"] = rate
 
 
 def minimise(optimiser: torch.optim.Optimizer, loss: Tensor, lr: float | Tensor) -> None:

@@ -19,7 +19,7 @@ from bench.errors import BenchError
 from bench.networks import count, shapes, stacked
 from bench.rng import Streams, stream
 from bench.task import Split
-from bench.training import FitSettings, Method, Minibatches, adam, anneal, checkpoint, cross_entropy
+from bench.training import FitSettings, Method, Minibatches, adam, anneal, checkpoint, cross_entropy, minimise
 
 
 class Constant(Method):
@@ -72,6 +72,14 @@ def test_the_learning_rate_follows_a_cosine():
         anneal(optimiser, 0.2, step, 100)
         found.append(optimiser.param_groups[0]["lr"])
     assert found == pytest.approx([0.2 * (1 + math.cos(math.pi * f)) / 2 for f in (0, 0.25, 0.5, 0.75)])
+
+
+def test_groups_have_their_own_rates():
+    slow, fast = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    optimiser = adam([{"params": [slow], "relative": 0.25}, {"params": [fast], "relative": 1.0}], 0.1)
+    assert [group["lr"] for group in optimiser.param_groups] == [0.025, 0.1]
+    minimise(optimiser, (slow + fast).sum(), 0.2)
+    assert slow.item() == pytest.approx(-0.05) and fast.item() == pytest.approx(-0.2)
 
 
 def test_cross_entropy_of_uniform_is_log_k():
