@@ -1,4 +1,4 @@
-"""Bayes by Hypernet: a hypernetwork a tensor, fed by its own noise; its divergence comes from samples.
+"""Bayes by Hypernet: a hypernetwork a tensor, all fed by one noise; its divergence comes from samples.
 
 Source: Pawlowski, Brock, Lee, Rajchl & Glocker 2017, "Implicit Weight Uncertainty in Neural Networks",
 and their code, pawni/BayesByHypernet ("the code" below).
@@ -49,7 +49,8 @@ class BayesByHypernetConfig:
     networks: Annotated[int, Field(ge=2)] = 5  # K per step, code; at least 2, for a sample needs a neighbour
     batch: Count = 100  # images per network, code
     shared: bool = False  # one batch for all K networks; else K slices. The code's loss has one network
-    noise: Count = 8  # normal numbers a tensor; the code's commands have 1, 8 and 64
+    noise: Count = 8  # normal numbers a network, or a tensor; the code's commands have 1, 8 and 64
+    independent_noise: bool = False  # own numbers for every tensor, an option of the code
     hidden: Count = 512  # width of the last of three hidden layers; code: 64, 256, 512
     sliced: bool = False  # one output channel at a time, named to the hypernetwork; code's slice_last_dim
     # full: neighbours among whole networks, as the code's commands; weight: in each weight.
@@ -64,7 +65,9 @@ class BayesByHypernetConfig:
 
 
 class BayesByHypernet(Method):
-    """Networks whose tensors are w_t = G_t(z_t), z_t ~ N(0, I) independent between tensors.
+    """Networks whose tensors are w_t = G_t(z), z ~ N(0, I) the same for all tensors of a network.
+
+    With `independent_noise` every tensor has its own z.
 
     Minimises, with N training images and the prior N(0, prior_sd^2) on weights and biases,
 
@@ -80,8 +83,7 @@ class BayesByHypernet(Method):
 
     Differs from the code: every network of a step has its share of the loss, there only the first;
     outputs are scaled per tensor and have a learnt centre; Adam with a falling rate instead of RMSProp;
-    log(m/(n-1)) is added once for D dimensions, not D times (a constant). Noise shared between layers,
-    the code's default, is left out (HyperGAN's mixer is that); its `independent_noise` is what is here.
+    log(m/(n-1)) is added once for D dimensions, not D times (a constant).
     """
 
     Config = BayesByHypernetConfig
@@ -157,8 +159,10 @@ class BayesByHypernet(Method):
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _noise(self, count: int, rng: torch.Generator) -> Tensor:
-        shape = (count, len(self.engine.shapes), self.config.noise)
-        return torch.randn(shape, generator=rng, device=rng.device).to(self.device)
+        tensors, numbers = len(self.engine.shapes), self.config.noise
+        own = tensors if self.config.independent_noise else 1
+        noise = torch.randn((count, own, numbers), generator=rng, device=rng.device)
+        return noise.expand(count, tensors, numbers).to(self.device)
 
     @torch.no_grad()
     def _place(self, centre: torch.Generator, probes: torch.Generator) -> None:

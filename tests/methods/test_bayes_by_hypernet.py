@@ -114,8 +114,16 @@ def test_the_methods_divergence_is_over_all_weights_and_biases(kernel):
     torch.testing.assert_close(method.kl(weights, stream(1)), truth, rtol=1e-4, atol=1e-3)
 
 
-def test_each_tensor_has_its_own_noise():
-    method = started()
+def test_all_tensors_of_a_network_share_its_noise_unless_asked():
+    shared = started()._noise(3, stream(0))
+    assert torch.equal(shared, shared[:, :1].expand_as(shared))
+    own = started(independent_noise=True)._noise(3, stream(0))
+    assert own.shape == shared.shape
+    assert len(own.flatten(0, 1).unique(dim=0)) == own.shape[0] * own.shape[1]
+
+
+def test_each_tensor_is_made_from_its_own_noise():
+    method = started(independent_noise=True)
     noise = method._noise(3, stream(0))
     before = method.weights(noise)
     for t, changed in enumerate(before):

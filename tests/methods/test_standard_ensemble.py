@@ -60,3 +60,15 @@ def test_the_normal_start_gives_the_norms_of_the_papers_table_1():
     assert norms["conv1.weight"] == pytest.approx(math.sqrt(800), rel=0.08)
     assert norms["conv2.weight"] == pytest.approx(math.sqrt(25_600), rel=0.02)
     assert norms["linear.weight"] == pytest.approx(math.sqrt(10 / 3), rel=0.05)  # PyTorch's default
+
+
+def test_he_s_start_is_pytorch_s_at_another_scale():
+    starts = {}
+    for name in ("standard_ensemble", "standard_ensemble-he"):
+        method = small_method(name, networks.mnist(), networks=2)
+        method.start(stripes(96), stripes(30, 1), loss=cross_entropy, rng=Streams(0, "fit"))
+        starts[name] = method.members.weights
+    for name, w in starts["standard_ensemble-he"].items():
+        torch.testing.assert_close(w, math.sqrt(6) * starts["standard_ensemble"][name])
+    conv2 = starts["standard_ensemble-he"]["conv2.weight"]
+    assert conv2.square().mean().sqrt().item() == pytest.approx(math.sqrt(2 / 800), rel=0.02)
