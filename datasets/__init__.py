@@ -10,6 +10,11 @@ add_task("mnist", "bench.datasets.mnist:mnist", "MNIST, 55,000 training images")
 add_task("mnist-5000", "bench.datasets.mnist:mnist_5000", "MNIST, a fixed subset of 5,000 training images")
 add_task("notmnist", "bench.datasets.notmnist:notmnist", "trained on MNIST, OOD: 10,000 letters of notMNIST")
 add_task("mnist-attack", "bench.datasets.mnist:mnist_attack", "trained on MNIST; attacks on ensembles")
+add_task(
+    "mnist-val",
+    "bench.datasets.mnist:mnist_val",
+    "MNIST's validation images; OOD: halves of two joined",
+)
 add_task("cifar10", "bench.datasets.cifar:cifar10", "CIFAR-10, 45,000 training images")
 add_task(
     "cifar10-5000", "bench.datasets.cifar:cifar10_5000", "CIFAR-10, a fixed subset of 5,000 training images"

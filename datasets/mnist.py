@@ -1,4 +1,4 @@
-"""MNIST: its files, its fixed splits, and the tasks `mnist`, `mnist-5000` and `mnist-attack`."""
+"""MNIST: its files, its fixed splits, and the tasks `mnist`, `mnist-5000`, `mnist-attack` and `mnist-val`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from bench import networks
 from bench.datasets.files import File, Files, idx
 from bench.datasets.splits import split, stratified, unit
-from bench.task import ADAPTIVE, AttackScale, Data, Scale, Task
+from bench.task import ADAPTIVE, AttackScale, Data, Scale, Split, Task
 
 VALIDATION = 5_000  # training images that are held out, for every task on MNIST
 SUBSET = 5_000  # training images of `mnist-5000`: the first ones of `mnist`
@@ -133,4 +135,33 @@ mnist_attack = Task(
     network=networks.mnist,
     evaluations=("accuracy", "attack", "adaptive", "fooling-epsilon"),
     scales={preset: replace(scale, attacks=ATTACKED[preset]) for preset, scale in SCALES.items()},
+)
+
+
+def halves(images: Tensor, labels: Tensor) -> Tensor:
+    """Each image of [B, C, H, W] with the right half of the next one that has another label."""
+    following = torch.arange(len(labels)).roll(-1)
+    while (same := labels[following] == labels).any():
+        following[same] = (following[same] + 1) % len(labels)
+    middle = images.shape[-1] // 2
+    return torch.cat([images[..., :middle], images[following][..., middle:]], -1)
+
+
+def _on_validation(root: Path | None) -> Data:
+    data = load(root)
+    outliers = Split("mnist-val:halves", halves(data.val.images, data.val.labels), data.val.labels)
+    return replace(data, test=data.val, outliers=outliers)
+
+
+# What settings change, without a look at test images, letters or notMNIST.
+mnist_val = Task(
+    name="mnist-val",
+    train="mnist",
+    load=_on_validation,
+    network=networks.mnist,
+    evaluations=("accuracy", "diversity", "ood", "attack"),
+    scales={
+        preset: replace(scale, attacks=(AttackScale(100, (5,), (0.1,), steps=10),))
+        for preset, scale in SCALES.items()
+    },
 )

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from bench import registry
-from bench.datasets import digits, letters
+from bench.datasets import digits, letters, mnist
 from bench.datasets.splits import stratified
 from bench.errors import DataError
 from bench.task import Data
 
 DIGITS = ("digits", "digits-open")
-REAL = ("mnist", "mnist-5000", "notmnist")
+REAL = ("mnist", "mnist-5000", "notmnist", "mnist-val")
 ROOT = os.environ.get("BENCH_DATA")
 real_data = pytest.mark.skipif(not ROOT, reason="BENCH_DATA is not set: no folder with MNIST and notMNIST")
 
@@ -53,6 +53,7 @@ def test_tasks_with_the_same_training_share_a_train_key() -> None:
         "mnist": "mnist",
         "mnist-5000": "mnist-5000",
         "notmnist": "mnist",
+        "mnist-val": "mnist",
     }
 
 
@@ -204,3 +205,13 @@ def test_real_notmnist_adds_10000_letters_to_mnist() -> None:
     assert torch.bincount(data.outliers.labels).tolist() == [1_000] * 10
     assert not rows(data.outliers.images) & rows(data.test.images)
     assert len(data.checksums) == 6
+
+
+def test_joined_halves_are_of_two_images_of_different_classes():
+    images = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 2, 4)  # an image's pixels are its number
+    labels = torch.tensor([0, 0, 0, 1, 2, 0])
+    joined = mnist.halves(images, labels)
+    left, right = joined[..., 0, 0].flatten().long(), joined[..., 0, 3].flatten().long()
+    assert torch.equal(left, torch.arange(6))
+    assert right.tolist() == [3, 3, 3, 4, 5, 3]
+    assert torch.equal(joined[..., :2], images[..., :2])
