@@ -23,6 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bench import space
 from bench.errors import BenchError, UsageError, unknown
 
 PRESETS = {
@@ -32,6 +33,8 @@ PRESETS = {
 }
 
 MAX_TOML_BYTES = 2**20
+# Headers of a method's file that are no presets.
+OTHERS = ("about", "variants", "search")
 # Names become parts of file names and must not leave their folder.
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 _REPAIR = "repair the package, or uninstall it"
@@ -73,13 +76,13 @@ class MethodEntry(Entry):
     toml: Mapping[str, Any]
 
     def values(self, preset: str, train: str) -> dict[str, Any]:
-        """Settings under a preset for a train key: the method's tables, then what the variant sets.
+        """Settings under a preset for a train key: the method's tables, then the variant's own."""
+        return preset_values(self.toml, preset, train) | self.own(preset, train)
 
-        Of a variant's, those of all presets come first, then its tables of presets.
-        """
+    def own(self, preset: str, train: str) -> dict[str, Any]:
+        """A variant's settings: those of all presets, then its tables of presets."""
         always = {key: value for key, value in self.settings.items() if not isinstance(value, dict)}
-        tables = _presets_of(self.settings)
-        return preset_values(self.toml, preset, train) | always | preset_values(tables, preset, train)
+        return always | preset_values(_presets_of(self.settings), preset, train)
 
 
 _methods: dict[str, Entry] = {}
@@ -171,7 +174,7 @@ def _toml_of(entry: Entry) -> dict[str, Any]:
 
 
 def read_toml(path: Path, method: str) -> dict[str, Any]:
-    """A method's TOML file: a one-line description, tables of presets, and variants.
+    """A method's TOML file: a one-line description, tables of presets, variants, and a search space.
 
     Raises BenchError if it cannot be read or contains anything else.
     """
@@ -183,10 +186,8 @@ def read_toml(path: Path, method: str) -> dict[str, Any]:
         found = tomllib.loads(data.decode())
         for key, value in found.items():
             presets = all(name in PRESETS for name in listed(key))
-            if not (presets or key in ("about", "variants")) or not isinstance(
-                value, str if key == "about" else dict
-            ):
-                raise ValueError(f"{key} = {value!r}, which is not about, a preset or variants")
+            if not (presets or key in OTHERS) or not isinstance(value, str if key == "about" else dict):
+                raise ValueError(f"{key} = {value!r}, which is not about, a preset, variants or search")
         for suffix, variant in found.get("variants", {}).items():
             if not (isinstance(variant, dict) and isinstance(variant.get("about", ""), str)):
                 raise ValueError(f"variant {suffix} = {variant!r}, which is not a table")
@@ -198,6 +199,8 @@ def read_toml(path: Path, method: str) -> dict[str, Any]:
             for preset in PRESETS:
                 for train in (*_train_keys(tables), ""):
                     preset_values(tables, preset, train)
+        for train in (*_train_keys(found), ""):
+            space.parse(search_values(found, train))
         return found
     except (OSError, ValueError, RecursionError) as error:
         raise BenchError(
@@ -221,36 +224,49 @@ def preset_values(toml: Mapping[str, Any], preset: str, train: str) -> dict[str,
     each group, tables whose header names fewer presets and keys (their product) take precedence.
     Raises ValueError if two tables of equal precedence set the same key.
     """
+    named = ((listed(header), table) for header, table in toml.items() if header not in OTHERS)
+    tables = [(len(presets), table) for presets, table in named if preset in presets]
+    return _layered(tables, train, f"preset {preset}")
+
+
+def search_values(toml: Mapping[str, Any], train: str) -> dict[str, Any]:
+    """The search space in a method's file for a train key, with the precedence of `preset_values`."""
+    return _layered([(1, toml.get("search", {}))], train, "search")
+
+
+def _layered(tables: list[tuple[int, Mapping[str, Any]]], train: str, what: str) -> dict[str, Any]:
+    """Values of tables and of the tables under them that name a train key, by precedence.
+
+    tables: each with the number of presets that its header names. Raises ValueError as `preset_values`.
+    """
     found: dict[str, Any] = {}
     ranks: dict[str, tuple[bool, int]] = {}
-    for rank, values in sorted(_tables(toml, preset, train), key=lambda item: item[0]):
+    ranked = [item for presets, table in tables for item in _ranked(presets, table, train)]
+    for rank, values in sorted(ranked, key=lambda item: item[0]):
         for key, value in values.items():
             if ranks.get(key) == rank:
                 raise ValueError(
-                    f"preset {preset}, tasks {train}: {key} is set by two tables of equal precedence "
+                    f"{what}, tasks {train}: {key} is set by two tables of equal precedence "
                     "(that name as many presets and tasks); keep one of them"
                 )
             found[key], ranks[key] = value, rank
     return found
 
 
-def _tables(
-    toml: Mapping[str, Any], preset: str, train: str
+def _ranked(
+    presets: int, table: Mapping[str, Any], train: str
 ) -> Iterator[tuple[tuple[bool, int], dict[str, Any]]]:
-    """(rank, values) of the tables that apply to a preset and a train key; higher ranks take precedence."""
-    for header, table in toml.items():
-        if header in ("about", "variants") or preset not in (presets := listed(header)):
-            continue
-        yield (False, -len(presets)), {k: v for k, v in table.items() if not isinstance(v, dict)}
-        for name, values in table.items():
-            if isinstance(values, dict) and train in (keys := listed(name)):
-                yield (True, -len(presets) * len(keys)), values
+    """(rank, values) of a table and of those under it that name a train key; higher ranks take precedence."""
+    yield (False, -presets), {k: v for k, v in table.items() if not space.is_table(v)}
+    for name, values in table.items():
+        if space.is_table(values) and train in (keys := listed(name)):
+            yield (True, -presets * len(keys)), values
 
 
 def _train_keys(toml: Mapping[str, Any]) -> set[str]:
     """Train keys in a method's file."""
     tables = [table for header, table in toml.items() if header not in ("about", "variants")]
-    headers = [name for table in tables for name, values in table.items() if isinstance(values, dict)]
+    headers = [name for table in tables for name, values in table.items() if space.is_table(values)]
     return {key for header in headers for key in listed(header)}
 
 

@@ -79,7 +79,7 @@ class Settings:
         return digest(self.document())[:12]
 
 
-class _Refused(Exception):
+class Refused(ValueError):
     """Invalid values for a config. found: messages by setting; "" for a rule over several settings."""
 
     def __init__(self, found: Mapping[str, str]) -> None:
@@ -109,14 +109,14 @@ def resolve(entry: MethodEntry, config: type, preset: str, train: str, sets: Map
     values = entry.values(preset, train)
     try:
         found = _settings(config, values)
-    except _Refused as error:
+    except Refused as error:
         file = entry.module.rpartition(".")[2]
         raise BenchError(f"{file}.toml, preset {preset}, {entry.name}: {error}; correct the file") from error
     if not sets:
         return found
     try:
         return _settings(config, values | {key: _parse(text) for key, text in sets.items()})
-    except _Refused as error:
+    except Refused as error:
         wrong = [
             " ".join(
                 f"--set {entry.name}.{key}={sets[key]:.80}" for key in ([name] if name in sets else sets)
@@ -143,8 +143,13 @@ def from_document(config: type, document: Mapping[str, Any]) -> Settings:
         )
     try:
         return _settings(config, document)
-    except _Refused as error:
+    except Refused as error:
         raise BenchError(f"{error}; use the code that wrote it") from error
+
+
+def changed(found: Settings, values: Mapping[str, Any]) -> Settings:
+    """The settings with other values for some. Raises Refused for unknown ones and values out of range."""
+    return _settings(type(found.method), found.document() | dict(values))
 
 
 def described(config: type, changed: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
@@ -190,7 +195,7 @@ def _settings(config: type, values: Mapping[str, Any]) -> Settings:
         except ValidationError as error:
             found |= dict(_wrong(part, error))
     if found:
-        raise _Refused(found)
+        raise Refused(found)
     return Settings(*parts)
 
 

@@ -21,8 +21,8 @@ ALLOWED = {
     },
     "report": {"records", "system", "registry", "errors"},
     "running": {
-        "evaluations", "training", "engine", "records", "settings", "registry", "task", "rng", "system",
-        "errors",
+        "evaluations", "training", "metrics", "ensemble", "engine", "records", "settings", "registry", "task",
+        "space", "rng", "system", "errors",
     },
     "perf": {"training", "engine", "networks", "settings", "registry", "rng", "system"},
     "evaluations": {"attacks", "metrics", "ensemble", "records", "task", "rng", "errors"},
@@ -36,10 +36,11 @@ ALLOWED = {
     "engine": {"networks"},
     "records": {"system", "errors"},
     "settings": {"registry", "errors"},
-    "registry": {"errors"},
+    "registry": {"space", "errors"},
     "system": {"errors"},
     "networks": set(),
     "task": set(),
+    "space": set(),
     "rng": set(),
     "errors": set(),
     "__init__": set(),
@@ -50,6 +51,7 @@ DATASETS = {"task", "networks", "registry", "errors", "datasets"}
 # The top-level modules of bench/; all others are in packages.
 TOP = {
     "__init__", "__main__", "task", "networks", "ensemble", "registry", "settings", "errors", "rng",
+    "space",
 }  # fmt: skip
 WITHOUT_TORCH = (
     "bench.cli.main", "bench.report", "bench.methods", "bench.datasets", "bench.records.store",

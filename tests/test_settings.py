@@ -237,7 +237,7 @@ def test_a_variant_begins_with_those_it_is_like(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('["quick,huge"]\na = 1', "not about, a preset or variants"),
+        ('["quick,huge"]\na = 1', "not about, a preset, variants or search"),
         ('["quick,"]\na = 1', "expected different names"),
         ('[quick."x,x"]\na = 1', "expected different names"),
         ('[quick."x,y"]\na = 1\n[quick."y,z"]\na = 2', "a is set by two tables"),

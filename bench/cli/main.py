@@ -21,6 +21,7 @@ from bench.cli.options import (
     selectors,
     threads_option,
 )
+from bench.cli.tuning import tune
 from bench.errors import BenchError, UsageError
 from bench.running import launchers
 
@@ -222,6 +223,9 @@ def report(ctx: click.Context, results: Path, check: bool) -> None:
         for line in departing:
             click.echo(f"departs: {line}", err=True)
         ctx.exit(1)
+
+
+main.add_command(tune)
 
 
 @main.command()

@@ -70,6 +70,7 @@ METRICS: dict[str, Metric] = {
     "late_gain": Metric("fraction"),
     "detection_threshold_nats": Metric("nats"),
     "fooling_epsilon": Metric("1", "higher", heading="epsilon", decimals=3),
+    "output_sd": Metric("1", heading="sd of outputs", decimals=3),
     "rmse": Metric("1", "lower", heading="RMSE", decimals=2),
     "log_likelihood_nats": Metric("nats", "higher", heading="log-likelihood", shown="nats", decimals=3),
     "band_coverage": Metric(
@@ -79,6 +80,7 @@ METRICS: dict[str, Metric] = {
     "wasserstein2_to_reference": Metric("1", "lower", heading="W2 to HMC", decimals=2),
     "fit_seconds": Metric("seconds", "lower", heading="fit", shown="s"),
     "fit_cpu_seconds": Metric("seconds", "lower", heading="fit, CPU time", shown="s"),
+    "trial_cpu_seconds": Metric("seconds", "lower", heading="trial, CPU time", shown="s"),
     "fit_gflop": Metric("gflop", "lower", heading="fit", shown="GFLOP"),
     "sample_seconds": Metric("seconds", "lower", heading="sample", shown="s"),
     "predict_seconds": Metric("seconds", "lower", heading="predict", shown="s"),

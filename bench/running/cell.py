@@ -60,6 +60,10 @@ class Cell:
         found = versions.run_definitions(self.entry, self.task, self.preset)
         return found | {"task: data": self.asked_of[:8]}
 
+    def roots(self) -> tuple[str, ...]:
+        """The definitions where the computation of the cell's rows starts, as `module:name`."""
+        return versions.run_roots(self.entry, self.task)
+
     def code(self) -> str:
         """Version of the code that computes the cell's rows."""
         return versions.version(self.definitions())

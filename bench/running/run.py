@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 import warnings
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from bench import training
-from bench.engine import float32, parallel, single_threaded
+from bench.engine import float32, single_threaded
 from bench.errors import BenchError, unknown
 from bench.evaluations import DRAWS, EVALUATIONS, Result, Subject
-from bench.records import schema, store
+from bench.records import schema
 from bench.rng import Streams
-from bench.running import versions
+from bench.running import record
 from bench.running.cell import Cell
-from bench.system import devices, provenance
+from bench.system import devices
 from bench.system.progress import Reporter
 from bench.task import Data, Scale
 from bench.training import LOSSES, Fit, FitSettings, Method
 
+# Under this name, which code versions of stored runs contain, so that those stay current.
+_write = record.write
 TRACES = 10  # trace points per fit if `trace_every` is not set
 
 
@@ -86,12 +85,7 @@ def _run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: 
 def record_failure(cell: Cell, results: Path, device: torch.device, error: BaseException) -> Path:
     """Write the row of a failed cell, which does not count as done."""
     rows = [schema.row("failed", 1.0) | {"unit": type(error).__name__}]
-    failure = {
-        "type": type(error).__name__,
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
-    }
-    return _write(cell, results, rows, {}, device, failure)
+    return _write(cell, results, rows, {}, device, record.described(error))
 
 
 def _fit(
@@ -150,60 +144,6 @@ def _costs(fit: Fit, sampled: float, subject: Subject, device: torch.device) -> 
         schema.row("predict_cpu_seconds", subject.cpu_seconds, **predicted),
         schema.row("peak_memory_bytes", devices.peak_memory_bytes(device), members=members, **common),
     ]
-
-
-def _write(
-    cell: Cell,
-    results: Path,
-    rows: list[dict[str, Any]],
-    arrays: dict[str, np.ndarray],
-    device: torch.device,
-    failure: dict[str, str] | None = None,
-    classes: int | None = None,
-) -> Path:
-    name = cell.next_run(results)
-    commit, dirty = provenance.commit()
-    code = _store_code(cell, results, failure)
-    common = {
-        "run": name,
-        "method": cell.entry.name,
-        "task": cell.task.name,
-        "train": cell.task.train,
-        "preset": cell.preset,
-        "seed": cell.seed,
-        "config": cell.settings.digest(),
-        "commit": commit,
-        "device": device.type,
-        "source": "measured",
-        "schema": schema.SCHEMA,
-    }
-    about = {
-        "cell": cell.key(),
-        "created": datetime.now(UTC).isoformat(),
-        "config": cell.settings.document(),
-        "sizes": list(cell.sizes),
-        "classes": classes,
-        "checksums": dict(cell.checksums),
-        "code": code,
-        "commit": commit,
-        "dirty": dirty,
-        "environment": provenance.environment(device.type, parallel.threads()),
-        "failure": failure,
-    }
-    return store.write_run(results, name, [{**r, **common} for r in rows], arrays, about)
-
-
-def _store_code(cell: Cell, results: Path, failure: dict[str, str] | None) -> str:
-    """Store the cell's code version and return it; empty for a failed cell whose sources cannot be read."""
-    try:
-        definitions = cell.definitions()
-    except BenchError:
-        if failure is None:
-            raise
-        return ""
-    version = versions.version(definitions)
-    store.write_code(results, version, definitions, versions.run_roots(cell.entry, cell.task))
-    return version
 
 
 def _summary(found: Result, sizes: tuple[int, ...]) -> str:

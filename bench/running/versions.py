@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.registry import MethodEntry
 from bench.settings import digest
-from bench.system.code import FIT, FIT_EXCLUDED, RUN, TABLES, reached
+from bench.system.code import FIT, FIT_EXCLUDED, RUN, SCORE, TABLES, reached
 from bench.system.fingerprint import place_of, version
 from bench.task import Task
 
@@ -34,6 +34,16 @@ def run_roots(entry: MethodEntry, task: Task) -> tuple[str, ...]:
     """The definitions where a run and its fit start, as `module:name`."""
     asked = [f"bench.evaluations:{table}[{name}]" for name in task.evaluations for table in TABLES]
     return (FIT, RUN, entry.target, loss_place(task), *network_roots(task.network), *asked)
+
+
+def trial_definitions(entry: MethodEntry, task: Task) -> dict[str, str]:
+    """Hashes of the definitions that a trial of `bench tune` can reach: of its fit and of its score."""
+    return {**fit_definitions(entry, task), **reached((SCORE,))}
+
+
+def trial_roots(entry: MethodEntry, task: Task) -> tuple[str, ...]:
+    """The definitions where a trial and its fit start, as `module:name`."""
+    return (FIT, SCORE, entry.target, loss_place(task), *network_roots(task.network))
 
 
 def loss_place(task: Task) -> str:
@@ -112,4 +122,11 @@ def _set(value: Any) -> Any:
     return {name: _set(found) for name, (found, default) in fields.items() if found != default}
 
 
-__all__ = ["fit_definitions", "run_definitions", "run_roots", "version"]
+__all__ = [
+    "fit_definitions",
+    "run_definitions",
+    "run_roots",
+    "trial_definitions",
+    "trial_roots",
+    "version",
+]

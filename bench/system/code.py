@@ -20,6 +20,7 @@ EXCLUDED = (
     "bench.records",
     "bench.registry",
     "bench.running.cell",
+    "bench.running.record",
     "bench.running.run:_write",
     "bench.settings",
     "bench.system",
@@ -38,6 +39,7 @@ EXCLUDED = (
 FIT_EXCLUDED = (*EXCLUDED, "bench.training.fit:trace")
 FIT = "bench.training.fit:fit"
 RUN = "bench.running.run:run"
+SCORE = "bench.running.trials:scored"  # what decides between trials of `bench tune`
 TABLES = ("EVALUATIONS", "DRAWS")  # by evaluation: its function, and the number of networks that it needs
 MAX_NAMES = 5  # definitions listed in a message
 NOT_STORED = "the definitions of its code were not stored"

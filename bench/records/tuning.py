@@ -1,0 +1,47 @@
+"""The files of `bench tune`: trials as runs in `<results>/tuning`, and what was chosen of them.
+
+A tuning that has ended leaves `<results>/tuning/chosen/<name>.json`: `chosen`, the run that won; `ranked`, a
+list of the runs that took part, the best first, each with its rank, or without one where a longer trial of
+the same candidate stands for it; `lines` for the method's file; `budget_cpu_seconds` and what was spent. A
+tuning that was stopped has trials alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError
+from bench.records.store import MAX_ABOUT_BYTES
+from bench.system.files import read_bytes, write_atomic
+
+
+def folder(results: Path) -> Path:
+    """The results folder of trials inside a results folder."""
+    return Path(results) / "tuning"
+
+
+def write_chosen(results: Path, name: str, document: Mapping[str, Any]) -> Path:
+    """Write what a tuning chose; returns the path."""
+    path = folder(results) / "chosen" / f"{name}.json"
+    write_atomic(path, (json.dumps(dict(document), indent=1, sort_keys=True) + "\n").encode())
+    return path
+
+
+def chosen(results: Path) -> dict[str, dict[str, Any]]:
+    """What each tuning that has ended chose, by name. Raises BenchError for files of another form."""
+    found = {}
+    for path in sorted((folder(results) / "chosen").glob("*.json")):
+        try:
+            document = json.loads(read_bytes(path, MAX_ABOUT_BYTES).decode())
+            if not isinstance(document["chosen"], str) or not isinstance(document["ranked"], list):
+                raise ValueError("other types")
+            [(str(item["run"]), item["rank"]) for item in document["ranked"]]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise BenchError(
+                f"{path}: expected what a tuning chose, found {error}; remove it and run bench tune again"
+            ) from error
+        found[path.stem] = document
+    return found
