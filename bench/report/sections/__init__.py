@@ -26,6 +26,7 @@ from bench.report.sections import (
     regression,
     summary,
     training,
+    tuning,
 )
 
 
@@ -62,6 +63,7 @@ SECTIONS: tuple[Section, ...] = (
     defence,
     comparisons,
     regression,
+    tuning,
     paper,
 )
 
