@@ -297,7 +297,7 @@ def _over(table: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
         key: _over(table.get(key, {}), own.get(key, {}))
         if isinstance(table.get(key, own.get(key)), dict)
         else own.get(key, table.get(key))
-        for key in table | own
+        for key in {**table, **own}
     }
 
 

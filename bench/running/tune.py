@@ -109,7 +109,8 @@ class _Tuning:
         if about["code"] != trial.code():
             return None
         frame = store.read_csv(folder / "raw" / f"{names[-1]}.csv").astype(object)
-        rows = frame.where(frame.notna(), None).to_dict("records")
+        frame = frame.where(frame.notna(), None)
+        rows = [dict(zip(schema.COLUMNS, line, strict=True)) for line in frame.itertuples(index=False)]
         return _tried(names[-1], candidate, length, rows, store.read_arrays(folder, names[-1]))
 
     def _computed(self, trial: Trial, candidate: Candidate, length: Fraction) -> Tried:

@@ -93,7 +93,7 @@ def adam(
     """
     held: list[Any] = list(parameters)
     groups = held if held and isinstance(held[0], dict) else [{"params": held}]
-    first = next((p for group in groups for p in group["params"]), None)
+    first: Any = next((p for group in groups for p in group["params"]), None)
     on_gpu = first is not None and first.device.type == "cuda"
     made = Adam(
         groups,
