@@ -62,7 +62,8 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
 
     Networks [0, n) are attacked; the images are tested on these (`same`), on others [n, n + m) for every
     size m (`fresh`; m = 1 is the mean over single networks) and, if one network is attacked, on others as
-    an ensemble (`one-to-many`). `clean` refers to unattacked images.
+    an ensemble (`one-to-many`). `clean` refers to unattacked images. One ascent gives the images of `pgd`,
+    the measure of robustness, and of `pgd-stop`, which stops where all attacked networks are wrong.
 
     success_rate: of the images that the tested ensemble classified correctly (mean logits), the share that
     fools it now, in the given sense; for `clean` the error rate on all images. entropy_nats and auroc
