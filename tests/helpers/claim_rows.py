@@ -1,4 +1,7 @@
-"""Synthetic rows that satisfy each claim; nothing here was measured."""
+"""Synthetic rows that satisfy each claim; nothing here was measured.
+
+They are of `hypergan` and its ablations; `judged_on` makes them rows of another HyperGAN.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,12 @@ def row(metric, value, method, task, seed=0, **columns):
     found = schema.row(metric, float(value)) | {"method": method, "task": task, "seed": seed}
     found |= {"train": TRAINS.get(task, task), "preset": "quick", "device": "cpu", "config": "c", "schema": 1}
     return found | {"run": f"{method}-{task}-{seed}"} | columns
+
+
+def judged_on(method, rows):
+    """The rows with HyperGAN and its ablations under the name of another."""
+    names = {own: own.replace(HG, method, 1) for own in (HG, NO_D, NO_Q, NO_BOTH)}
+    return [r | {"method": names.get(r["method"], r["method"]), "run": f"{method} {r['run']}"} for r in rows]
 
 
 def accuracy(method, task, members, value, **more):

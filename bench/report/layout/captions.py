@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report.arrays import PROPOSED
+from bench.report.arrays import PREFERRED
 from bench.report.rows import command, without_configuration
 
 BY_SIZE = "Lines of one ensemble size compete with each other; 1 network is the mean of single networks. "
@@ -98,7 +98,8 @@ def command_for(frame: pd.DataFrame, methods: Sequence[str], task: str) -> str:
 def gap(own: pd.DataFrame, task: str, subject: str, number: int, lacks: str) -> Drawing:
     """An entry without a figure, whose command stores the arrays that the figure needs."""
     methods = sorted(set(without_configuration(own["method"])))
-    again = command_for(own, [PROPOSED] if PROPOSED in methods else methods[:1], task) + _AGAIN
+    first = [*(m for m in PREFERRED if m in methods), *methods][:1]
+    again = command_for(own, first, task) + _AGAIN
     caption = f"Figure {number} is not drawn: no run of this block kept the {lacks} it shows; this does:"
     return paper_entry(number, own, caption, task, subject=subject, commands=[again]), None
 
