@@ -99,6 +99,18 @@ def test_a_claim_on_attacks_names_those_that_are_flagged(tmp_path):
     assert text in found["evidence"]
 
 
+@pytest.mark.parametrize("name", ["adversarial-entropy", "one-to-many", "fgsm-transfers"])
+def test_claims_by_the_papers_rule_are_not_measured_on_rows_without_pgd_that_stops(name, tmp_path):
+    rows = [r for r in CASES[name][0][0] if r["attack"] != "pgd-stop"]
+    found = line(name, rows, tmp_path)
+    assert found["verdict"] == claims.UNKNOWN and found["departs"] == "no"
+    # The cells are finished: only with --stale they run again.
+    assert found["command"].startswith("bench run --method hypergan")
+    assert found["command"].endswith("--task mnist-attack --preset quick --stale")
+    # Of FGSM alone the numbers are told, where they say something.
+    assert ("So far" in found["evidence"]) == (name != "fgsm-transfers")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_claim_with_missing_rows_names_them_and_does_not_depart(name, tmp_path):
     found = line(name, [row("accuracy", 0.5, "none", "digits")], tmp_path)

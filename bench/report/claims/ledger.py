@@ -20,7 +20,7 @@ from bench.report.claims.evidence import Finding, Rows
 from bench.report.claims.paper import CLAIMS, FAILS, HOLDS, OPEN, UNKNOWN, Claim
 from bench.report.layout.tables import MARK, Cell, TextTable
 from bench.report.published import AS_PUBLISHED, JUDGED, named
-from bench.report.rows import BLOCK, Abouts, command, note_on_copies
+from bench.report.rows import BLOCK, Abouts, command, note_on_copies, without_configuration
 
 COLUMNS = (
     "claim", "statement", "section", "test", *BLOCK, "judged_on", "verdict", "expected", "departs",
@@ -59,13 +59,17 @@ def ledger(
     for (preset, device), part in rows.groupby(list(BLOCK), sort=False):
         asked, nothing = Rows(part, created), Rows(part.iloc[:0], {})
         doubts = _doubts(part)
+        held = set(zip(without_configuration(part["method"]), part["task"], strict=True))
         for claim, judged in itertools.product(chosen, JUDGED):
-            found = claim.check(asked if claim.device in ("", device) else nothing, judged)
+            here = claim.device in ("", device)
+            found = claim.check(asked if here else nothing, judged)
             numbers = own[claim.name] if judged == AS_PUBLISHED else UNKNOWN
             line = _line(claim, judged, found, str(preset), str(device), numbers)
             if claim.attacked and line["verdict"] != UNKNOWN:
                 tasks = sorted({f.place for f in found if f.holds is not None} & doubts.keys())
                 line["evidence"] += "".join(f" Flagged{MARK} on {task}: {doubts[task]}." for task in tasks)
+            if line["command"] and here and any(cell in held for f in found for cell in f.missing):
+                line["command"] += " --stale"  # finished by an earlier version of the code, which lacks rows
             lines.append(line)
     return pd.DataFrame(lines, columns=list(COLUMNS))
 

@@ -110,8 +110,8 @@ CLAIMS = (
         "On FGSM and PGD examples HyperGAN's entropy approaches the maximum, above standard ensembles of "
         "equal size, though its whole ensemble was attacked",
         "4.5, Fig. 5",
-        "entropy_nats on fooling images (variant fresh): 90 % of ln 10 at some epsilon, and the mean over "
-        "epsilon against standard_ensemble",
+        "entropy_nats on fooling images (variant fresh) of fgsm and pgd-stop: 90 % of ln 10 at some epsilon, "
+        "and the mean over epsilon against standard_ensemble",
         checks.adversarial_entropy,
         attacked=True,
     ),
@@ -120,7 +120,8 @@ CLAIMS = (
         "small-perturbations",
         "For large ensembles small perturbations (0.01) hardly succeed",
         "4.5, Fig. 5",
-        "success_rate (variant same, fused) at epsilon 0.01 with 100 networks or more: at most 5 %",
+        "success_rate (variant same, fused) of fgsm and pgd at epsilon 0.01 with 100 networks or more: at "
+        "most 5 %",
         checks.small_perturbations,
         HOLDS,
         attacked=True,
@@ -129,7 +130,7 @@ CLAIMS = (
         "one-to-many",
         "Examples made against one network fool 50 to 70 % of the others",
         "A.5, Fig. 10",
-        "fooled_share (variant one-to-many), mean over epsilon, for FGSM and PGD",
+        "fooled_share (variant one-to-many) of fgsm and pgd-stop, mean over epsilon",
         checks.one_to_many,
         attacked=True,
     ),
@@ -137,7 +138,7 @@ CLAIMS = (
         "fgsm-transfers",
         "FGSM transfers better than PGD",
         "A.5, Fig. 10",
-        "fooled_share (variant one-to-many) by attack, mean over epsilon",
+        "fooled_share (variant one-to-many) of fgsm against pgd-stop, mean over epsilon",
         checks.fgsm_transfers,
         attacked=True,
     ),

@@ -13,7 +13,7 @@ from bench.report.arrays import PREFERRED
 from bench.report.rows import command, without_configuration
 
 BY_SIZE = "Lines of one ensemble size compete with each other; 1 network is the mean of single networks. "
-# For figures whose arrays older runs did not store: such runs are stale and need --stale to run again.
+# For figures of what older runs did not store: such runs are stale and need --stale to run again.
 _AGAIN = " --stale"
 
 
@@ -95,11 +95,16 @@ def command_for(frame: pd.DataFrame, methods: Sequence[str], task: str) -> str:
     return command(methods, [task], str(frame["preset"].iloc[0]), str(frame["device"].iloc[0]))
 
 
+def again_for(frame: pd.DataFrame, methods: Sequence[str], task: str) -> str:
+    """The command that runs methods again whose rows or arrays are of an earlier version of the code."""
+    return command_for(frame, methods, task) + _AGAIN
+
+
 def gap(own: pd.DataFrame, task: str, subject: str, number: int, lacks: str) -> Drawing:
     """An entry without a figure, whose command stores the arrays that the figure needs."""
     methods = sorted(set(without_configuration(own["method"])))
     first = [*(m for m in PREFERRED if m in methods), *methods][:1]
-    again = command_for(own, first, task) + _AGAIN
+    again = again_for(own, first, task)
     caption = f"Figure {number} is not drawn: no run of this block kept the {lacks} it shows; this does:"
     return paper_entry(number, own, caption, task, subject=subject, commands=[again]), None
 
