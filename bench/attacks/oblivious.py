@@ -9,18 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torchattacks
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench.ensemble import Ensemble, MeanLogits
 
-ATTACKS = ("fgsm", "pgd")
+ATTACKS = ("fgsm", "pgd", "pgd-stop")
 BATCH = 1000  # images attacked at once
 STEP = 2.5  # PGD's step size times the number of steps over epsilon: Madry et al. 2018 (2.5 eps / 100)
+
+
+class Ascent(NamedTuple):
+    """Iterates of PGD on the CPU, [B, ...]: the last, and the one at which it stops (`pgd_stop`)."""
+
+    last: Tensor
+    stopped: Tensor
 
 
 def fgsm(ensemble: Ensemble, images: Tensor, labels: Tensor, epsilon: float | Tensor) -> Tensor:
@@ -29,7 +36,11 @@ def fgsm(ensemble: Ensemble, images: Tensor, labels: Tensor, epsilon: float | Te
     L is the cross-entropy of the mean logits. epsilon: a number, or one per image [B]. Returns images on
     the CPU. Raises ValueError for images outside [0, 1]. Source: Goodfellow et al. 2015, section 4.
     """
-    return _attack(ensemble, images, labels, epsilon, lambda m, eps: torchattacks.FGSM(m, eps=eps))
+
+    def run(eps: float | Tensor, x: Tensor, y: Tensor) -> Tensor:
+        return torchattacks.FGSM(MeanLogits(ensemble), eps=eps)(x, y)
+
+    return _in_batches(ensemble, images, labels, epsilon, run)
 
 
 def pgd(
@@ -46,14 +57,35 @@ def pgd(
     image, and epsilon may be one number per image. Otherwise as `fgsm`. Source: Madry et al. 2018,
     section 2.
     """
+    return pgd_stop(ensemble, images, labels, epsilon, steps, rng).last
 
-    def build(model: MeanLogits, eps: float | Tensor) -> torchattacks.PGD:
+
+def pgd_stop(
+    ensemble: Ensemble,
+    images: Tensor,
+    labels: Tensor,
+    epsilon: float | Tensor,
+    steps: int,
+    rng: torch.Generator | None = None,
+) -> Ascent:
+    """PGD that goes on "until the image completely fools the whole ensemble", and `pgd`, in one ascent.
+
+    `stopped`: for each image the first of its iterates 1 to `steps` at which every network of the ensemble is
+    wrong (argmax_k l_mk != y for all m), the last where there is none; the random start does not count.
+    `last`: the images of `pgd`. Arguments as for `pgd`. Source: HyperGAN paper, section 4.5.
+    """
+
+    def run(eps: float | Tensor, x: Tensor, y: Tensor) -> Tensor:
+        watch = _Watch(ensemble, y)
         alpha = STEP * eps / steps
-        return torchattacks.PGD(model, eps=eps, alpha=alpha, steps=steps, random_start=rng is not None)
+        attack = torchattacks.PGD(watch, eps=eps, alpha=alpha, steps=steps, random_start=rng is not None)
+        last = attack(x, y)
+        return torch.stack([last, watch.stopped(last)], 1)
 
     seed, device = None if rng is None else rng.initial_seed(), next(ensemble.parameters()).device
     with _seeded(seed, device), nullcontext() if device.type == "cpu" else _StartOnCPU():
-        return _attack(ensemble, images, labels, epsilon, build)
+        both = _in_batches(ensemble, images, labels, epsilon, run)
+    return Ascent(both[:, 0].contiguous(), both[:, 1].contiguous())
 
 
 def square(
@@ -65,18 +97,52 @@ def square(
     batch share their squares. Otherwise as `fgsm`. Source: Andriushchenko et al. 2020, "Square Attack".
     """
 
-    def build(model: MeanLogits, eps: float | Tensor) -> torchattacks.Square:
+    def run(eps: float | Tensor, x: Tensor, y: Tensor) -> Tensor:
         # It seeds the global generator itself, by default always with 0.
-        return torchattacks.Square(model, eps=eps, n_queries=queries, seed=rng.initial_seed())
+        seed = rng.initial_seed()
+        return torchattacks.Square(MeanLogits(ensemble), eps=eps, n_queries=queries, seed=seed)(x, y)
 
     with _seeded(rng.initial_seed(), next(ensemble.parameters()).device):
-        return _attack(ensemble, images, labels, epsilon, build)
+        return _in_batches(ensemble, images, labels, epsilon, run)
 
 
 def noise(images: Tensor, epsilon: float, rng: torch.Generator) -> Tensor:
     """Images [B, ...] changed by epsilon in every pixel, up or down at random: the baseline of attacks."""
     signs = torch.rand(images.shape, generator=rng).sub(0.5).sign()
     return (images + epsilon * signs).clamp(0, 1)
+
+
+class _Watch(nn.Module):
+    """The ensemble's mean logits [B, K]; it notes the first iterate at which every network is wrong.
+
+    The logits are those that PGD's next gradient needs, so watching costs no pass. PGD evaluates its start,
+    then every iterate but the last, which it returns.
+    """
+
+    def __init__(self, ensemble: Ensemble, labels: Tensor) -> None:
+        super().__init__()
+        self.ensemble = ensemble
+        self._labels = labels
+        self._fools = torch.zeros_like(labels, dtype=torch.bool)
+        self._first: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = self.ensemble(x)
+        if self._first is None:
+            self._first = x.detach()  # the start, which does not count
+        else:
+            self._first = self._where(self._fools, self._first, x.detach())
+            self._fools = self._fools | (logits.detach().argmax(-1) != self._labels).all(0)
+        return logits.mean(0)
+
+    def stopped(self, last: Tensor) -> Tensor:
+        """The first fooling iterate of each image [B, ...], the last where none of those before it fools."""
+        assert self._first is not None
+        return self._where(self._fools, self._first, last)
+
+    @staticmethod
+    def _where(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:
+        return torch.where(mask.view(-1, *[1] * (one.dim() - 1)), one, other)
 
 
 class _StartOnCPU(TorchFunctionMode):
@@ -110,17 +176,16 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         yield
 
 
-def _attack(
+def _in_batches(
     ensemble: Ensemble,
     images: Tensor,
     labels: Tensor,
     epsilon: float | Tensor,
-    build: Callable[[MeanLogits, float | Tensor], torchattacks.attack.Attack],
+    run: Callable[[float | Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
-    """Run a torchattacks attack in batches and return the images on the CPU."""
+    """What `run` makes of batches of epsilon, images and labels on the ensemble's device, on the CPU."""
     if images.min() < 0 or images.max() > 1:
         raise ValueError(f"expected pixels in [0, 1], found {images.min():.3g} to {images.max():.3g}")
-    model = MeanLogits(ensemble)
     device = next(ensemble.parameters()).device
     found = []
     for start in range(0, len(images), BATCH):
@@ -128,5 +193,5 @@ def _attack(
         eps = epsilon
         if isinstance(epsilon, Tensor):
             eps = epsilon[part].view(-1, *[1] * (images.dim() - 1)).to(device)
-        found.append(build(model, eps)(images[part].to(device), labels[part].to(device)).cpu())
+        found.append(run(eps, images[part].to(device), labels[part].to(device)).cpu())
     return torch.cat(found)

@@ -23,6 +23,9 @@ from bench.task import AttackScale, Scale, Split
 
 ONE_TO_MANY = 100  # size of the ensemble that tests attacks on one network: as the paper's baselines
 
+# Ascents and the attacks whose images each gives: one path of PGD ends in one and passes through the other.
+ASCENTS = {"fgsm": ("fgsm",), "pgd": ("pgd", "pgd-stop")}
+
 Views = tuple[dict[range, View], dict[range, Singles]]
 
 
@@ -59,7 +62,8 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
 
     Networks [0, n) are attacked; the images are tested on these (`same`), on others [n, n + m) for every
     size m (`fresh`; m = 1 is the mean over single networks) and, if one network is attacked, on others as
-    an ensemble (`one-to-many`). `clean` refers to unattacked images.
+    an ensemble (`one-to-many`). `clean` refers to unattacked images. One ascent gives the images of `pgd`,
+    the measure of robustness, and of `pgd-stop`, which stops where all attacked networks are wrong.
 
     success_rate: of the images that the tested ensemble classified correctly (mean logits), the share that
     fools it now, in the given sense; for `clean` the error rate on all images. entropy_nats and auroc
@@ -83,9 +87,7 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
         clean = _views(subject.drawn, trial, split.images, split.labels)
         if len(trial.crafted) > 1:
             result.rows += _clean(split, clean[0][trial.crafted], detector)
-        for attack, epsilon in itertools.product(oblivious.ATTACKS, part.epsilons):
-            attacked = subject.drawn[slice_of(trial.crafted)]
-            images = craft(attacked, split, attack, epsilon, part.steps, rng)
+        for attack, epsilon, images in _crafted(subject.drawn, trial, part, split, rng):
             seen = _views(subject.drawn, trial, images, split.labels)
             where = {"evaluation": "attack", "dataset": split.name, "attack": attack, "epsilon": epsilon}
             result.rows += _rows(where, trial, clean, seen, detector)
@@ -140,12 +142,26 @@ def check_fresh(drawn: Ensemble, trials: list[Trial]) -> None:
             )
 
 
-def craft(ensemble: Ensemble, split: Split, attack: str, epsilon: float, steps: int, rng: Streams) -> Tensor:
-    """Images of an oblivious attack, which knows neither the detector nor that networks are resampled."""
-    if attack == "fgsm":
-        return oblivious.fgsm(ensemble, split.images, split.labels, epsilon)
-    start = rng("pgd", len(ensemble), repr(epsilon))
-    return oblivious.pgd(ensemble, split.images, split.labels, epsilon, steps, start)
+def _crafted(
+    drawn: Ensemble, trial: Trial, part: AttackScale, split: Split, rng: Streams
+) -> Iterator[tuple[str, float, Tensor]]:
+    """Every attack with its epsilon and images: those of one ascent together."""
+    attacked = drawn[slice_of(trial.crafted)]
+    for ascent, epsilon in itertools.product(ASCENTS, part.epsilons):
+        for attack, images in craft(attacked, split, ascent, epsilon, part.steps, rng).items():
+            yield attack, epsilon, images
+
+
+def craft(
+    ensemble: Ensemble, split: Split, ascent: str, epsilon: float, steps: int, rng: Streams
+) -> dict[str, Tensor]:
+    """Images of the oblivious attacks of one ascent, which know neither detector nor resampling."""
+    if ascent == "fgsm":
+        found: tuple[Tensor, ...] = (oblivious.fgsm(ensemble, split.images, split.labels, epsilon),)
+    else:
+        start = rng("pgd", len(ensemble), repr(epsilon))
+        found = oblivious.pgd_stop(ensemble, split.images, split.labels, epsilon, steps, start)
+    return dict(zip(ASCENTS[ascent], found, strict=True))
 
 
 def _views(drawn: Ensemble, trial: Trial, images: Tensor, labels: Tensor) -> Views:

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from bench.attacks import oblivious, search
+from bench.attacks import search
 from bench.evaluations.subject import Result, Subject
 from bench.records.schema import row
 from bench.rng import Streams
@@ -29,7 +29,7 @@ def evaluate(subject: Subject, rng: Streams) -> Result:
     part = subject.scale.attacks[0]
     split = subject.data.test.first(part.images)
     sizes = [n for n in (1, *part.sizes) if n == 1 or n <= min(part.searched, len(subject.drawn))]
-    jobs = list(itertools.product(sizes, oblivious.ATTACKS, SENSES))
+    jobs = list(itertools.product(sizes, search.ATTACKS, SENSES))
     for done, (size, attack, sense) in enumerate(jobs, start=1):
         if size == 1 and sense != "fused":
             continue  # for one network both senses coincide

@@ -107,7 +107,7 @@ def departures(results: Path) -> list[str]:
     """Lines of the ledger written by `build` whose verdict is not the expected one."""
     ledger = pd.read_csv(Path(results) / "tables" / "claims.csv", keep_default_na=False)
     return [
-        f"{line.claim} · {line.preset} · {line.device}: {line.verdict}, expected: {line.expected}. "
-        f"{line.statement} ({line.section}). {line.evidence}"
+        f"{line.claim} · {line.judged_on} · {line.preset} · {line.device}: {line.verdict}, "
+        f"expected: {line.expected}. {line.statement} ({line.section}). {line.evidence}"
         for line in ledger[ledger["departs"] == "yes"].itertuples()
     ]

@@ -11,9 +11,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.records import store
+from bench.report.published import AS_PUBLISHED, PROPOSED
 from bench.report.rows import Material, without_configuration
 
-PROPOSED = "hypergan"  # the paper's method, preferred when the arrays of one method are shown
+# Preferred when the arrays of one method are shown: the paper's, at its best before as published.
+PREFERRED = (PROPOSED, AS_PUBLISHED)
 KEPT = ("label", "prediction", "entropy_nats")  # the arrays of a run that `Images` keeps
 Arrays = Mapping[str, np.ndarray]
 
@@ -67,11 +69,13 @@ class Images:
 def first_kept(
     part: Material, own: pd.DataFrame, name: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """The first run with matching arrays, and these arrays: the proposed method first, then by name and seed.
+    """The first run with matching arrays, and these arrays: preferred methods first, then by name and seed.
 
     name: a substring of the arrays' names, with columns of a row in braces.
     """
-    order = own.assign(later=without_configuration(own["method"]) != PROPOSED)
+    rank = {method: i for i, method in enumerate(PREFERRED)}
+    later = without_configuration(own["method"]).map(lambda method: rank.get(method, len(rank)))
+    order = own.assign(later=later)
     for found in order.sort_values(["later", "method", "seed"], kind="stable").to_dict("records"):
         line = {str(column): value for column, value in found.items()}
         arrays = store.read_arrays(part.results, line["run"], name.format(**line))

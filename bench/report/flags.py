@@ -16,6 +16,8 @@ from bench.report.rows import PLACE, ordered
 ATTACKED = (*PLACE, "method", "crafted_members", "attack", "epsilon")
 COLUMNS = (*ATTACKED, "flag", "evidence", "fired", "seeds")
 GRADIENT_FREE = ("square", "noise")  # baselines that gradient attacks should beat
+# Attacks that stop on the way of another, for their entropy: how strong the ascent is, its end says.
+STOPPED = {"pgd-stop": "pgd"}
 WEAK = 0.5  # minimum success on the attacked networks at the largest epsilon
 LARGE = 0.1  # minimum epsilon at which success is expected
 LATE = 0.05  # maximum late_gain, above random changes of single images
@@ -36,7 +38,10 @@ class _Own(NamedTuple):
 
 
 def find(rows: pd.DataFrame) -> pd.DataFrame:
-    """All raised flags: the attack, the number of seeds, and the numbers of the first of these seeds."""
+    """All raised flags: the attack, the number of seeds, and the numbers of the first of these seeds.
+
+    An attack that stops on the way of another has the flags of that one at the same epsilon.
+    """
     found = rows[rows["evaluation"].isin(("attack", "adaptive")) & rows["value"].notna()]
     found = found[(found["variant"] == "same") & found["crafted_members"].notna()]
     found = found[found["success"].isin(("fused", ""))]
@@ -47,11 +52,21 @@ def find(rows: pd.DataFrame) -> pd.DataFrame:
         *where, seed = key
         for attack, epsilon in set(zip(group["attack"], group["epsilon"], strict=True)):
             seeds.setdefault((*where, attack, epsilon), set()).add(seed)
-        for attack, epsilon, flag, evidence in _of_one(group):
+        for attack, epsilon, flag, evidence in _with_stopped(group):
             fired.setdefault((*where, attack, epsilon, flag), []).append(evidence)
     lines = [(*at, texts[0], len(texts), len(seeds[at[:-1]])) for at, texts in fired.items()]
     frame = pd.DataFrame(lines, columns=COLUMNS)
     return ordered(frame, [*ATTACKED[1:], "flag"]) if len(frame) else frame
+
+
+def _with_stopped(group: pd.DataFrame) -> Iterator[tuple[str, float, str, str]]:
+    """Flags of one run's attacks on one ensemble size; those of an ascent to the end also where it stops."""
+    held = set(zip(group["attack"], group["epsilon"], strict=True))
+    for attack, epsilon, flag, evidence in _of_one(group[~group["attack"].isin(STOPPED)]):
+        yield attack, epsilon, flag, evidence
+        for stopped, whole in STOPPED.items():
+            if whole == attack and (stopped, epsilon) in held:
+                yield stopped, epsilon, flag, f"{attack}: {evidence}"
 
 
 def _of_one(group: pd.DataFrame) -> Iterator[tuple[str, float, str, str]]:

@@ -128,7 +128,7 @@ def test_senses_of_success_by_hand():
     assert ask((-1, 0), (-2, 0), label=1) == [False, False, False]
 
 
-@pytest.mark.parametrize("attack", oblivious.ATTACKS)
+@pytest.mark.parametrize("attack", search.ATTACKS)
 def test_the_smallest_epsilon_of_a_linear_model_is_its_margin_over_the_weight_norm(attack):
     ensemble = linear((1.0, -2.0))
     images = pixels((0.6, 0.2), (0.9, 0.0), (0.2, 0.6))
@@ -140,7 +140,7 @@ def test_the_smallest_epsilon_of_a_linear_model_is_its_margin_over_the_weight_no
     assert found[2] == 0
 
 
-@pytest.mark.parametrize("attack", oblivious.ATTACKS)
+@pytest.mark.parametrize("attack", search.ATTACKS)
 def test_the_ensemble_is_fooled_at_two_fifths_and_its_second_network_never(attack):
     ensemble, images = linear((1.0, -2.0), (2.0, 1.0)), pixels((0.6, 0.2))
     grid = (0.1, 0.3, 0.39, 0.41, 0.5, 1.0)

@@ -13,7 +13,7 @@ from ensembles import random_ensemble
 from small import load_stripes, small_method, small_network
 
 from bench import training
-from bench.attacks import oblivious
+from bench.attacks import oblivious, search
 from bench.ensemble import Ensemble
 from bench.evaluations import DRAWS, EVALUATIONS, attacks, fooling_epsilon, views
 from bench.metrics import predictions
@@ -85,6 +85,28 @@ def test_metrics_of_fgsm_by_hand(found, drawn, variant, places):
         (line,) = pick(found, "auroc", success=success, **where)
         pairs = entropy(after)[chosen][:, None] - entropy(before)[None]
         assert line["value"] == pytest.approx(float(((pairs > 0) + 0.5 * (pairs == 0)).double().mean()))
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_pgd_and_pgd_that_stops_come_from_one_ascent(monkeypatch, found, drawn, size):
+    test, rng = stripes_mislabelled().test.first(8), Streams(0, "attack")
+    asked, ascents = drawn[:size], []
+
+    def counted(ensemble, *args):
+        ascents.append(len(ensemble))
+        return own(ensemble, *args)
+
+    own = oblivious.pgd_stop
+    start = rng("pgd", size, repr(0.3))
+    images = own(asked, test.images, test.labels, 0.3, PART.steps, start)
+    where = {"epsilon": 0.3, "variant": "fresh", "members": 3, "crafted_members": size, "success": "all"}
+    for attack, attacked in zip(("pgd", "pgd-stop"), images, strict=True):
+        p = drawn[size : size + 3](attacked).double().softmax(-1).mean(0)
+        (line,) = pick(found, "entropy_nats", attack=attack, **where)
+        assert line["value"] == pytest.approx(float(-(p * p.log()).sum(-1).mean()), rel=1e-5)
+    monkeypatch.setattr(oblivious, "pgd_stop", counted)
+    attacks.evaluate(subject(drawn)[0], rng)
+    assert ascents.count(size) == len(PART.epsilons)
 
 
 def test_attacks_on_one_network_are_tested_on_single_others(found, drawn):
@@ -217,7 +239,7 @@ def test_results_do_not_depend_on_the_batch_size(monkeypatch, drawn):
 def test_quantiles_of_the_smallest_epsilon_are_omitted_if_infinite(drawn):
     result = fooling_epsilon.evaluate(subject(drawn)[0], Streams(0, "fooling-epsilon"))
     assert {(r["members"], r["success"]) for r in result.rows} == {(1, "fused"), (2, "fused"), (2, "every")}
-    for attacked in oblivious.ATTACKS:
+    for attacked in search.ATTACKS:
         values = result.arrays[f"stripes/{attacked}/smallest-fused/2/epsilon"]
         rows = pick(result, "fooling_epsilon", attack=attacked, members=2, success="fused")
         finite = {

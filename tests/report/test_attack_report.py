@@ -7,7 +7,8 @@ import pytest
 
 from bench import report
 from bench.records import schema, store
-from bench.report.rows import prepare
+from bench.report.layout.figures import drawing_style, method_styles
+from bench.report.rows import Material, prepare
 from bench.report.sections import attacks
 
 EPSILONS = (0.01, 0.1, 0.3)
@@ -26,17 +27,20 @@ def attacked(size, epsilon, attack, variant):
     ]
 
 
-def fake(folder, method, seed, sizes, others, device="cpu"):
+ATTACKS = ("fgsm", "pgd", "pgd-stop")
+
+
+def fake(folder, method, seed, sizes, others, kinds=ATTACKS):
     rows = []
     for size in sizes:
         clean = {"evaluation": "attack", "dataset": "mnist", "variant": "clean", "members": size}
         rows.append(schema.row("entropy_nats", 0.1, success="all", examples=100, **clean))
         for epsilon in EPSILONS:
-            for attack in ("fgsm", "pgd"):
+            for attack in kinds:
                 for variant in ("same", "fresh"):
                     rows += attacked(size, epsilon, attack, variant)
     for epsilon in EPSILONS:
-        for attack in ("fgsm", "pgd"):
+        for attack in kinds:
             where = {"evaluation": "attack", "dataset": "mnist", "attack": attack, "epsilon": epsilon}
             where |= {"variant": "one-to-many", "members": others, "crafted_members": 1, "examples": 100}
             rows += [schema.row("fooled_share", epsilon, success=s, **where) for s in ("all", "fused")]
@@ -46,7 +50,7 @@ def fake(folder, method, seed, sizes, others, device="cpu"):
     rows += [schema.row("fooling_epsilon", q / 10, quantile=q, **where) for q in (0.25, 0.5)]
     run = f"{method}-{seed}"
     common = {"run": run, "method": method, "task": "mnist-attack", "train": "mnist", "preset": "quick"}
-    common |= {"seed": seed, "config": "c", "device": device, "source": "measured", "schema": 1}
+    common |= {"seed": seed, "config": "c", "device": "cpu", "source": "measured", "schema": 1}
     about = {"cell": run, "created": "2025", "classes": 10, "sizes": [1, 5, 10, 100], "failure": None}
     store.write_run(folder, run, [{**r, **common} for r in rows], {}, about)
 
@@ -71,6 +75,51 @@ def test_figures_5_and_10_have_the_short_names_of_the_paper(results):
             assert (results / "figures" / f"{name}.{kind}").stat().st_size > 10_000
     page = (results / "report.html").read_text()
     assert "Figure 5: success of attacks" in page and "Figure 10: share of other networks" in page
+
+
+def entries(folder):
+    """The figures of a folder, by name, with their entries."""
+    rows = store.read(folder)
+    abouts = {run: store.read_about(folder, run) for run in set(rows["run"])}
+    prepared = prepare(rows, abouts)
+    material = Material(folder, prepared, abouts, pd.DataFrame())
+    with drawing_style():
+        found = list(attacks.figures(material, method_styles(sorted(set(prepared["method"])))))
+    return {entry.kind: (entry, figure) for entry, figure in found}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "label", "said"),
+    [
+        (ATTACKS, "PGD, stopping", "PGD stops, image by image, at the first iterate"),
+        (("fgsm", "pgd"), "PGD to the end", "PGD goes to its last step: no run here has pgd-stop"),
+    ],
+)
+def test_figures_5_and_10_show_pgd_that_stops_or_what_there_is(kinds, label, said, tmp_path):
+    fake(tmp_path, "hypergan", 0, (5,), 9, kinds)
+    found = entries(tmp_path)
+    labels = [axes.get_ylabel().split("\n")[0] for axes in found["figure5"][1].axes]
+    assert [text for text in labels if text] == ["FGSM"] * 3 + [label] * 3
+    assert [axes.get_title() for axes in found["figure10"][1].axes] == ["FGSM", label]
+    for entry, _ in found.values():
+        assert said in entry.caption
+        again = "bench run --method hypergan --task mnist-attack --preset quick --stale"
+        assert entry.commands == (() if "pgd-stop" in kinds else (again,))
+
+
+def test_only_requested_sizes_out_of_reach_have_lines_without_numbers(tmp_path):
+    fake(tmp_path, "hypergan", 0, (5,), 9)
+    rows = prepare(store.read(tmp_path), {})
+    assert attacks.attack_means(rows, {})["method"].notna().all()
+
+
+def test_methods_whose_runs_lack_pgd_that_stops_are_asked_to_run_again(tmp_path):
+    fake(tmp_path, "hypergan", 0, (5,), 9)
+    fake(tmp_path, "mnf", 0, (5,), 9, ("fgsm", "pgd"))
+    for entry, figure in entries(tmp_path).values():
+        assert entry.commands == ("bench run --method mnf --task mnist-attack --preset quick --stale",)
+        held = [sum(len(line.get_xdata()) > 0 for line in axes.get_lines()) for axes in figure.axes]
+        assert held[0] > held[-1] > 0  # FGSM of both methods, PGD that stops of one
 
 
 def test_the_table_has_all_attacks_and_marks_unreachable_sizes(results):

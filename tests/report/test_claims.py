@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from claim_rows import CASES, HG, OTHERS, SETS, accuracy, against, row
+from claim_rows import CASES, HG, OTHERS, SETS, accuracy, against, judged_on, row
 from click.testing import CliRunner
 
 from bench import report
@@ -15,6 +15,7 @@ from bench.report.claims import evidence, ledger
 from bench.report.claims import paper as claims
 from bench.report.rows import prepare
 
+PUBLISHED = "hypergan-published"
 PAPER = published.read(published.ORIGINAL.parent)
 
 
@@ -36,8 +37,10 @@ def lines(rows, tmp_path, name=None, created=None):
     return ledger.ledger(*frame(rows, tmp_path, created), PAPER, chosen)
 
 
-def line(name, rows, tmp_path, created=None):
-    (only,) = lines(rows, tmp_path, name, created).to_dict("records")
+def line(name, rows, tmp_path, created=None, judged=HG):
+    """The line of a claim that judges one HyperGAN."""
+    found = lines(rows, tmp_path, name, created)
+    (only,) = found[found["judged_on"] == judged].to_dict("records")
     return only
 
 
@@ -49,17 +52,40 @@ def test_every_claim_has_a_name_a_place_and_a_case():
         assert claim.statement and claim.section and claim.test and claim.check.__doc__
 
 
+@pytest.mark.parametrize("judged", published.JUDGED)
 @pytest.mark.parametrize(
     ("name", "case"), [(name, case) for name, cases in CASES.items() for case in range(len(cases))]
 )
-def test_a_claim_holds_on_matching_rows_and_fails_if_one_changes(name, case, tmp_path):
-    good, bad = (line(name, rows, tmp_path) for rows in CASES[name][case])
+def test_a_claim_holds_on_matching_rows_and_fails_if_one_changes(name, case, judged, tmp_path):
+    pair = [judged_on(judged, rows) for rows in CASES[name][case]]
+    good, bad = (line(name, rows, tmp_path, judged=judged) for rows in pair)
     assert (good["verdict"], bad["verdict"]) == (claims.HOLDS, claims.FAILS), (good, bad)
     for found in (good, bad):
-        judged, _, _ = found["evidence"].partition(" Flagged")
-        assert judged.endswith("One seed: the point value decides.")
+        evidence, _, _ = found["evidence"].partition(" Flagged")
+        assert evidence.endswith("One seed: the point value decides.")
         assert found["seeds"] == "1" and found["command"] == ""
     assert good["evidence"] != bad["evidence"]
+    # Rows of one HyperGAN are no evidence for the other.
+    (other,) = set(published.JUDGED) - {judged}
+    assert line(name, pair[0], tmp_path, judged=other)["verdict"] == claims.UNKNOWN
+
+
+def test_each_claim_is_judged_on_both_hypergans_the_published_one_first(tmp_path):
+    good, bad = CASES["norms-vary-more"][0]
+    rows = judged_on(PUBLISHED, bad) + [r for r in good if r["method"] == HG]
+    found = lines(rows, tmp_path)
+    names = [claim.name for claim in claims.CLAIMS]
+    assert found["claim"].tolist() == [name for name in names for _ in range(2)]
+    assert found["judged_on"].tolist() == [PUBLISHED, HG] * len(names)
+    own = found[found["claim"] == "norms-vary-more"]
+    assert own["verdict"].tolist() == [claims.FAILS, claims.FAILS]
+    assert own["expected"].tolist() == [claims.OPEN, claims.HOLDS]
+    assert own["departs"].tolist() == ["no", "yes"]
+    assert f"sd/mean {PUBLISHED} 0.200" in own["evidence"].iloc[0]
+    (text,) = ledger.text_tables(found, ())
+    assert text.headings[2] == "judged on"
+    assert [shown[2].text for shown in text.lines] == found["judged_on"].tolist()
+    assert set(found.loc[found["judged_on"] == PUBLISHED, "expected"]) == {claims.OPEN}
 
 
 def test_a_claim_on_attacks_names_those_that_are_flagged(tmp_path):
@@ -73,6 +99,18 @@ def test_a_claim_on_attacks_names_those_that_are_flagged(tmp_path):
     assert text in found["evidence"]
 
 
+@pytest.mark.parametrize("name", ["adversarial-entropy", "one-to-many", "fgsm-transfers"])
+def test_claims_by_the_papers_rule_are_not_measured_on_rows_without_pgd_that_stops(name, tmp_path):
+    rows = [r for r in CASES[name][0][0] if r["attack"] != "pgd-stop"]
+    found = line(name, rows, tmp_path)
+    assert found["verdict"] == claims.UNKNOWN and found["departs"] == "no"
+    # The cells are finished: only with --stale they run again.
+    assert found["command"].startswith("bench run --method hypergan")
+    assert found["command"].endswith("--task mnist-attack --preset quick --stale")
+    # Of FGSM alone the numbers are told, where they say something.
+    assert ("So far" in found["evidence"]) == (name != "fgsm-transfers")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_claim_with_missing_rows_names_them_and_does_not_depart(name, tmp_path):
     found = line(name, [row("accuracy", 0.5, "none", "digits")], tmp_path)
@@ -80,11 +118,17 @@ def test_a_claim_with_missing_rows_names_them_and_does_not_depart(name, tmp_path
     assert found["verdict"] == claims.UNKNOWN and found["departs"] == "no"
     assert found["evidence"] == f"Needs {claim.test}." and found["seeds"] == ""
     assert found["command"].startswith("bench run --method ") and "hypergan" in found["command"]
-    assert "--preset quick" in found["command"]
+    assert "--preset quick" in found["command"] and PUBLISHED not in found["command"]
+    other = line(name, [row("accuracy", 0.5, "none", "digits")], tmp_path, judged=PUBLISHED)
+    own = found["command"].split()[3].split(",")
+    assert other["command"].split()[3].split(",") == [m.replace(HG, PUBLISHED) for m in own]
 
 
 def test_the_same_checks_are_applied_to_the_paper_s_own_tables(tmp_path):
     found = lines([row("accuracy", 0.5, "none", "digits")], tmp_path)
+    ours = found["judged_on"] == HG
+    assert set(found.loc[ours, "paper_numbers"]) == {""}
+    found = found[~ours]
     own = {k: v for k, v in zip(found["claim"], found["paper_numbers"], strict=True) if v}
     # MNIST: MC dropout above APD, 98.73 and 98.61; with 5,000 examples below, 95.58 and 96.35.
     assert own == {
@@ -150,16 +194,18 @@ def test_only_unexpected_verdicts_depart_and_smoke_expects_nothing(tmp_path):
     assert (found["verdict"], found["expected"], found["departs"]) == (claims.FAILS, claims.OPEN, "no")
     for expected, departs in ((claims.OPEN, "no"), (claims.FAILS, "no"), (claims.HOLDS, "yes")):
         check = [evidence.Finding("place", False, "text", 1)]
-        claim = claims.Claim("name", "words", "1", "test", lambda rows, found=check: found, expected)
-        (only,) = ledger.ledger(*frame(failing, tmp_path), PAPER, [claim]).to_dict("records")
-        assert only["departs"] == departs
+        claim = claims.Claim("name", "words", "1", "test", lambda rows, judged, found=check: found, expected)
+        found = ledger.ledger(*frame(failing, tmp_path), PAPER, [claim])
+        assert found["departs"].tolist() == ["no", departs]
 
 
 def test_presets_and_devices_are_not_mixed(tmp_path):
     good = CASES["most-accurate"][0][0]
     apart = [r | {"preset": "paper" if r["method"] == HG else "quick"} for r in good]
     found = lines(apart, tmp_path, "most-accurate")
-    assert found["preset"].tolist() == ["paper", "quick"] and set(found["verdict"]) == {claims.UNKNOWN}
+    assert found["preset"].tolist() == ["paper"] * 2 + ["quick"] * 2 and set(found["verdict"]) == {
+        claims.UNKNOWN
+    }
     apart = [r | {"device": "cuda" if r["method"] == HG else "cpu"} for r in good]
     assert set(lines(apart, tmp_path, "most-accurate")["verdict"]) == {claims.UNKNOWN}
 
@@ -216,12 +262,15 @@ def test_the_command_line_names_departures_and_exits_with_1(departing, tmp_path)
     assert done.exit_code == departing
     said = [text for text in done.output.splitlines() if text.startswith("departs: ")]
     assert said == [f"departs: {text}" for text in report.departures(tmp_path)]
-    start = "departs: norms-vary-more · quick · cpu: does not hold, expected: holds. HyperGAN's norms"
+    start = (
+        "departs: norms-vary-more · hypergan · quick · cpu: does not hold, expected: holds. HyperGAN's norms"
+    )
     assert [text.startswith(start) for text in said] == [True] * departing
     assert ("| **does not hold** | holds |" in (tmp_path / "tables" / "claims.md").read_text()) == departing
     page = (tmp_path / "report.html").read_text()
     assert ("1 of the verdicts depart from what is expected." in page) == departing
-    assert len(pd.read_csv(tmp_path / "tables" / "claims.csv")) == len(claims.CLAIMS)
+    assert "quick · cpu · hypergan-published: not measured 18; quick · cpu · hypergan: " in page
+    assert len(pd.read_csv(tmp_path / "tables" / "claims.csv")) == 2 * len(claims.CLAIMS)
     if departing:
         plain = CliRunner().invoke(main, ["report", "--results", str(tmp_path)], catch_exceptions=False)
         assert plain.exit_code == 0 and "departs" not in plain.output

@@ -25,7 +25,8 @@ def frame(own, more=(), seed=0, method="m", size=5):
     """Rows of a run: success on attacked networks by attack and epsilon, slightly less on fresh ones."""
     rows = list(more)
     for (attack, epsilon), success in own.items():
-        evaluation, tested = ("attack", "fresh") if attack in ("fgsm", "pgd") else ("adaptive", "adaptive")
+        oblivious = attack in ("fgsm", "pgd", "pgd-stop")
+        evaluation, tested = ("attack", "fresh") if oblivious else ("adaptive", "adaptive")
         common = {"evaluation": evaluation, "dataset": "d", "attack": attack, "epsilon": epsilon}
         common |= {"members": size, "crafted_members": size, "examples": EXAMPLES}
         for variant, value in (("same", success), (tested, 0.9 * success)):
@@ -83,6 +84,23 @@ def test_a_difference_of_one_image_raises_no_flag():
 
 def test_square_and_noise_are_never_flagged():
     assert fired(frame(SOUND | {("square", 0.3): 0.0, ("noise", 0.1): 0.3, ("noise", 0.3): 0.0})) == set()
+
+
+def test_pgd_that_stops_has_the_flags_of_pgd_at_the_same_epsilon_and_none_of_its_own():
+    # Stopped early it may fool less often, also than Square, and less at a larger epsilon.
+    stopped = {("pgd-stop", 0.1): 0.15, ("pgd-stop", 0.3): 0.1}
+    assert fired(frame(SOUND | stopped, [other("unmoved_share", 0.1, "pgd-stop")])) == set()
+    rows = frame(SOUND | stopped | {("pgd", 0.1): 0.1})
+    assert fired(rows) == {(attack, 0.1, "below-black-box") for attack in ("pgd", "pgd-stop")}
+    assert flags.find(rows)["evidence"].tolist() == ["10%, square 20%", "pgd: 10%, square 20%"]
+    weak = {("pgd", 0.1): 0.3, ("pgd", 0.3): 0.45, ("pgd-stop", 0.1): 0.3}
+    assert fired(frame(SOUND | weak)) == {("pgd", 0.3, "weak")}
+
+
+def test_pgd_that_stops_is_no_measure_of_a_defence():
+    rows = prepare(frame(SOUND | {("pgd-stop", 0.1): 0.6, ("pgd-stop", 0.3): 1.0}), {})
+    for table in defence_tables(rows):
+        assert "pgd-stop" not in set(table.frame.get("attack", ()))
 
 
 def test_a_flag_states_its_number_of_seeds():

@@ -150,6 +150,22 @@ def test_ablations_are_drawn_as_far_as_measured_and_missing_ones_are_named(tmp_p
     assert list(found["figure7-digits"][1].axes[1].get_lines()[0].get_ydata()) == [1, 1 / 2, 1 / 3]
 
 
+def test_each_hypergan_has_its_own_figures_with_its_ablations(tmp_path):
+    for method in ("hypergan", "hypergan-published", "hypergan-published-no-both"):
+        fake_run(tmp_path, method)
+    found = drawn(tmp_path)
+    names = {name for name in found if name.startswith(("figure6", "figure7"))}
+    assert names == {f"figure{n}-digits{family}" for n in (6, 7) for family in ("", "-published")}
+    for name in names:
+        place, figure = found[name]
+        method = "hypergan-published" if name.endswith("-published") else "hypergan"
+        assert f" of {method} in training" in place.caption
+        (command,) = place.commands
+        assert command.startswith(f"bench run --method {method}-no-mixer,{method}-no-discriminator")
+        lines = [line for line in figure.axes[0].get_lines() if len(line.get_xdata())]
+        assert len(lines) == (2 if method == "hypergan-published" else 1)
+
+
 def test_curves_that_hide_each_other_are_named(tmp_path):
     fake_run(tmp_path, "hypergan")
     for method in ("hypergan-no-mixer", "hypergan-no-both"):
@@ -188,6 +204,14 @@ def test_arrays_of_another_method_are_shown_if_the_proposed_one_has_none(tmp_pat
     found = drawn(tmp_path)
     for number in (8, 9):
         assert "mnf · " in texts(found[f"figure{number}-digits"][1])
+
+
+def test_of_two_hypergans_the_better_one_s_arrays_are_shown_then_those_of_the_published(tmp_path):
+    for method in ("apd", "hypergan-published"):
+        fake_run(tmp_path, method)
+    assert "hypergan-published · " in texts(drawn(tmp_path)["figure9-digits"][1])
+    fake_run(tmp_path, "hypergan")
+    assert "hypergan · " in texts(drawn(tmp_path)["figure9-digits"][1])
 
 
 def test_filters_keep_their_values_and_are_separated():

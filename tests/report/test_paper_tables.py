@@ -74,18 +74,52 @@ def test_sources_name_table_and_cell():
 
 
 def test_table_2_shows_seeds_beside_the_published_value(tmp_path):
-    runs = [run("hypergan", "mnist", s, accuracies={1: 0.98 + s / 100, 100: 0.99}) for s in (0, 1)]
+    name = "hypergan-published"
+    runs = [run(name, "mnist", s, accuracies={1: 0.98 + s / 100, 100: 0.99}) for s in (0, 1)]
     frame = made(tmp_path, *runs)["table2"].frame
-    cell = only(frame, method="hypergan", train="mnist", members=1)
+    cell = only(frame, method=name, train="mnist", members=1)
     assert cell["mean"] == pytest.approx(0.985) and cell["sd"] == pytest.approx(0.01 / 2**0.5)
     assert (cell["seeds"], cell["published"], cell["command"]) == (2, 0.9864, "")
     text = to_markdown(made(tmp_path, *runs)["table2"])
-    assert "| hypergan | 1 | 98.50 ± 0.71 | 98.64 | — | 96.69 |" in text
+    assert "| hypergan-published | 1 | 98.50 ± 0.71 | 98.64 | — | 96.69 |" in text
+
+
+def test_the_paper_s_hypergan_stands_beside_both_and_is_asked_for_as_published(tmp_path):
+    runs = [run(m, "mnist", accuracies={1: v}) for m, v in (("hypergan", 0.9), ("hypergan-published", 0.8))]
+    both = made(tmp_path, *runs)["table2"].frame
+    for method, mean in (("hypergan", 0.9), ("hypergan-published", 0.8)):
+        cell = only(both, method=method, train="mnist", members=1)
+        assert (cell["mean"], cell["published"], cell["command"]) == (mean, 0.9864, "")
+    assert both["method"].value_counts()[["hypergan", "hypergan-published"]].tolist() == [1, 20]
+    asked = both[both["method"] == "hypergan-published"]["command"]
+    assert asked.str.startswith("bench run --method hypergan-published --task ").sum() == 19
+    assert set(both[both["method"] == "hypergan"]["command"]) == {""}
+    # Where ours is not measured, the paper's stands beside the published one alone.
+    for name, table in made(tmp_path, run("mnf", "mnist", accuracies={1: 0.9})).items():
+        methods = {m for m in table.frame["method"] if m.startswith("hypergan")}
+        assert methods and all(m.startswith("hypergan-published") for m in methods), name
+
+
+def test_ablations_of_both_stand_beside_the_paper_s(tmp_path):
+    norms = dict.fromkeys(LAYERS, (8.0, 2.0))
+    runs = [run(f"{m}-no-both", "mnist", norms=norms) for m in ("hypergan", "hypergan-published")]
+    frame = made(tmp_path, *runs)["table6"].frame
+    for method in ("hypergan-no-both", "hypergan-published-no-both"):
+        cell = only(frame, method=method, layer="conv1", metric="weight_norm_mean")
+        theirs = only(
+            PAPER, method="hypergan-no-both", train="mnist", layer="conv1", metric="weight_norm_mean"
+        )
+        assert (cell["mean"], cell["published"], cell["command"]) == (8, theirs["value"], "")
+
+
+def test_no_table_names_a_variant_that_is_gone(tmp_path):
+    tables = made(tmp_path, run("hypergan", "mnist", accuracies={1: 0.9}))
+    assert all("hypergan-published" in t.note and "unscaled" not in t.note for t in tables.values())
 
 
 def test_values_published_but_not_measured_have_a_command(tmp_path):
     whole = dict.fromkeys(published.SIZES, 0.98)
-    table = made(tmp_path, run("hypergan", "mnist", accuracies=whole))["table2"]
+    table = made(tmp_path, run("hypergan-published", "mnist", accuracies=whole))["table2"]
     gap = only(table.frame, method="mnf", train="cifar5")
     assert (gap["published"], gap["seeds"], gap["task"]) == (0.84, 0, "cifar5")
     assert gap["command"] == "bench run --method mnf --task cifar5 --preset quick"
@@ -115,11 +149,13 @@ def test_of_tasks_that_share_a_fit_the_one_named_like_the_train_key_is_shown(tmp
 
 def test_presets_are_not_mixed_and_each_has_its_gaps(tmp_path):
     runs = [
-        run("hypergan", "mnist", preset=p, accuracies={1: v}) for p, v in (("quick", 0.5), ("paper", 0.9))
+        run("hypergan-published", "mnist", preset=p, accuracies={1: v})
+        for p, v in (("quick", 0.5), ("paper", 0.9))
     ]
     frame = made(tmp_path, *runs)["table2"].frame
     assert list(dict.fromkeys(frame["preset"])) == ["paper", "quick"]
-    cells = frame[(frame["method"] == "hypergan") & (frame["train"] == "mnist") & (frame["members"] == 1)]
+    cells = frame[(frame["method"] == "hypergan-published") & (frame["train"] == "mnist")]
+    cells = cells[cells["members"] == 1]
     assert cells["mean"].tolist() == [0.9, 0.5] and set(cells["seeds"]) == {1}
     assert frame["command"].str.endswith("--preset paper").sum() == 34
 
@@ -154,7 +190,8 @@ def test_table_1_compares_norms_and_their_ratio_layer_by_layer(tmp_path):
     assert (gap["published"], gap["members"], gap["source"]) == (1.43, 10, "Table 1: apd, mnist, linear, sd")
     first, second = text_tables(table)
     assert (first.block["train"], second.block["train"]) == ("mnist", "digits")
-    assert first.commands == ("bench run --method apd,standard_ensemble-n01 --task mnist --preset quick",)
+    missing = "apd,hypergan-published,standard_ensemble-n01"
+    assert first.commands == (f"bench run --method {missing} --task mnist --preset quick",)
     assert not second.commands and "published" not in "".join(second.headings)
     text = [[cell.text for cell in line] for line in first.lines]
     assert ["conv2", "hypergan", "10", "8.00", "51.1", "2.00", "10.62", "0.250", "0.208", "1"] in text
@@ -171,11 +208,14 @@ def test_tables_5_and_6_have_the_paper_s_values(tmp_path):
     found = made(tmp_path, *runs)
     five, six = found["table5"].frame, found["table6"].frame
     assert set(five["train"]) == {"cifar10", "digits-open"} and set(six["train"]) == {"mnist"}
-    assert set(five["method"]) == {"hypergan", "standard_ensemble", "hypergan-no-both"}
-    assert set(six["method"]) == {"hypergan-no-both", "standard_ensemble", "standard_ensemble-n01"}
+    both = {"hypergan-published-no-both", "standard_ensemble"}
+    assert set(five["method"]) == both | {"hypergan"}
+    assert set(six["method"]) == both | {"standard_ensemble-n01"}
     cell = only(five, method="standard_ensemble", layer="linear2", metric="weight_norm_ratio")
     assert (cell["mean"], cell["published"]) == (0.25, 0.13 / 2.45)
-    assert set(six.loc[six["published"].notna() & (six["method"] == "hypergan-no-both"), "seeds"]) == {0}
+    assert set(
+        six.loc[six["published"].notna() & (six["method"] == "hypergan-published-no-both"), "seeds"]
+    ) == {0}
 
 
 def test_a_results_folder_gets_a_copy_once_and_keeps_its_own(tmp_path):
@@ -186,7 +226,7 @@ def test_a_results_folder_gets_a_copy_once_and_keeps_its_own(tmp_path):
     assert copy in report.build(tmp_path)
     assert copy.read_bytes() == published.ORIGINAL.read_bytes()
     page = (tmp_path / "report.html").read_text()
-    assert "<code>bench run --method apd,hypergan,mc_dropout,mnf --task mnist,mnist-5000," in page
+    assert "<code>bench run --method apd,hypergan-published,mc_dropout,mnf --task mnist,mnist-5000," in page
     for name in ("table1", "table2", "table5", "table6", "claims"):
         assert (tmp_path / "tables" / f"{name}.md").exists()
     own = copy.read_text().replace("0.9864", "0.1234")

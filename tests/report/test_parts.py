@@ -18,7 +18,7 @@ BELOW = {
     "claims": {"layout", *NUMBERS},
     "sections": {"layout", *NUMBERS},
     "layout": {"arrays", "rows"},
-    "arrays": {"rows"},
+    "arrays": {"published", "rows"},
     "costs": {"rows"},
     "flags": {"rows"},
     "published": set(),

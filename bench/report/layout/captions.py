@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report.arrays import PROPOSED
+from bench.report.arrays import PREFERRED
 from bench.report.rows import command, without_configuration
 
 BY_SIZE = "Lines of one ensemble size compete with each other; 1 network is the mean of single networks. "
-# For figures whose arrays older runs did not store: such runs are stale and need --stale to run again.
+# For figures of what older runs did not store: such runs are stale and need --stale to run again.
 _AGAIN = " --stale"
 
 
@@ -95,10 +95,16 @@ def command_for(frame: pd.DataFrame, methods: Sequence[str], task: str) -> str:
     return command(methods, [task], str(frame["preset"].iloc[0]), str(frame["device"].iloc[0]))
 
 
+def again_for(frame: pd.DataFrame, methods: Sequence[str], task: str) -> str:
+    """The command that runs methods again whose rows or arrays are of an earlier version of the code."""
+    return command_for(frame, methods, task) + _AGAIN
+
+
 def gap(own: pd.DataFrame, task: str, subject: str, number: int, lacks: str) -> Drawing:
     """An entry without a figure, whose command stores the arrays that the figure needs."""
     methods = sorted(set(without_configuration(own["method"])))
-    again = command_for(own, [PROPOSED] if PROPOSED in methods else methods[:1], task) + _AGAIN
+    first = [*(m for m in PREFERRED if m in methods), *methods][:1]
+    again = again_for(own, first, task)
     caption = f"Figure {number} is not drawn: no run of this block kept the {lacks} it shows; this does:"
     return paper_entry(number, own, caption, task, subject=subject, commands=[again]), None
 

@@ -29,7 +29,8 @@ COLORS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#332288", "#56b4e9", "#882255", "#999933",
     "#5a5a5a",
 )  # fmt: skip
-SHADES = (0.0, -0.45, 0.35, -0.7, 0.5, -0.25)  # of a method, then of its variants: mixed with black or white
+# Of a method, then of its variants: mixed with black (below 0) or with white.
+SHADES = (0.0, -0.45, 0.35, -0.7, 0.5, -0.25, 0.65, -0.57, 0.2, -0.35, -0.12)
 MARKERS = "osD^vPXph<>d*H8"
 # Maximum number of vertices per figure: at about 20 bytes each, an SVG stays below 300 KB.
 VERTICES = 7_500

@@ -200,12 +200,12 @@ def _figure(entry: FigureEntry, svg: bytes) -> ShownFigure:
 
 
 def _counts(ledger: pd.DataFrame) -> str:
-    """The numbers of claims that hold, fail and are not measured, by block."""
+    """The numbers of claims that hold, fail and are not measured, by block and method judged."""
     found = []
-    for (preset, device), part in ledger.groupby(list(BLOCK), sort=False):
+    for (preset, device, judged), part in ledger.groupby([*BLOCK, "judged_on"], sort=False):
         counts = Counter(part["verdict"])
         numbers = ", ".join(f"{name} {counts[name]}" for name in VERDICTS if counts[name])
-        found.append(f"{preset} · {device}: {numbers}")
+        found.append(f"{preset} · {device} · {judged}: {numbers}")
     return "; ".join(found)
 
 

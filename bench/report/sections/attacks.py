@@ -15,10 +15,19 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from bench.report import flags
-from bench.report.layout.captions import Drawing, paper_entry, where
+from bench.report.layout.captions import Drawing, again_for, paper_entry, where
 from bench.report.layout.figures import DASHED, EDGE, WIDTH, Styles, blank, handle, in_seeds, legend
 from bench.report.layout.tables import Table, networks
-from bench.report.rows import ATTACK, PLACE, Abouts, Material, ordered, summarise, with_unreachable
+from bench.report.rows import (
+    ATTACK,
+    PLACE,
+    Abouts,
+    Material,
+    ordered,
+    summarise,
+    with_unreachable,
+    without_configuration,
+)
 
 NAME = "attacks"
 FIGURES = dict.fromkeys(("figure5", "figure10"), "attacks")
@@ -27,7 +36,14 @@ SHOWN = (
     ("success_rate", "fused"), ("success_rate", "every"), ("entropy_nats", "all"), ("entropy_nats", "fused"),
     ("auroc", "all"), ("auroc", "fused"), ("fooled_share", "fused"),
 )  # fmt: skip
-NAMES = {"fgsm": "FGSM", "pgd": "PGD"}
+STOPS = "pgd-stop"
+NAMES = {"fgsm": "FGSM", "pgd": "PGD to the end", STOPS: "PGD, stopping"}
+# What the captions of Figures 5 and 10 say of the attacks they show.
+_STOPPING = (
+    "FGSM is one step of size epsilon; PGD stops, image by image, at the first iterate at which every "
+    "attacked network is wrong, as the paper has it, and goes to its last step where there is none"
+)
+_TO_THE_END = "FGSM is one step of size epsilon; PGD goes to its last step: no run here has pgd-stop"
 # Panels of Figure 5 for each attack: metric, images that count, label of the axis, factor.
 PANELS = (
     ("success_rate", "fused", "success [%]", 100.0),
@@ -45,7 +61,8 @@ _ATTACKS = (
     "Attacks maximise the loss of the mean logits of the attacked networks; they are tested on these (same), "
     "on as many fresh ones (fresh) or, if one network was attacked, on others (one-to-many). Success: of the "
     "images that the tested ensemble classified correctly, the share now misclassified by its mean logits "
-    "(fused) or by every network (every). "
+    "(fused) or by every network (every). pgd-stop is the paper's rule: the first iterate of pgd at which "
+    "every attacked network is wrong, the last where there is none; robustness is pgd's. "
     "Entropy (of the mean probability) and AUROC (attacked against clean images, by entropy) are of all "
     "images, or of those that fool the attacked ensemble (fused). Clean: images as they are, success is "
     "error. † is flagged: the attack looks weaker than it should (table of flagged attacks)."
@@ -76,11 +93,16 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
     """Figures 5 and 10 of every task with attacks in a block."""
     measured = part.rows[part.rows["evaluation"] == "attack"]
     for name, rows in measured.groupby("task", sort=True):
-        task, frame = str(name), attack_means(rows, {})
+        task, whole = str(name), attack_means(rows, {})
         classes = max(int(part.abouts[run].get("classes") or 0) for run in set(rows["run"]))
+        frame = until_fooled(whole)
+        said = _STOPPING if STOPS in set(frame["attack"]) else _TO_THE_END
+        stopping = set(frame.loc[frame["attack"] == STOPS, "method"])
+        lacking = sorted(set(without_configuration(whole.loc[~whole["method"].isin(stopping), "method"])))
+        commands = [again_for(rows, lacking, task)] if lacking else []
         caption = (
             "Figure 5: success of attacks, predictive entropy and AUROC of entropy (attacked against "
-            "clean images) by epsilon, one column per size of the attacked ensemble. Solid: a fresh "
+            f"clean images) by epsilon, one column per size of the attacked ensemble. {said}. Solid: a fresh "
             "ensemble of equal size; dashed, hollow: the attacked one, with its entropy on clean images "
             "at 0; 1 attacked: one network, tested on others (one-to-many). Entropy and AUROC are over "
             "all images, including those that fool no ensemble; success by mean logits, over images "
@@ -88,17 +110,24 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
             " the attack looks weaker than it should (flags)."
         )
         title = f"Figure 5: attacks — {where(rows, task)}"
-        yield paper_entry(5, rows, caption, task), figure5(frame, styles, title, classes)
+        entry = paper_entry(5, rows, caption, task, commands=commands)
+        yield entry, figure5(frame, styles, title, classes)
         shares = frame[frame["metric"] == "fooled_share"]
         if not len(shares):
             continue
         caption = (
             "Figure 10: share of other networks that are wrong on examples made against one network, mean "
-            "over images and networks. Solid: of the examples that fool the network attacked; dashed and "
-            "hollow: of all. Shaded: the paper's 50 to 70 %."
+            f"over images and networks. {said}. Solid: of the examples that fool the network attacked; "
+            "dashed and hollow: of all. Shaded: the paper's 50 to 70 %."
         )
         title = f"Figure 10: one network attacked — {where(rows, task)}"
-        yield paper_entry(10, rows, caption, task), figure10(shares, styles, title)
+        yield paper_entry(10, rows, caption, task, commands=commands), figure10(shares, styles, title)
+
+
+def until_fooled(frame: pd.DataFrame) -> pd.DataFrame:
+    """Lines of attacks by the paper's rule: PGD that stops in place of PGD to the end, if any run has it."""
+    dropped = "pgd" if STOPS in set(frame["attack"]) else STOPS
+    return frame[frame["attack"] != dropped]
 
 
 def attack_means(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
@@ -118,9 +147,10 @@ def attack_means(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
     frame = flags.marked(_whole(summarise(found, ATTACK)), flags.find(rows))
     pairs = frame[frame["variant"].isin(("same", "fresh")) & frame["success"].ne("")]
     pairs = with_unreachable(pairs, rows, abouts, ("variant", "attack", "epsilon", "success"))
-    missing = pairs[pairs["seeds"] == 0].assign(crafted_members=pairs["members"], flags="")
+    missing = pairs[pairs["seeds"] == 0]
     if not len(missing):
         return frame
+    missing = missing.assign(crafted_members=missing["members"], flags="")
     return ordered(pd.concat([frame, missing], ignore_index=True), ATTACK[1:])
 
 

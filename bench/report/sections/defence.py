@@ -82,6 +82,7 @@ def _adaptive(rows: pd.DataFrame, whole: pd.DataFrame) -> Table:
     own = whole.merge(sizes.astype({"crafted_members": "Int64"}), on=[*PLACE, "method", "crafted_members"])
     own = own[own["members"] == own["crafted_members"]]
     own = own[(own["variant"] == "fresh") | (own["metric"] == "success_rate")]
+    own = own[~own["attack"].isin(flags.STOPPED)]  # not a measure of robustness
     kept = {"same": "own", "fresh": ""}
     # Categorical, so that sorting puts the oblivious attacks first.
     others = sorted(set(own["attack"]) - set(ORDER))

@@ -11,7 +11,6 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from bench.report.arrays import PROPOSED
 from bench.report.layout.captions import Drawing, command_for, figure_entry, paper_entry, where
 from bench.report.layout.figures import (
     EDGE,
@@ -27,6 +26,7 @@ from bench.report.layout.figures import (
     text,
 )
 from bench.report.layout.tables import Table, heading
+from bench.report.published import JUDGED, PROPOSED, family
 from bench.report.rows import (
     GROUP,
     TASK,
@@ -40,7 +40,6 @@ from bench.report.rows import (
 NAME = "training"
 FIGURES = dict.fromkeys(("training", "figure6", "figure7"), "diversity")
 TRACE = ("accuracy_single", "accuracy", "disagreement", "weight_norm_ratio", "weight_spread")
-ABLATIONS = (PROPOSED, f"{PROPOSED}-no-mixer", f"{PROPOSED}-no-discriminator", f"{PROPOSED}-no-both")
 _TRACED = {
     "accuracy_single": "accuracy, one network [%]",
     "accuracy": "accuracy, ensemble [%]",
@@ -87,35 +86,39 @@ def _training(part: Material, styles: Styles) -> Iterator[Drawing]:
 
 
 def ablations(part: Material, styles: Styles) -> Iterator[Drawing]:
-    """Figures 6 and 7: accuracy and diversity during training, of HyperGAN and its ablations."""
+    """Figures 6 and 7: accuracy and diversity during training, of each HyperGAN traced and its ablations."""
     frame = traces(part.rows)
-    frame = frame[without_configuration(frame["method"]).isin(ABLATIONS)]
-    for train, task, own in trained(frame, part.rows):
-        if "accuracy" not in set(own["metric"]):  # a regression
-            continue
-        lacking = [m for m in ABLATIONS if m not in set(without_configuration(own["method"]))]
-        commands = [command_for(own, lacking, task)] if lacking else []
-        caption = (
-            "Networks drawn along training, evaluated on validation data; mean over seeds."
-            + hidden_curves(own)
-        )
-        accuracy = f"Figure 6: accuracy in training, with and without mixer and discriminator. {caption}"
-        diversity = (
-            "Figure 7: diversity in training, with and without mixer and discriminator. Left sd/mean over "
-            "networks of each layer's weight norm, as the paper has it, which sees lengths only; right "
-            "spread, sqrt(sum of variances) over the mean network's norm, which sees directions too. "
-            + caption
-        )
-        title = where(own, train)
-        yield (
-            paper_entry(6, own, accuracy, task, subject=train, commands=commands),
-            curves(own, styles, f"Figure 6: accuracy — {title}", ("accuracy_single", "accuracy"), 2),
-        )
-        norms = ("weight_norm_ratio", "weight_spread")
-        yield (
-            paper_entry(7, own, diversity, task, subject=train, commands=commands),
-            curves(own, styles, f"Figure 7: diversity — {title}", norms, 2),
-        )
+    base = without_configuration(frame["method"])
+    for method in JUDGED:
+        for train, task, own in trained(frame[base.isin(family(method))], part.rows):
+            if "accuracy" in set(own["metric"]):  # not a regression
+                yield from _ablated(own, method, train, task, styles)
+
+
+def _ablated(own: pd.DataFrame, method: str, train: str, task: str, styles: Styles) -> Iterator[Drawing]:
+    """Figures 6 and 7 of one HyperGAN on one train key; own: its traces and those of its ablations."""
+    lacking = [m for m in family(method) if m not in set(without_configuration(own["method"]))]
+    subject = train + method.removeprefix(PROPOSED)
+    commands = [command_for(own, lacking, task)] if lacking else []
+    caption = "Networks drawn along training, evaluated on validation data; mean over seeds."
+    caption += hidden_curves(own)
+    ablated = "in training, with and without mixer and discriminator."
+    accuracy = f"Figure 6: accuracy of {method} {ablated} {caption}"
+    diversity = (
+        f"Figure 7: diversity of {method} {ablated} Left sd/mean over networks of each layer's weight norm, "
+        "as the paper has it, which sees lengths only; right spread, sqrt(sum of variances) over the mean "
+        f"network's norm, which sees directions too. {caption}"
+    )
+    title = where(own, train)
+    yield (
+        paper_entry(6, own, accuracy, task, subject=subject, commands=commands),
+        curves(own, styles, f"Figure 6: accuracy — {title}", ("accuracy_single", "accuracy"), 2),
+    )
+    norms = ("weight_norm_ratio", "weight_spread")
+    yield (
+        paper_entry(7, own, diversity, task, subject=subject, commands=commands),
+        curves(own, styles, f"Figure 7: diversity — {title}", norms, 2),
+    )
 
 
 def hidden_curves(traces: pd.DataFrame) -> str:
