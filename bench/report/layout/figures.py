@@ -30,7 +30,7 @@ COLORS = (
     "#5a5a5a",
 )  # fmt: skip
 # Of a method, then of its variants: mixed with black (below 0) or with white.
-SHADES = (0.0, -0.45, 0.35, -0.7, 0.5, -0.25, 0.65, -0.57, 0.2, -0.35, -0.12)
+SHADES = (0.0, -0.45, 0.35, -0.7, 0.5, -0.25, 0.65, -0.57, 0.2, -0.35, -0.12, 0.77)
 MARKERS = "osD^vPXph<>d*H8"
 # Maximum number of vertices per figure: at about 20 bytes each, an SVG stays below 300 KB.
 VERTICES = 7_500
