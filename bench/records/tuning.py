@@ -1,9 +1,9 @@
 """The files of `bench tune`: trials as runs in `<results>/tuning`, and what was chosen of them.
 
-A tuning that has ended leaves `<results>/tuning/chosen/<name>.json`: `chosen`, the run that won; `ranked`, a
-list of the runs that took part, the best first, each with its rank, or without one where a longer trial of
-the same candidate stands for it; `lines` for the method's file; `budget_cpu_seconds` and what was spent. A
-tuning that was stopped has trials alone.
+A tuning that has ended leaves `<results>/tuning/chosen/<name>.json`: `chosen`, the run that won; `ranked`,
+the longest trial of every candidate, the best first, each with its run, its rank and the settings that
+differ from the preset's; `lines` for the method's file; `budget_cpu_seconds` and what was spent. A tuning
+that was stopped has trials alone.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def chosen(results: Path) -> dict[str, dict[str, Any]]:
             document = json.loads(read_bytes(path, MAX_ABOUT_BYTES).decode())
             if not isinstance(document["chosen"], str) or not isinstance(document["ranked"], list):
                 raise ValueError("other types")
-            [(str(item["run"]), item["rank"]) for item in document["ranked"]]
+            if not all({"run", "rank"} <= set(item) for item in document["ranked"]):
+                raise ValueError("a trial without run or rank")
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise BenchError(
                 f"{path}: expected what a tuning chose, found {error}; remove it and run bench tune again"

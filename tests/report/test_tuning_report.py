@@ -48,8 +48,8 @@ def test_trials_stand_by_rank_with_their_settings(tmp_path):
     assert text.block == {"preset": "quick", "device": "cpu", "task": "mnist", "examples": "5,000 images"}
     lines = [[cell.text for cell in line] for line in text.lines]
     assert lines == [
-        ["mnf", "1", "1/3", "0.0400", "2.00", "97.00", "98.00", "12.0", "batch=50, lr=0.002"],
-        ["mnf", "2", "1/3", "0.0500", "1.00", "97.00", "98.00", "12.0", "as the preset"],
+        ["mnf", "1", "batch=50, lr=0.002", "1/3", "0.0400", "2.00", "97.00", "98.00", "12.0"],
+        ["mnf", "2", "as the preset", "1/3", "0.0500", "1.00", "97.00", "98.00", "12.0"],
     ]
 
 

@@ -32,10 +32,9 @@ def tables(material: Material) -> list[Table]:
     shown = [metric for metric in SHOWN if frame[metric].notna().any()]
     return [
         Table(
-            "tuning", "Tuning", _NOTE, frame, (*BLOCK, "task"), ("method", "rank"), (), show=(
+            "tuning", "Tuning", _NOTE, frame, (*BLOCK, "task"), ("method", "rank", "settings"), (), show=(
                 ("length", lambda item: str(item.length)),
                 *((heading(metric), _number(metric)) for metric in shown),
-                ("settings", lambda item: str(item.settings) or "as the preset"),
             ),
         )
     ]  # fmt: skip
@@ -80,7 +79,7 @@ def _trial(material: Material, item: Mapping[str, Any]) -> dict[str, Any]:
         "rank": item["rank"],
         "candidate": about.get("candidate"),
         "length": about.get("length", ""),
-        "settings": ", ".join(f"{name}={value}" for name, value in (item.get("settings") or {}).items()),
+        "settings": ", ".join(f"{n}={v}" for n, v in (item.get("settings") or {}).items()) or "as the preset",
     }
 
 
