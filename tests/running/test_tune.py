@@ -103,6 +103,14 @@ def test_a_larger_budget_begins_with_the_same_trials(tmp_path):
     )
 
 
+def test_the_preset_s_own_settings_are_always_tried_at_length(tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "ranked", lambda scores: list(scores)[::-1])  # candidate 0 is the worst
+    outcome = tuned(tmp_path, budget=1.5)
+    longer = [t.candidate.number for t in outcome.ranked if t.length == tune.RUNGS[1]]
+    assert 1 < len(longer) < len(outcome.ranked)
+    assert longer[-1] == 0 and 1 not in longer  # candidate 1 is the next worst
+
+
 def length_of(results, run):
     return store.read_about(tuning.folder(results), run)["length"]
 
@@ -115,7 +123,7 @@ def test_lengths_are_shares_of_the_preset_s(tmp_path):
     tuned(tmp_path)
     folder = tuning.folder(tmp_path)
     abouts = store.runs(folder).values()
-    assert sorted((a["length"], a["config"]["epochs"]) for a in abouts) == [("1/3", 3)] * 2 + [("1/9", 1)] * 2
+    assert sorted((a["length"], a["config"]["epochs"]) for a in abouts) == [("1/9", 1)] * 2 + [("2/3", 6)] * 2
     assert {a["config"]["batch"] for a in abouts} == {32}
 
 
