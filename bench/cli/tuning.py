@@ -51,10 +51,10 @@ def tune(method: list[str], task: list[str], **options: Any) -> None:
       bench tune hypergan --task mnist --budget 1800 --data ~/data
 
     Candidates: the preset's settings, the published ones, then draws from the search space of the
-    method's TOML file ([search]). Fits of a ninth of the preset's length have a third of the budget, fits of two
-    thirds, of the preset's settings and the best others, the rest. The lowest negative log-likelihood
-    of 20 networks on validation images wins; within its noise, the larger disagreement. Trials are
-    kept in RESULTS/tuning: a tuning that was stopped goes on.
+    method's TOML file ([search]). Fits of a ninth of the preset's length have a third of the budget,
+    fits of two thirds, of the preset's settings and the best others, the rest. The lowest negative
+    log-likelihood of 20 networks on validation images wins; within its noise, the larger
+    disagreement. Trials are kept in RESULTS/tuning: a tuning that was stopped goes on.
     """
     from bench.running import tune as tuning
     from bench.running.plan import Selection
