@@ -19,10 +19,10 @@ SHOWN = ("nll_nats", "disagreement", "output_sd", "accuracy_single", "accuracy",
 COLUMNS = (*TASK, "dataset", "method", "rank", "candidate", "length", "settings", *SHOWN, "run", "examples")
 _NOTE = (
     "Settings that bench tune tried, the best first; those of rank 1 were chosen. Fits of a ninth of the "
-    "preset's length, then of two thirds for the preset's settings and the best others. Of the longer fits, "
-    "those within noise (95 %, paired over validation images) of the lowest NLL of 20 networks count, and among "
-    "these the largest disagreement wins. Settings are shown where they differ from the preset's at that time. "
-    "Test images and outliers take no part."
+    "preset's length, then of two thirds for the preset's settings and the best others. Of the longer "
+    "fits, those within noise (95 %, paired over validation images) of the lowest NLL of 20 networks "
+    "count, and among these the largest disagreement wins. Settings are shown where they differ from the "
+    "preset's at that time. Test images and outliers take no part."
 )
 
 
