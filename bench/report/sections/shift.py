@@ -42,8 +42,9 @@ CLEAN, ALL = "clean", "all corruptions"  # columns of the table, beside the corr
 APART = 0.05  # between neighbouring methods, in severities
 COLUMNS = 2  # panels side by side
 ENDS = ("mean", "low", "high")
-# Of a square-root scale: a few confident errors reach tens of nats.
-NLL_TICKS = (0, 0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 160)
+# Of NLL's square-root scale: a few confident errors reach tens of nats.
+TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+TICKS_APART = 0.15  # of the height
 _IMAGES = (
     "Test images are rotated (up to 180 degrees), translated (cyclically), given Gaussian noise, blurred, "
     "reduced in contrast or covered by a grey square; all methods and seeds see the same corrupted images. "
@@ -89,8 +90,9 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
             caption = (
                 f"{heading(metric)} of {networks(frame['members'].iloc[0])}, the ensemble size that most "
                 f"methods have, on {dataset} by severity of the corruption (0: clean images); bars are 95 % "
-                "t-intervals over seeds, if several. Above each panel the first test image at every severity."
+                "t-intervals over seeds, if several."
             )
+            caption += " Above each panel the first test image at every severity." if kept else ""
             caption += f" Without this size: {', '.join(omitted)}." if omitted else ""
             title = f"Under shift: {heading(metric, unit=False)} — {where(frame, subject)}"
             name = f"{subject}-{METRICS[metric].heading.lower()}"
@@ -166,12 +168,22 @@ def panels(frame: pd.DataFrame, names: Sequence[str], shown: Arrays, styles: Sty
     top = (1.0 if metric == "accuracy" else float(frame["mean"].max())) * METRICS[metric].factor
     if metric == "nll_nats":
         plots[0].set_yscale("function", functions=(np.sqrt, np.square))
-        plots[0].yaxis.set_major_locator(FixedLocator([t for t in NLL_TICKS if t <= top]))
+        plots[0].yaxis.set_major_locator(FixedLocator(_ticks(top)))
+        plots[0].yaxis.set_major_formatter("{x:g}")
     plots[0].set_ylim(0, 1.06 * top)
     for axes in grid[-1]:
         axes.set_xlabel("severity")
     legend(figure, [handle(name, styles[name]) for name in method_names(frame)])
     return figure
+
+
+def _ticks(top: float) -> list[float]:
+    """Ticks of a square-root scale from 0 to `top`, far enough apart to be read."""
+    found = [0.0]
+    for tick in TICKS:
+        if tick <= top and math.sqrt(tick) - math.sqrt(found[-1]) >= TICKS_APART * math.sqrt(top):
+            found.append(tick)
+    return found
 
 
 def _curves(axes: Axes, frame: pd.DataFrame, styles: Styles) -> None:
