@@ -157,16 +157,62 @@ class AttackScale:
 
 
 @dataclass(frozen=True)
+class ShiftScale:
+    """How strongly test images are corrupted: for each corruption its strength at severities 1, 2, ...
+
+    images: the first of the test images, for clean images and every corruption alike (None: all).
+    rotation: degrees counter-clockwise. translation: to the right, share of the width. noise: standard
+    deviation, where images are in [0, 1]. blur: standard deviation of the kernel in pixels. contrast: what
+    remains of the differences from an image's mean. occlusion: side of a square, share of the width.
+    grain: side of the images that were interpolated to those of the task (None: as recorded); noise has
+    pixels of that size too.
+    """
+
+    images: int | None
+    noise: tuple[float, ...]
+    blur: tuple[float, ...]
+    contrast: tuple[float, ...]
+    # Five equal steps to the 180 degrees of Ovadia et al. 2019, section 4.1 (Louizos and Welling 2017 turn
+    # one digit by as much).
+    rotation: tuple[float, ...] = (36, 72, 108, 144, 180)
+    # Ovadia et al. 2019 (google-research, uq_benchmark_2019/mnist/data_lib.py): 2, 4, .. of 28 pixels, the
+    # first five of thirteen; further steps cut digits in two.
+    translation: tuple[float, ...] = (2 / 28, 4 / 28, 6 / 28, 8 / 28, 10 / 28)
+    # A grey square, as Zeiler and Fergus 2014, section 4.2; 4/8 is the side that DeVries and Taylor 2017 cut
+    # out of CIFAR-10. Eighths are whole pixels of 8x8 images.
+    occlusion: tuple[float, ...] = (1 / 8, 2 / 8, 3 / 8, 4 / 8, 5 / 8)
+    grain: int | None = None
+
+
+# Strengths for grey images of 28x28: Mu and Gilmer 2019 (google-research/mnist-c, corruptions.py).
+SHIFT_GREY = ShiftScale(
+    images=None,
+    noise=(0.08, 0.12, 0.18, 0.26, 0.38),
+    blur=(1, 2, 3, 4, 6),
+    contrast=(0.4, 0.3, 0.2, 0.1, 0.05),
+)
+# For colour images of 32x32: Hendrycks and Dietterich 2019 (hendrycks/robustness, create_c/make_cifar_c.py).
+SHIFT_COLOUR = ShiftScale(
+    images=None,
+    noise=(0.04, 0.06, 0.08, 0.09, 0.10),
+    blur=(0.4, 0.6, 0.7, 0.8, 1),
+    contrast=(0.75, 0.5, 0.4, 0.3, 0.15),
+)
+
+
+@dataclass(frozen=True)
 class Scale:
     """The scale at which a preset evaluates a task; training images and network never change.
 
     sizes: ensemble sizes. images: number of test and OOD images (None: all). attacks: each size at most
-    once; the first entry is the task's own, others add larger ensembles on fewer images.
+    once; the first entry is the task's own, others add larger ensembles on fewer images. shift: corruptions
+    of test images (None: none).
     """
 
     sizes: tuple[int, ...] = (1, 5, 10, 100)
     images: int | None = None
     attacks: tuple[AttackScale, ...] = ()
+    shift: ShiftScale | None = None
 
     def asked(self, sizes: tuple[int, ...]) -> Scale:
         """The scale for ensemble sizes given in a command; other sizes than the task's are attacked too."""

@@ -24,7 +24,7 @@ from bench.datasets.cifar_tree import CLASSES, PER_CLASS, TREE, Pictures, read_t
 from bench.datasets.files import MAX_BYTES, File, Files, download, matches, missing, read_verified, write
 from bench.datasets.splits import stratified
 from bench.errors import DataError
-from bench.task import Data, Scale, Split, Task
+from bench.task import SHIFT_COLOUR, Data, Scale, Split, Task
 
 KNOWN = 5  # `cifar5` and `cifar5-open` train on classes 0-4, as the paper did
 VALIDATION = 5_000  # training images of all ten classes that are held out, for every task on CIFAR-10
@@ -223,4 +223,18 @@ cifar5_open = Task(
     network=partial(networks.cifar, classes=KNOWN),
     evaluations=("accuracy", "ood"),
     scales=SCALES,
+)
+
+SHIFTED = {"smoke": 50, "quick": 1000, "paper": None}  # images, as many as for MNIST
+
+cifar10_shift = Task(
+    name="cifar10-shift",
+    train="cifar10",
+    load=load,
+    network=networks.cifar,
+    evaluations=("accuracy", "shift"),
+    scales={
+        preset: replace(scale, shift=replace(SHIFT_COLOUR, images=SHIFTED[preset]))
+        for preset, scale in SCALES.items()
+    },
 )

@@ -15,7 +15,7 @@ from bench import networks
 from bench.datasets.files import sha256
 from bench.datasets.letters import letters
 from bench.datasets.splits import split, stratified, unit
-from bench.task import ADAPTIVE, AttackScale, Data, Scale, Task
+from bench.task import ADAPTIVE, SHIFT_GREY, AttackScale, Data, Scale, Task
 
 LEVELS = 16  # the brightest value of scikit-learn's digits; 17 values in all
 SPLIT_SEED = 0  # of the splits; a constant, so that all run seeds train on the same images
@@ -114,4 +114,20 @@ digits_open = Task(
     evaluations=("accuracy", "ood"),
     embedded=True,
     scales=SCALES,
+)
+
+SHIFTED = {"smoke": 50, "quick": 100, "paper": None}  # images; at quick for a few seconds of evaluation
+
+digits_shift = Task(
+    name="digits-shift",
+    train="digits",
+    load=_digits,
+    network=networks.mnist,
+    evaluations=("accuracy", "shift"),
+    embedded=True,
+    # Noise of the digits' own 8x8: their images are smooth, and finer noise would be another kind of image.
+    scales={
+        preset: replace(scale, shift=replace(SHIFT_GREY, images=SHIFTED[preset], grain=8))
+        for preset, scale in SCALES.items()
+    },
 )

@@ -1,6 +1,15 @@
 """Evaluations of an ensemble: functions (Subject, Streams) -> Result, listed here by name."""
 
-from bench.evaluations import accuracy, adaptive_attacks, attacks, diversity, fooling_epsilon, ood, regression
+from bench.evaluations import (
+    accuracy,
+    adaptive_attacks,
+    attacks,
+    diversity,
+    fooling_epsilon,
+    ood,
+    regression,
+    shift,
+)
 from bench.evaluations.subject import Result, Subject
 
 EVALUATIONS = {
@@ -11,6 +20,7 @@ EVALUATIONS = {
     "fooling-epsilon": fooling_epsilon.evaluate,
     "ood": ood.evaluate,
     "regression": regression.evaluate,
+    "shift": shift.evaluate,
 }
 # The number of networks an evaluation needs, if it may exceed the largest requested size.
 DRAWS = {"adaptive": adaptive_attacks.draws, "attack": attacks.draws}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-SCHEMA = 1
+SCHEMA = 2
 COLUMNS = (
     "run", "method", "task", "train", "preset", "seed", "members", "evaluation", "dataset", "variant",
-    "metric", "layer", "epoch", "quantile", "attack", "epsilon", "success", "crafted_members",
-    "value", "unit", "examples", "config", "commit", "device", "source", "schema",
+    "metric", "layer", "epoch", "quantile", "attack", "epsilon", "success", "severity", "corruption",
+    "crafted_members", "value", "unit", "examples", "config", "commit", "device", "source", "schema",
 )  # fmt: skip
+# Columns by the version that added them. In rows of an earlier version they are read as empty.
+ADDED = {2: ("severity", "corruption")}
 KEY = COLUMNS[1 : COLUMNS.index("crafted_members") + 1]
-INTEGERS = ("seed", "members", "epoch", "crafted_members", "examples", "schema")
+INTEGERS = ("seed", "members", "epoch", "severity", "crafted_members", "examples", "schema")
 FLOATS = ("quantile", "epsilon", "value")
 
 
@@ -116,6 +118,12 @@ def row(metric: str, value: float, **columns: Any) -> dict[str, Any]:
         raise ValueError(f"expected columns of the schema, found {sorted(strange)}")
     unit = METRICS[metric].unit if metric in METRICS else "1"
     return {"unit": unit, **columns, "metric": metric, "value": value}
+
+
+def header(version: int) -> tuple[str, ...]:
+    """The columns of a version of the schema, in order."""
+    later = {name for added, names in ADDED.items() if added > version for name in names}
+    return tuple(name for name in COLUMNS if name not in later)
 
 
 def cell_text(column: str, value: Any) -> str:

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import BenchError
-from bench.records.schema import COLUMNS, FLOATS, INTEGERS, KEY, SCHEMA, cell_text
+from bench.records.schema import COLUMNS, FLOATS, INTEGERS, KEY, SCHEMA, cell_text, header
 from bench.system.files import read_bytes, write_atomic
 
 # Limits when reading; the largest runs of this suite need a hundredth of each.
@@ -112,8 +112,14 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+_HEADERS = tuple(header(version) for version in range(1, SCHEMA + 1))
+
+
 def read_csv(path: Path) -> pd.DataFrame:
-    """One file of rows: text columns as str, integers as Int64, numbers as float64."""
+    """One file of rows: text columns as str, integers as Int64, numbers as float64.
+
+    Columns that the file's version of the schema lacks are empty.
+    """
     types: dict[str, Any] = dict.fromkeys(COLUMNS, "str")
     types |= dict.fromkeys(INTEGERS, "Int64") | dict.fromkeys(FLOATS, "float64")
     try:
@@ -124,12 +130,15 @@ def read_csv(path: Path) -> pd.DataFrame:
         raise BenchError(
             f"{path}: expected rows of schema {SCHEMA}, found {error}; remove the file"
         ) from error
-    if tuple(frame.columns) != COLUMNS:
+    if tuple(frame.columns) not in _HEADERS:
         missing = [c for c in COLUMNS if c not in frame.columns]
         raise BenchError(
             f"{path}: expected the columns of schema {SCHEMA}, missing {missing}; remove the file"
         )
-    return frame
+    for column in (c for c in COLUMNS if c not in frame.columns):
+        blanks = pd.NA if column in INTEGERS else np.nan if column in FLOATS else ""
+        frame[column] = pd.Series(blanks, index=frame.index, dtype=types[column])
+    return frame[list(COLUMNS)]
 
 
 def read_about(results: Path, run: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from bench.records.schema import KEY
 from bench.report.uncertainty import t_interval
 
 PRESETS = ("paper", "quick", "smoke")  # the order of blocks: the published scale first
-STAND_INS = ("digits", "digits-open")  # embedded tasks, shown after the paper's
+STAND_INS = ("digits", "digits-open", "digits-shift")  # embedded tasks, shown after the paper's
 # Grouping columns, each level extending the previous one. Numbers are comparable within a place.
 BLOCK = ("preset", "device")
 TASK = (*BLOCK, "task")
@@ -98,8 +98,12 @@ def without_configuration(methods: pd.Series) -> pd.Series:
 
 
 def plain(rows: pd.DataFrame, metrics: Sequence[str], evaluation: str | None = None) -> pd.DataFrame:
-    """The rows of these metrics on clean images after training: no attack, trace, variant or quantile."""
+    """The rows of these metrics on clean images after training.
+
+    No attack, shift, trace, variant or quantile.
+    """
     keep = rows["metric"].isin(metrics) & rows["epoch"].isna() & rows["quantile"].isna()
+    keep &= rows["severity"].isna()
     keep &= (rows["variant"] == "") & (rows["attack"] == "")
     if evaluation:
         keep &= rows["evaluation"] == evaluation

@@ -105,7 +105,7 @@ def read_rows(path: Path) -> dict[Key, dict[str, str]]:
     store.read_csv(path)  # raises a clear error for a file without valid rows
     found: dict[Key, dict[str, str]] = {}
     for item in csv.DictReader(io.StringIO(files.read_bytes(path, store.MAX_ROWS_BYTES).decode())):
-        key = tuple(item[column] for column in schema.KEY)
+        key = tuple(item.get(column, "") for column in schema.KEY)  # rows of an earlier schema lack columns
         if any(word in item["metric"] for word in COST):
             continue
         if key in found:

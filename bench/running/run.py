@@ -152,7 +152,7 @@ def _summary(found: Result, sizes: tuple[int, ...]) -> str:
     parts = []
     for metric, label in chosen.items():
         rows = [r for r in found.rows if r["metric"] == metric and not r.get("variant")]
-        rows = [r for r in rows if r["evaluation"] != "trace"]
+        rows = [r for r in rows if r["evaluation"] != "trace" and "severity" not in r]
         if metric == "accuracy":
             parts += [f"{label} of {r['members']}: {r['value']:.2%}" for r in rows]
         else:

@@ -105,7 +105,7 @@ def test_the_split_keeps_its_images_and_its_parts_are_augmented_too() -> None:
     assert not numbered(3, augment=False).first(2).augment
 
 
-@pytest.mark.parametrize("name", ["cifar10", "cifar10-5000", "cifar5", "cifar5-open"])
+@pytest.mark.parametrize("name", ["cifar10", "cifar10-5000", "cifar10-shift", "cifar5", "cifar5-open"])
 def test_only_training_images_of_cifar_are_augmented(name: str, tmp_path, monkeypatch) -> None:
     shrink(monkeypatch)
     make_tree(tmp_path)
@@ -114,6 +114,6 @@ def test_only_training_images_of_cifar_are_augmented(name: str, tmp_path, monkey
     assert not any(part.augment for part in (data.val, data.test, data.outliers) if part)
 
 
-@pytest.mark.parametrize("name", ["digits", "digits-open"])
+@pytest.mark.parametrize("name", ["digits", "digits-open", "digits-shift"])
 def test_digits_are_not_augmented(name: str) -> None:
     assert not registry.task(name).load(None).train.augment

@@ -17,8 +17,8 @@ from bench.datasets.splits import stratified
 from bench.errors import DataError
 from bench.task import Data
 
-DIGITS = ("digits", "digits-open")
-REAL = ("mnist", "mnist-5000", "notmnist", "mnist-val")
+DIGITS = ("digits", "digits-open", "digits-shift")
+REAL = ("mnist", "mnist-5000", "notmnist", "mnist-shift", "mnist-val")
 ROOT = os.environ.get("BENCH_DATA")
 real_data = pytest.mark.skipif(not ROOT, reason="BENCH_DATA is not set: no folder with MNIST and notMNIST")
 
@@ -53,6 +53,7 @@ def test_tasks_with_the_same_training_share_a_train_key() -> None:
         "mnist": "mnist",
         "mnist-5000": "mnist-5000",
         "notmnist": "mnist",
+        "mnist-shift": "mnist",
         "mnist-val": "mnist",
     }
 

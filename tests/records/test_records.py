@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from bench.errors import BenchError
 from bench.records import schema, store
+from bench.running.agreement import read_rows
 
+RESULTS = Path(__file__).parents[2] / "results"
 COMMON = {"run": "r", "method": "m", "task": "t", "train": "t", "preset": "smoke", "seed": 0, "schema": 1}
 
 
@@ -59,7 +64,7 @@ def test_errors_on_missing_and_broken_files_say_what_to_do(tmp_path):
         store.read(tmp_path)
     store.write_run(tmp_path, "r", rows(), {}, about())
     (tmp_path / "raw" / "r.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(BenchError, match="expected the columns of schema 1"):
+    with pytest.raises(BenchError, match="expected the columns of schema 2"):
         store.read(tmp_path)
     (tmp_path / "raw" / "r.npz").write_bytes(b"nonsense")
     with pytest.raises(BenchError, match="expected the arrays of run r"):
@@ -70,3 +75,37 @@ def test_a_folder_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "results").write_text("")
     with pytest.raises(BenchError, match="choose a writable folder"):
         store.write_run(tmp_path / "results", "r", rows(), {}, about())
+
+
+def test_rows_of_every_version_of_the_schema_are_read(tmp_path):
+    path = store.write_run(tmp_path, "r", rows(), {}, about())
+    now, keys = store.read_csv(path), set(read_rows(path))
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    for version in range(1, schema.SCHEMA + 1):
+        kept = [lines[0].index(name) for name in schema.header(version)]
+        path.write_text("".join(",".join(line[i] for i in kept) + "\n" for line in lines))
+        pd.testing.assert_frame_equal(store.read_csv(path), now)
+        assert set(read_rows(path)) == keys
+    assert schema.header(schema.SCHEMA) == schema.COLUMNS
+    assert set(schema.COLUMNS) - set(schema.header(1)) == {"severity", "corruption"}
+
+
+def test_severity_and_corruption_are_part_of_a_row_s_key(tmp_path):
+    shifted = [
+        {**r, "severity": s, "corruption": c} for r in rows() for s, c in ((0, ""), (1, "blur"), (2, "blur"))
+    ]
+    frame = store.read_csv(store.write_run(tmp_path, "r", shifted, {}, about()))
+    assert frame["severity"].tolist() == [0, 1, 2, 0, 1, 2] and frame["severity"].dtype == "Int64"
+    assert frame["corruption"].tolist() == ["", "blur", "blur"] * 2
+
+
+@pytest.mark.skipif(not RESULTS.is_dir(), reason="no results folder beside the tests")
+def test_every_row_in_the_results_folder_is_read():
+    paths = [*RESULTS.rglob("raw/*.csv"), RESULTS / "published.csv"]
+    assert len(paths) > 1
+    for path in paths:
+        frame = store.read_csv(path)
+        assert tuple(frame.columns) == schema.COLUMNS and len(frame)
+        assert frame["schema"].between(1, schema.SCHEMA).all()
+        earlier = frame[frame["schema"] < 2]
+        assert earlier["severity"].isna().all() and (earlier["corruption"] == "").all()

@@ -18,8 +18,8 @@ from bench.report.uncertainty import t_interval
 
 ANY: Final = object()  # matches any value of a column
 # Columns that are empty if not applicable: a query that omits one matches only empty values.
-_TEXT = ("variant", "layer", "attack", "success")
-_NUMBERS = ("epoch", "quantile", "epsilon", "crafted_members")
+_TEXT = ("variant", "layer", "attack", "success", "corruption")
+_NUMBERS = ("epoch", "quantile", "epsilon", "severity", "crafted_members")
 
 
 class Unit(NamedTuple):

@@ -24,6 +24,7 @@ from bench.report.sections import (
     paper,
     pareto,
     regression,
+    shift,
     summary,
     training,
     tuning,
@@ -54,6 +55,7 @@ class Section(Protocol):
 SECTIONS: tuple[Section, ...] = (
     summary,
     accuracy,
+    shift,
     outliers,
     training,
     diversity,
