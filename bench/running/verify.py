@@ -39,8 +39,8 @@ from bench.task import Data
 MACHINE = ("device", "device_name", "torch", "numpy", "scipy", "scikit-learn", "torchattacks")
 # The same of the kernels (`bench.system.machine.kernels`), which older runs do not record.
 KERNELS = (
-    "processor_model", "instructions", "torch_instructions", "numpy_instructions", "own_kernels", "blas", "libc",
-    "kernel_settings",
+    "processor_model", "instructions", "torch_instructions", "numpy_instructions", "own_kernels", "blas",
+    "libc", "kernel_settings",
 )  # fmt: skip
 MAX_LINES = 5  # differences printed per run
 

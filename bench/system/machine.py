@@ -36,7 +36,7 @@ def processor() -> str:
 
 
 def kernels() -> dict[str, str]:
-    """What decides which kernels compute on this processor, by name: equal bits are sure only where all agree.
+    """What decides which kernels compute on this processor, by name: equal bits need all of it equal.
 
     processor_model: vendor, family and model, since a virtual machine may give all generations one name;
     instructions: the vector instructions of the processor; numpy_instructions: those that NumPy uses; blas:
