@@ -17,6 +17,17 @@ LEAKY_SLOPE = 0.01  # PyTorch's default; the paper does not give the slope of it
 MNIST_MEAN, MNIST_SD = (0.1307,), (0.3081,)  # of the 60,000 training images
 CIFAR_MEAN, CIFAR_SD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)  # as in the reference code
 
+# The output for one image depends on the others of its batch.
+BATCH_LAYERS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+NOISY_LAYERS = (
+    nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.RReLU,
+)  # fmt: skip
+# Layers that PyTorch starts at fixed numbers: that of the weight; a bias starts at 0.
+STARTS = (
+    (nn.GroupNorm, 1.0), (nn.LayerNorm, 1.0), (nn.RMSNorm, 1.0), (nn.InstanceNorm1d, 1.0),
+    (nn.InstanceNorm2d, 1.0), (nn.InstanceNorm3d, 1.0), (nn.PReLU, 0.25),
+)  # fmt: skip
+
 
 class Normalise(nn.Module):
     """Subtracts a mean and divides by a standard deviation per channel.
@@ -106,18 +117,46 @@ def toy() -> nn.Sequential:
     )
 
 
-def shapes(network: nn.Module) -> dict[str, torch.Size]:
+class Shapes(dict[str, torch.Size]):
     """Name and shape of every weight and bias of a network, in the network's order.
 
-    Raises ValueError for a network with buffers: stacked weights could not carry them.
+    starts: those that PyTorch starts at one number, with it, by name.
     """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__((name, p.shape) for name, p in network.named_parameters())
+        self.starts: dict[str, float] = {}
+        for layer, module in network.named_modules():
+            weight = next((value for kind, value in STARTS if isinstance(module, kind)), None)
+            if weight is not None:
+                own = (name for name, _ in module.named_parameters(layer, recurse=False))
+                self.starts |= {n: weight if n.endswith("weight") else 0.0 for n in own}
+
+
+def shapes(network: nn.Module) -> Shapes:
+    """Name and shape of every weight and bias of a network, in the network's order.
+
+    Raises ValueError for a network that is not one function of an image: with layers that read the other
+    images of a batch or draw random numbers, and with buffers, which stacked weights could not carry.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, BATCH_LAYERS):
+            raise ValueError(
+                f"{name}: expected layers whose output for an image depends on that image alone, found "
+                f"{module}, which reads the whole batch; use GroupNorm, LayerNorm or InstanceNorm"
+            )
+        if isinstance(module, NOISY_LAYERS):
+            raise ValueError(
+                f"{name}: expected layers without random numbers, found {module}; leave it out of the target "
+                "network: methods bring their own noise, and each network that is drawn is one function"
+            )
     buffers = [name for name, _ in network.named_buffers()]
     if buffers:
         raise ValueError(
             f"expected a network without buffers, found {buffers}; "
-            "use layers without running statistics (no BatchNorm)"
+            "use layers without running statistics (GroupNorm, LayerNorm, InstanceNorm without them)"
         )
-    return {name: p.shape for name, p in network.named_parameters()}
+    return Shapes(network)
 
 
 def count(network: nn.Module) -> int:
@@ -137,12 +176,22 @@ def stacked(vectors: Tensor, shapes: Mapping[str, torch.Size]) -> dict[str, Tens
 def initial(shapes: Mapping[str, torch.Size], rng: torch.Generator) -> dict[str, Tensor]:
     """PyTorch's default initialisation of one network, from a given generator and on the CPU.
 
-    Weights and biases ~ U(-1/sqrt(fan_in), 1/sqrt(fan_in)), fan_in that of the layer's weight.
-    shapes: of `<layer>.weight` and `<layer>.bias`, as returned by `shapes`.
+    Weights and biases ~ U(-1/sqrt(fan_in), 1/sqrt(fan_in)), fan_in that of the layer's weight; those of
+    normalisation layers are 1 and 0, and the slope of a PReLU is 0.25.
+    shapes: of `<layer>.weight` and `<layer>.bias`, as returned by `shapes`. Raises ValueError for others.
     """
     fan_in = {n.rpartition(".")[0]: s[1:].numel() for n, s in shapes.items() if n.endswith("weight")}
+    strange = [name for name in shapes if name.rpartition(".")[0] not in fan_in]
+    if strange:
+        raise ValueError(
+            f"expected parameters <layer>.weight and <layer>.bias, found {strange}; name the layer's "
+            "parameters so, or initialise them in the method"
+        )
+    starts = shapes.starts if isinstance(shapes, Shapes) else {}
     values = {}
     for name, shape in shapes.items():
         bound = 1 / math.sqrt(fan_in[name.rpartition(".")[0]])
-        values[name] = (torch.rand(shape, generator=rng) * 2 - 1) * bound
+        # Drawn in any case: the numbers of other layers do not depend on the kind of this one.
+        drawn = (torch.rand(shape, generator=rng) * 2 - 1) * bound
+        values[name] = torch.full(shape, starts[name]) if name in starts else drawn
     return values

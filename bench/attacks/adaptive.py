@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.attacks.oblivious import BATCH, STEP
+from bench.attacks.oblivious import BATCH, STEP, check_images, check_inputs
 from bench.ensemble import Ensemble, MeanProbability
 from bench.rng import Streams
 
@@ -51,8 +51,7 @@ def ascend(
     that changes with the step. With the cross-entropy of the mean logits the result equals `pgd` bit for bit.
     Raises ValueError for images outside [0, 1]. Source: Madry et al. 2018, section 2.
     """
-    if images.min() < 0 or images.max() > 1:
-        raise ValueError(f"expected pixels in [0, 1], found {images.min():.3g} to {images.max():.3g}")
+    check_images(images)
     alpha = STEP * epsilon / steps
     x = earlier = start.detach()
     for step in range(steps):
@@ -147,10 +146,11 @@ def attack(
 
     name: one of `GRADIENT`. Best by the attack's objective; for `eot`, whose objective changes with the
     step, by the cross-entropy of the attacked networks. `low-entropy` adds the entropy term in the second
-    half of its steps. Raises ValueError for another name.
+    half of its steps. Raises ValueError for another name, and as `fgsm` for images, labels and networks.
     """
     if name not in GRADIENT:
         raise ValueError(f"expected one of {', '.join(GRADIENT)}, found {name}")
+    check_inputs(attacked, images, labels)
     device = next(attacked.parameters()).device
     parts = []
     for begin in range(0, len(images), BATCH):

@@ -2,13 +2,15 @@
 
 Threat model: the attacker knows every network of the ensemble it attacks and changes each pixel of an
 image by at most epsilon; pixels stay in [0, 1]. It maximises the cross-entropy of the mean logits. No
-function here changes the state of the global generator.
+function here changes the state of the global generator; a generator that is given goes on from where it
+stands, so that two calls with it differ. Images outside [0, 1], none or NaN, labels that are no class and
+networks whose outputs are NaN, which no gradient moves, raise ValueError.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bench.ensemble import Ensemble, MeanLogits
+from bench.metrics.predictions import check_labels
 
 ATTACKS = ("fgsm", "pgd", "pgd-stop")
 BATCH = 1000  # images attacked at once
@@ -34,7 +37,7 @@ def fgsm(ensemble: Ensemble, images: Tensor, labels: Tensor, epsilon: float | Te
     """Images [B, ...] after one ascent step of size epsilon: clip(x + eps sign(dL/dx), 0, 1).
 
     L is the cross-entropy of the mean logits. epsilon: a number, or one per image [B]. Returns images on
-    the CPU. Raises ValueError for images outside [0, 1]. Source: Goodfellow et al. 2015, section 4.
+    the CPU. Source: Goodfellow et al. 2015, section 4.
     """
 
     def run(eps: float | Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -53,8 +56,8 @@ def pgd(
 ) -> Tensor:
     """Images after `steps` projected ascent steps of size 2.5 eps / steps; the last iterate.
 
-    rng: generator of the random start in the ball, the same on every device; without one PGD starts at the
-    image, and epsilon may be one number per image. Otherwise as `fgsm`. Source: Madry et al. 2018,
+    rng: CPU generator of the random start in the ball, the same on every device; without one PGD starts at
+    the image, and epsilon may be one number per image. Otherwise as `fgsm`. Source: Madry et al. 2018,
     section 2.
     """
     return pgd_stop(ensemble, images, labels, epsilon, steps, rng).last
@@ -82,8 +85,8 @@ def pgd_stop(
         last = attack(x, y)
         return torch.stack([last, watch.stopped(last)], 1)
 
-    seed, device = None if rng is None else rng.initial_seed(), next(ensemble.parameters()).device
-    with _seeded(seed, device), nullcontext() if device.type == "cpu" else _StartOnCPU():
+    device = next(ensemble.parameters()).device
+    with _drawing_from(rng, device), nullcontext() if device.type == "cpu" else _StartOnCPU():
         both = _in_batches(ensemble, images, labels, epsilon, run)
     return Ascent(both[:, 0].contiguous(), both[:, 1].contiguous())
 
@@ -98,16 +101,17 @@ def square(
     """
 
     def run(eps: float | Tensor, x: Tensor, y: Tensor) -> Tensor:
-        # It seeds the global generator itself, by default always with 0.
-        seed = rng.initial_seed()
-        return torchattacks.Square(MeanLogits(ensemble), eps=eps, n_queries=queries, seed=seed)(x, y)
+        # It seeds the global generators itself, by default always with 0.
+        attack = torchattacks.Square(MeanLogits(ensemble), eps=eps, n_queries=queries, seed=_seed(rng))
+        return attack(x, y)
 
-    with _seeded(rng.initial_seed(), next(ensemble.parameters()).device):
+    with _forked(next(ensemble.parameters()).device):
         return _in_batches(ensemble, images, labels, epsilon, run)
 
 
 def noise(images: Tensor, epsilon: float, rng: torch.Generator) -> Tensor:
     """Images [B, ...] changed by epsilon in every pixel, up or down at random: the baseline of attacks."""
+    check_images(images)
     signs = torch.rand(images.shape, generator=rng).sub(0.5).sign()
     return (images + epsilon * signs).clamp(0, 1)
 
@@ -159,21 +163,58 @@ class _StartOnCPU(TorchFunctionMode):
 
 
 @contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Inside, the global generators are seeded with `seed`; afterwards their state is restored.
+def _drawing_from(rng: torch.Generator | None, device: torch.device) -> Iterator[None]:
+    """Inside, the CPU's global generator goes on where `rng` stands; afterwards `rng` stands where it ends.
 
     torchattacks draws its random numbers from the global generators and accepts no other.
     """
-    if seed is None:
+    if rng is None:
         yield
         return
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.default_generator.manual_seed(seed)
-        if devices:
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+    with _forked(device):
+        torch.default_generator.set_state(rng.get_state())
         yield
+        rng.set_state(torch.default_generator.get_state())
+
+
+def _forked(device: torch.device) -> AbstractContextManager[None]:
+    """Afterwards the global generators have the state that they had before."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+
+
+def _seed(rng: torch.Generator) -> int:
+    """A seed from where a generator stands, for an attack that seeds the global generators itself.
+
+    A generator that was not drawn from gives its own, every other a number that is drawn; both have been
+    drawn from afterwards.
+    """
+    new = torch.Generator().manual_seed(rng.initial_seed())
+    unused = torch.equal(rng.get_state(), new.get_state())
+    drawn = int(torch.randint(2**63 - 1, (), generator=rng))
+    return rng.initial_seed() if unused else drawn
+
+
+def check_images(images: Tensor) -> None:
+    """Raises ValueError unless these are images [B, ...], at least one, with pixels in [0, 1]."""
+    if not images.numel():
+        raise ValueError(f"expected images [B, ...] of at least one image, found {list(images.shape)}")
+    if not (images.min() >= 0 and images.max() <= 1):  # also of NaN
+        raise ValueError(f"expected pixels in [0, 1], found {images.min():.3g} to {images.max():.3g}")
+
+
+def check_inputs(ensemble: Ensemble, images: Tensor, labels: Tensor) -> None:
+    """Raises ValueError unless images have pixels in [0, 1], labels are classes and outputs are finite.
+
+    images: [B, ...]; labels: [B]. The outputs are those on the first image.
+    """
+    check_images(images)
+    if labels.shape != images.shape[:1]:
+        raise ValueError(f"expected a label for each of {len(images)} images, found {list(labels.shape)}")
+    with torch.no_grad():
+        outputs = ensemble(images[:1].to(next(ensemble.parameters()).device))
+    if not outputs.isfinite().all():
+        raise ValueError("expected finite outputs of networks, found NaN or infinity; has the fit diverged?")
+    check_labels(labels.cpu().numpy(), outputs.shape[-1])
 
 
 def _in_batches(
@@ -184,8 +225,7 @@ def _in_batches(
     run: Callable[[float | Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
     """What `run` makes of batches of epsilon, images and labels on the ensemble's device, on the CPU."""
-    if images.min() < 0 or images.max() > 1:
-        raise ValueError(f"expected pixels in [0, 1], found {images.min():.3g} to {images.max():.3g}")
+    check_inputs(ensemble, images, labels)
     device = next(ensemble.parameters()).device
     found = []
     for start in range(0, len(images), BATCH):

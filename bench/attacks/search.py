@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.attacks.oblivious import BATCH, fgsm, pgd
+from bench.attacks.oblivious import BATCH, check_inputs, fgsm, pgd
 from bench.attacks.success import SENSES, fooled
 from bench.ensemble import Ensemble
 
@@ -34,10 +34,14 @@ def smallest_epsilon(
     The grid is searched upwards to the first epsilon that fools; the interval below it is then bisected
     `halvings` times, so that the result fools, and exceeds an epsilon that does not by at most 2^-halvings of
     the interval. 0 if the clean image is misclassified, infinite if no epsilon of the grid fools. PGD
-    starts at the image. Raises ValueError for another attack or sense.
+    starts at the image. Raises ValueError for another attack or sense, for a grid without positive epsilons,
+    and as `fgsm` for images, labels and networks.
     """
     if attack not in ATTACKS or sense not in SENSES:
         raise ValueError(f"expected one of {ATTACKS} and one of {SENSES}, found {attack} and {sense}")
+    if not len(grid) or not all(0 < epsilon < np.inf for epsilon in grid):
+        raise ValueError(f"expected a grid of positive epsilons, found {tuple(grid)}")
+    check_inputs(ensemble, images, labels)
     craft = _direction(ensemble, images, labels) if attack == "fgsm" else None
 
     def fools(at: np.ndarray, epsilon: np.ndarray) -> np.ndarray:

@@ -1,4 +1,9 @@
-"""Canaries: checks with known answers in every out-of-distribution cell; a wrong answer fails the cell."""
+"""Canaries: checks with known answers. In out-of-distribution cells a wrong answer fails the cell.
+
+Every cell also asks whether a network's output for an image depends on the other images of its batch. A
+layer that does so by its kind is refused where the network is read; what else does so is seen here, and the
+report flags it: outputs differ by rounding in any case, so that the answer is a number.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +24,8 @@ from bench.task import Data
 REPEATED_IMAGES = 200  # test images that are predicted a second time
 MAX_SHIFT_NATS = 1e-3  # rounding in batches of another size changes an entropy by at most 1e-5
 SIGMAS = 4.5  # a correct ensemble fails this canary in about one of 150,000 cells
+ASKED_NETWORKS, ASKED_IMAGES, ASKED_ALONE = 10, 50, 5  # for the dependence on the batch: a few milliseconds
+ASKED_TOGETHER = 7  # images of another batch size
 ROUNDING = 1e-9  # of float64 sums over K classes
 
 
@@ -42,6 +49,26 @@ def check(subject: Subject, rng: Streams) -> list[dict[str, Any]]:
         _shuffled_accuracy(subject, rng),
         _uniform_entropy(subject),
     ]
+
+
+def batch_dependence(subject: Subject) -> dict[str, Any]:
+    """The row of how much outputs for an image depend on the other images of its batch; expected 0.
+
+    The largest change of an output, relative to the largest output, where the first test images are asked
+    alone, in reverse order, and in batches of another size, of the first networks. Rounding gives 1e-6.
+    """
+    part, networks = subject.test.first(ASKED_IMAGES), subject.ensemble[:ASKED_NETWORKS]
+    images, count = part.images, len(part)
+    among_all = subject.logits(subject.test)[:ASKED_NETWORKS, :count]
+    asked = (
+        networks.logits(images[:ASKED_ALONE], 1),
+        networks.logits(images.flip(0), count).flip(1),
+        networks.logits(images, ASKED_TOGETHER),
+    )
+    scale = max(float(np.abs(among_all).max()), float(np.finfo("f4").tiny))
+    changes = [np.abs(found.numpy() - among_all[:, : found.shape[1]]).max() / scale for found in asked]
+    common = {"evaluation": "canary", "variant": "canary", "members": len(networks), "examples": count}
+    return row("batch_dependence", float(np.max(changes)), dataset=part.name, **common)
 
 
 def _row(subject: Subject, metric: str, value: float, dataset: str, examples: int) -> dict[str, Any]:

@@ -33,7 +33,12 @@ class Detector:
         self.thresholds = {n: float(np.quantile(e, 1 - FALSE_ALARM_RATE)) for n, e in entropies.items()}
 
     def rejects(self, members: int, entropy: np.ndarray) -> np.ndarray | None:
-        """Which images are rejected, given an ensemble's size and entropies; None without a threshold."""
+        """Which images are rejected, given an ensemble's size and entropies; None without a threshold.
+
+        Raises ValueError for an entropy that is NaN: it exceeds no threshold and would be accepted.
+        """
+        if np.isnan(entropy).any():
+            raise ValueError(f"expected entropies, found NaN of {int(np.isnan(entropy).sum())} images")
         return entropy > self.thresholds[members] if members in self.thresholds else None
 
     def rows(self, sizes: Sequence[int]) -> list[dict[str, Any]]:

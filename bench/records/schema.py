@@ -54,6 +54,7 @@ METRICS: dict[str, Metric] = {
     "fpr95_ood_positive": Metric("fraction", "lower", heading="inliers rejected at 95 % TPR", decimals=4),
     "auroc_draw_sd": Metric("fraction"),
     "shared_images": Metric("images", heading="outliers among the inliers", decimals=0),
+    "batch_dependence": Metric("1", "lower", heading="change with the batch"),
     "weight_norm_mean": Metric("1", heading="mean"),
     "weight_norm_sd": Metric("1", heading="sd"),
     "weight_spread": Metric("1", heading="spread", decimals=3),

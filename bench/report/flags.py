@@ -1,7 +1,8 @@
-"""Flags on attacks that look weaker than they should: pure functions of rows, one line per flag.
+"""Flags on attacks that look weaker than they should, and on networks: functions of rows, one line per flag.
 
 An attack that fails for lack of gradients, steps or strength says nothing about a defence. Source: the
-checklist of Carlini et al. 2019, "On Evaluating Adversarial Robustness".
+checklist of Carlini et al. 2019, "On Evaluating Adversarial Robustness". A network whose output for an image
+depends on the other images of its batch has no accuracy or entropy of its own.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ STOPPED = {"pgd-stop": "pgd"}
 WEAK = 0.5  # minimum success on the attacked networks at the largest epsilon
 LARGE = 0.1  # minimum epsilon at which success is expected
 LATE = 0.05  # maximum late_gain, above random changes of single images
+BATCH = 1e-4  # maximum relative change of outputs with the batch; rounding changes them by 1e-6
 MEANING = {
     "no-gradient": "images without a gradient in float32 were not moved",
     "below-black-box": "fools the networks attacked less often than Square or noise of the same size does",
     "falls-with-epsilon": "fools the networks attacked less often than at a smaller epsilon",
     "weak": "fools the networks attacked on less than half of the images at the largest epsilon tried",
+    "batch-dependent": "outputs for an image change with the other images of its batch: no number is certain",
     "not-converged": "the last quarter of the steps still raised success by more than 5 points",
 }
 
@@ -40,7 +43,8 @@ class _Own(NamedTuple):
 def find(rows: pd.DataFrame) -> pd.DataFrame:
     """All raised flags: the attack, the number of seeds, and the numbers of the first of these seeds.
 
-    An attack that stops on the way of another has the flags of that one at the same epsilon.
+    An attack that stops on the way of another has the flags of that one at the same epsilon. Flags on the
+    networks themselves have neither attack nor epsilon.
     """
     found = rows[rows["evaluation"].isin(("attack", "adaptive")) & rows["value"].notna()]
     found = found[(found["variant"] == "same") & found["crafted_members"].notna()]
@@ -55,8 +59,20 @@ def find(rows: pd.DataFrame) -> pd.DataFrame:
         for attack, epsilon, flag, evidence in _with_stopped(group):
             fired.setdefault((*where, attack, epsilon, flag), []).append(evidence)
     lines = [(*at, texts[0], len(texts), len(seeds[at[:-1]])) for at, texts in fired.items()]
+    lines += _batch_dependent(rows)
     frame = pd.DataFrame(lines, columns=COLUMNS)
     return ordered(frame, [*ATTACKED[1:], "flag"]) if len(frame) else frame
+
+
+def _batch_dependent(rows: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    """Lines on networks whose outputs for an image depend on the other images of its batch."""
+    asked = rows[(rows["variant"] == "canary") & (rows["metric"] == "batch_dependence")]
+    for where, group in asked.groupby([*PLACE, "method"], sort=False):
+        beyond = group[~(group["value"] <= BATCH)]  # also NaN
+        if len(beyond):
+            evidence = f"changed by up to {beyond['value'].iloc[0]:.2g} of the largest output"
+            number = (beyond["seed"].nunique(), group["seed"].nunique())
+            yield (*where, float("nan"), "", float("nan"), "batch-dependent", evidence, *number)
 
 
 def _with_stopped(group: pd.DataFrame) -> Iterator[tuple[str, float, str, str]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from bench.engine import parallel
+from bench.engine import kernels, parallel
 from bench.errors import BenchError
 from bench.records import schema, store
 from bench.running import versions
@@ -59,7 +59,10 @@ def write(
         "code": code,
         "commit": commit,
         "dirty": dirty,
-        "environment": provenance.environment(device.type, parallel.threads()),
+        "environment": {
+            **provenance.environment(device.type, parallel.threads()),
+            "own_kernels": f"level {kernels.level()}" if kernels.compiled() else "none",
+        },
         "failure": failure,
         **(more or {}),
     }

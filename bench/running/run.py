@@ -14,7 +14,7 @@ import torch
 from bench import training
 from bench.engine import float32, single_threaded
 from bench.errors import BenchError, unknown
-from bench.evaluations import DRAWS, EVALUATIONS, Result, Subject
+from bench.evaluations import DRAWS, EVALUATIONS, Result, Subject, canaries
 from bench.records import schema
 from bench.rng import Streams
 from bench.running import record
@@ -70,7 +70,7 @@ def _run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: 
     sampled = time.perf_counter() - started
     ensemble = drawn[: max(sizes)]
     subject = Subject(ensemble, data, scale, sizes, drawn, _predicting(reporter), reporter.say)
-    found = Result(rows=fit.trace)
+    found = Result(rows=[*fit.trace, canaries.batch_dependence(subject)])
     for name in cell.task.evaluations:
         part = EVALUATIONS[name](subject, Streams(cell.seed, name))
         found.rows += part.rows

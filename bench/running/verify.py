@@ -36,7 +36,12 @@ from bench.system.progress import Reporter
 from bench.task import Data
 
 # Must be unchanged for bit-for-bit agreement: each may change the order of summation, or the code.
-MACHINE = ("device", "device_name", "torch", "numpy", "scipy", "torchattacks")
+MACHINE = ("device", "device_name", "torch", "numpy", "scipy", "scikit-learn", "torchattacks")
+# The same of the kernels (`bench.system.machine.kernels`), which older runs do not record.
+KERNELS = (
+    "processor_model", "instructions", "torch_instructions", "numpy_instructions", "own_kernels", "blas",
+    "libc", "kernel_settings",
+)  # fmt: skip
 MAX_LINES = 5  # differences printed per run
 
 
@@ -44,8 +49,9 @@ MAX_LINES = 5  # differences printed per run
 class Verdict:
     """The result of repeating a run.
 
-    reasons: why bit-for-bit agreement was not required (empty: it was). reused: the stored fit was used.
-    error: why there is no comparison. same_code: then rows that only one run has count as differences.
+    reasons: why bit-for-bit agreement was not required (empty: it was). unrecorded: what may change bits and
+    is not known of the stored run. reused: the stored fit was used. error: why there is no comparison.
+    same_code: then rows that only one run has count as differences.
     """
 
     run: str
@@ -55,6 +61,7 @@ class Verdict:
     same_code: bool = True
     reused: bool = False
     error: str = ""
+    unrecorded: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -74,6 +81,8 @@ class Verdict:
         else:
             parts.append(f"within {self.tolerance}: {'; '.join(self.reasons)}")
         parts.append("no difference" if c.largest is None else f"largest difference: {c.largest}")
+        if self.unrecorded:
+            parts.append(f"not recorded then, may differ: {', '.join(self.unrecorded)}")
         parts.append("fit reused" if self.reused else "fit trained again")
         if c.missing or c.added:
             parts.append(f"{len(c.missing)} missing, {len(c.added)} additional")
@@ -191,7 +200,8 @@ def _verify(results: Path, run: str, about: dict[str, Any], read: TaskData, repo
         found = Comparison()
         compare_rows(expected, read_rows(path), tolerance, found)
         compare_arrays(arrays, store.read_arrays(Path(folder), path.stem), tolerance, found)
-    return Verdict(run, found, tolerance, reasons, about["code"] == now["code"], watch.reused and own)
+    same_code, missing = about["code"] == now["code"], unrecorded(about)
+    return Verdict(run, found, tolerance, reasons, same_code, watch.reused and own, unrecorded=missing)
 
 
 def departures(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -199,7 +209,7 @@ def departures(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     before, after = recorded["environment"], now["environment"]
     reasons = [
         f"{name} was {before.get(name, 'not recorded')}, is {after.get(name, 'none')}"
-        for name in MACHINE
+        for name in (*MACHINE, *(n for n in KERNELS if n in before))
         if before.get(name) != after.get(name)
     ]
     if recorded["code"] != now["code"]:
@@ -207,6 +217,11 @@ def departures(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     if after.get("device") == "cuda":
         reasons.append("a GPU sums in no fixed order")
     return reasons
+
+
+def unrecorded(recorded: Mapping[str, Any]) -> list[str]:
+    """Of what chooses kernels, the names that a run's JSON does not give: an older run's are not known."""
+    return [name for name in KERNELS if name not in recorded["environment"]]
 
 
 def _rebuild(row: Mapping[str, str], about: Mapping[str, Any], read: TaskData) -> tuple[Cell, Data]:

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
 from bench.registry import MethodEntry
 from bench.settings import digest
-from bench.system.code import FIT, FIT_EXCLUDED, RUN, SCORE, TABLES, reached
+from bench.system.code import FIT, FIT_EXCLUDED, RUN, SCORE, TABLES, UNCHANGED, reached
 from bench.system.fingerprint import place_of, version
 from bench.task import Task
 
 
 def fit_definitions(entry: MethodEntry, task: Task) -> dict[str, str]:
     """Hashes of the definitions that a fit can reach, and of the arguments of the task's network."""
-    roots = (FIT, entry.target, loss_place(task), *network_roots(task.network))
-    return {**reached(roots, FIT_EXCLUDED), **_arguments(task.network)}
+    networks = network_roots(task.network)
+    found = reached((FIT, entry.target, loss_place(task), *networks), FIT_EXCLUDED)
+    if all(place.startswith("bench.networks:") for place in networks):
+        found = _as_before(found)
+    return {**found, **_arguments(task.network)}
+
+
+def _as_before(definitions: Mapping[str, str]) -> dict[str, str]:
+    """Definitions with the hashes that count for fits of networks in `bench.networks` (`UNCHANGED`)."""
+    counted = {name: UNCHANGED[name][1] for name, now in UNCHANGED.items() if definitions.get(name) == now[0]}
+    return {name: value for name, value in {**definitions, **counted}.items() if value is not None}
 
 
 def run_definitions(entry: MethodEntry, task: Task, preset: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Processors and memory available to this process."""
+"""Processors, their kernels, and memory available to this process."""
 
 from __future__ import annotations
 
@@ -6,11 +6,22 @@ import os
 import platform
 from pathlib import Path
 
+import numpy as np
+from threadpoolctl import threadpool_info
+
 # Files with a control group's memory limit and usage in bytes: cgroup 2, then 1.
 _GROUPS = (
     ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+
+# What chooses kernels besides the processor: of oneDNN, MKL, OpenBLAS, PyTorch and NumPy.
+_CHOOSE_KERNELS = (
+    "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "MKL_CBWR",
+    "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY",
+    "NPY_DISABLE_CPU_FEATURES", "NPY_ENABLE_CPU_FEATURES", "GLIBC_TUNABLES",
+)  # fmt: skip
+_VECTORS = ("sse", "ssse", "avx", "amx", "fma", "f16c", "asimd", "sve", "bf16", "i8mm")
 
 
 def cores() -> int:
@@ -20,11 +31,45 @@ def cores() -> int:
 
 def processor() -> str:
     """The model name of the processor; empty if unknown."""
+    about = _processor_lines()
+    return about.get("model name", "") if about else platform.processor()
+
+
+def kernels() -> dict[str, str]:
+    """What decides which kernels compute on this processor, by name: equal bits need all of it equal.
+
+    processor_model: vendor, family and model, since a virtual machine may give all generations one name;
+    instructions: the vector instructions of the processor; numpy_instructions: those that NumPy uses; blas:
+    the cores that loaded BLAS libraries have kernels for; libc: of the elementary functions; kernel_settings:
+    the variables that choose among the kernels of oneDNN, MKL, OpenBLAS, PyTorch and NumPy. Empty if unknown.
+    """
+    about = _processor_lines()
+    flags = f"{about.get('flags', '')} {about.get('Features', '')}".split()
+    model = [about[k] for k in ("vendor_id", "cpu family", "model", "stepping") if about.get(k)]
+    extensions = np.show_config(mode="dicts") or {}
+    cores_of = {
+        f"{library.get('internal_api')} {library.get('architecture') or library.get('version')}"
+        for library in threadpool_info()
+        if library.get("user_api") == "blas"
+    }
+    return {
+        "processor_model": " ".join(model),
+        "instructions": " ".join(sorted({f for f in flags if f.startswith(_VECTORS)})),
+        "numpy_instructions": " ".join(extensions.get("SIMD Extensions", {}).get("found", ())),
+        "blas": ", ".join(sorted(cores_of)),
+        "libc": " ".join(platform.libc_ver()).strip(),
+        "kernel_settings": " ".join(f"{n}={os.environ[n]}" for n in _CHOOSE_KERNELS if os.environ.get(n)),
+    }
+
+
+def _processor_lines() -> dict[str, str]:
+    """What /proc/cpuinfo says of the first processor; empty where there is none."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        text = Path("/proc/cpuinfo").read_text()
     except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+        return {}
+    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in lines}
 
 
 def memory_bytes() -> int | None:

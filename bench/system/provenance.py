@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bench.system.machine import processor
+from bench.system.machine import kernels, processor
 
 PACKAGE = Path(__file__).parent.parent
 LIBRARIES = ("torch", "torchvision", "torchattacks", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
@@ -37,7 +37,7 @@ def _git(*arguments: str) -> str:
 
 @cache
 def environment(device: str, threads: int) -> dict[str, Any]:
-    """Versions, device, threads and platform, for the run's JSON."""
+    """Versions, device, kernels, threads and platform, for the run's JSON."""
     found: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
     for name in LIBRARIES:
         try:
@@ -46,5 +46,7 @@ def environment(device: str, threads: int) -> dict[str, Any]:
             continue
     found["device"] = device
     found["device_name"] = torch.cuda.get_device_name() if device == "cuda" else processor()
+    found |= kernels()
+    found["torch_instructions"] = torch.backends.cpu.get_cpu_capability()
     found["threads"] = threads
     return found

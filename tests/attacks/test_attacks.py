@@ -80,6 +80,93 @@ def test_results_depend_on_the_seed_and_the_global_generator_is_not_changed():
     assert not torch.equal(first, other)
 
 
+def attacked_twice(attack, rng):
+    """Images that the attack finds with one generator, twice in a row."""
+    ensemble, data = random_ensemble(), stripes(6)
+    how = {
+        "pgd": lambda: oblivious.pgd(ensemble, data.images, data.labels, 0.1, 2, rng),
+        "square": lambda: oblivious.square(ensemble, data.images, data.labels, 0.01, 5, rng),
+        "noise": lambda: oblivious.noise(data.images, 0.1, rng),
+    }
+    return how[attack](), how[attack]()
+
+
+@pytest.mark.parametrize("attack", ["pgd", "noise"])
+def test_two_starts_from_one_generator_differ(attack):
+    first, second = attacked_twice(attack, stream(5))
+    assert not torch.equal(first, second)
+    again, further = attacked_twice(attack, stream(5))
+    assert torch.equal(first, again) and torch.equal(second, further)
+
+
+def test_a_random_start_goes_on_where_the_generator_stands():
+    ensemble, images = linear((1.0, 0.0)), pixels((0.5, 0.5))
+    rng, same = stream(3), stream(3)
+    for _ in range(2):
+        start = torch.empty_like(images).uniform_(-0.1, 0.1, generator=same)
+        (moved,) = oblivious.pgd(ensemble, images, zeros(images), 0.1, 1, rng).flatten(1)
+        # The second pixel has no gradient and keeps its random start.
+        assert moved[1] == (images + start).flatten(1)[0, 1]
+    assert torch.equal(rng.get_state(), same.get_state())
+
+
+def test_square_is_seeded_by_a_new_generator_and_by_a_draw_from_a_used_one(monkeypatch):
+    seeds = []
+
+    class Recorded(torchattacks.Square):
+        def __init__(self, model, **settings):
+            seeds.append(settings["seed"])
+            super().__init__(model, **settings)
+
+    monkeypatch.setattr(torchattacks, "Square", Recorded)
+    attacked_twice("square", stream(5))
+    attacked_twice("square", stream(5))
+    assert seeds[0] == stream(5).initial_seed() and seeds[0] != seeds[1] and seeds[:2] == seeds[2:]
+
+
+BROKEN = torch.nan  # what a fit that has diverged leaves
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd", "pgd_stop", "square"])
+def test_what_no_attack_can_answer_is_refused(attack):
+    ensemble, data = random_ensemble(), stripes(6)
+    more = {"fgsm": (), "pgd": (2,), "pgd_stop": (2,), "square": (5, stream(0))}[attack]
+
+    def ask(ensemble=ensemble, images=data.images, labels=data.labels):
+        return getattr(oblivious, attack)(ensemble, images, labels, 0.1, *more)
+
+    with pytest.raises(ValueError, match="expected pixels in"):
+        ask(images=data.images * BROKEN)
+    with pytest.raises(ValueError, match="at least one image"):
+        ask(images=data.images[:0], labels=data.labels[:0])
+    for wrong in (-100, -1, 3):
+        with pytest.raises(ValueError, match="expected labels from 0 to 2"):
+            ask(labels=torch.full_like(data.labels, wrong))
+    with pytest.raises(ValueError, match="a label for each"):
+        ask(labels=data.labels[:2])
+    nan = Ensemble(ensemble.engine.network, {n: w * BROKEN for n, w in ensemble.weights.items()})
+    with pytest.raises(ValueError, match="found NaN or infinity; has the fit diverged"):
+        ask(ensemble=nan)
+
+
+def test_networks_that_are_nan_never_look_robust():
+    images = pixels((0.6, 0.2))
+    labels = zeros(images)
+    broken = linear((BROKEN, 1.0))
+    for attack in search.ATTACKS:
+        with pytest.raises(ValueError, match="NaN"):
+            search.smallest_epsilon(broken, images, labels, attack, (0.1,))
+    logits = np.zeros((2, 4, 3))
+    for wrong in (logits * BROKEN, logits[:0], logits[:, :0], logits[0]):
+        with pytest.raises(ValueError):
+            success.fooled(wrong, np.zeros(4, int))
+    for labels in (np.full(4, -1), np.full(4, 3), np.zeros(3, int), np.zeros(4)):
+        with pytest.raises(ValueError, match="label"):
+            success.fooled(logits, labels)
+    with pytest.raises(ValueError, match="NaN"):
+        success.unmoved(images, images * BROKEN)
+
+
 def test_an_attack_changes_neither_images_nor_weights_nor_mode():
     ensemble, data = random_ensemble(), stripes(6)
     images, vectors = data.images.clone(), ensemble.vectors().clone()

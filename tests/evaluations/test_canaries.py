@@ -15,6 +15,7 @@ from bench.ensemble import Ensemble
 from bench.evaluations import Subject, canaries, ood
 from bench.metrics import predictions
 from bench.registry import method
+from bench.report import flags
 from bench.rng import Streams
 from bench.running.cell import Cell
 from bench.settings import resolve
@@ -72,6 +73,31 @@ def test_networks_that_depend_on_the_batch_are_detected(monkeypatch, drawn):
     monkeypatch.setattr(canaries, "REPEATED_IMAGES", 7)
     with pytest.raises(canaries.CanaryError, match="predicted twice"):
         check(subject(InBatches(small_network(), drawn.weights)))
+
+
+def test_outputs_that_do_not_depend_on_the_batch_change_by_rounding(drawn):
+    row = canaries.batch_dependence(subject(drawn))
+    assert row["variant"] == row["evaluation"] == "canary" and 0 <= row["value"] < 1e-5
+
+
+class Ranked(Ensemble):
+    """Networks that depend on the place of an image in its batch, and not on the other images."""
+
+    def forward(self, x):
+        return super().forward(x) + torch.arange(len(x))[:, None]
+
+
+class AmongOthers(Ensemble):
+    """Networks that depend on the other images of a batch, and neither on their order nor on their number."""
+
+    def forward(self, x):
+        return super().forward(x - x.amax(0) * (len(x) > 1))
+
+
+@pytest.mark.parametrize("kind", [InBatches, Ranked, AmongOthers])
+def test_the_dependence_on_the_batch_is_seen_and_flagged(kind, drawn):
+    row = canaries.batch_dependence(subject(kind(small_network(), drawn.weights)))
+    assert row["value"] > 100 * flags.BATCH
 
 
 @pytest.mark.parametrize("part", ["train", "val", "test"])

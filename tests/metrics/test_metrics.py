@@ -96,6 +96,38 @@ def test_adaptive_ece_by_hand():
     )
 
 
+def test_images_of_equal_confidence_share_a_bin():
+    confidence = np.full(30, 0.5)
+    for correct in (np.arange(30) < 15, np.arange(30) % 2 == 0):
+        assert predictions.adaptive_ece(confidence, correct) == 0  # half of them are right
+    # The third image begins the second bin of two; its ties are three, so that one is left for the third bin.
+    confidence, correct = np.array([0.1, 0.2, 0.5, 0.5, 0.5, 0.9]), np.array([0, 0, 1, 1, 0, 1], bool)
+    by_hand = (0.3 + abs(2 - 1.5) + 0.1) / 6
+    assert predictions.adaptive_ece(confidence, correct, bins=3) == pytest.approx(by_hand, abs=1e-12)
+
+
+@given(
+    arrays(np.float64, 12, elements=st.integers(0, 4).map(lambda k: k / 4)),
+    arrays(np.bool_, 12),
+    st.permutations(range(12)),
+    st.integers(1, 15),
+)
+def test_adaptive_ece_does_not_depend_on_the_order_of_tied_images(confidence, correct, order, bins):
+    order = list(order)
+    found = predictions.adaptive_ece(confidence, correct, bins)
+    assert predictions.adaptive_ece(confidence[order], correct[order], bins) == found  # bit for bit
+
+
+@given(
+    arrays(np.float64, 17, elements=st.floats(0, 1), unique=True), arrays(np.bool_, 17), st.integers(1, 20)
+)
+def test_without_ties_the_bins_of_adaptive_ece_are_equal(confidence, correct, bins):
+    order = np.argsort(confidence)
+    gaps = np.array_split(correct[order] - confidence[order], bins)
+    expected = sum(abs(gap.sum()) for gap in gaps) / 17
+    assert predictions.adaptive_ece(confidence, correct, bins) == expected  # bit for bit
+
+
 def test_aurc_by_hand():
     # From the most confident: right, wrong, right, wrong; risks 0, 1/2, 1/3, 1/2.
     confidence, correct = np.array([0.6, 0.9, 0.5, 0.8]), np.array([1, 1, 0, 0], bool)

@@ -134,6 +134,17 @@ def test_the_matrix_has_an_interval_over_images_or_over_seeds():
     assert "63.0 [0.0, 100.0]" in to_markdown(table)  # t-interval of 54 and 72, clipped to [0, 100]
 
 
+@pytest.mark.parametrize(("value", "fires"), [(1e-6, False), (0.02, True), (float("nan"), True)])
+def test_networks_that_depend_on_the_batch_are_flagged(value, fires):
+    where = {"evaluation": "canary", "variant": "canary", "members": 5, "dataset": "d", "examples": 9}
+    rows = prepare(frame(SOUND, [schema.row("batch_dependence", value, **where)]), {})
+    found = flags.find(rows)
+    assert list(found["flag"]) == ["batch-dependent"] * fires
+    texts = {table.name: to_markdown(table) for table in defence_tables(rows)}
+    assert ("batch-dependent | changed by up to" in texts["flags"]) == fires
+    assert MARK not in texts["adaptive-attacks"].split("|", 1)[1]  # flags of attacks are marked, this is none
+
+
 def test_canaries_have_a_table():
     where = {"evaluation": "ood", "variant": "canary", "members": 5, "dataset": "d", "examples": 9}
     planted = [schema.row("auroc", 0.5, **where), schema.row("shared_images", 0, **where)]

@@ -230,10 +230,13 @@ def test_another_processor_and_a_new_fit_have_the_wider_tolerance(stored):
         ({"device_name": "b"}, "device_name was a, is b"),
         ({"device": "cuda"}, "device was cpu, is cuda"),
         ({"device": "cuda"}, "a GPU sums in no fixed order"),
+        ({"blas": "openblas Haswell"}, "blas was openblas SkylakeX, is openblas Haswell"),
+        ({"kernel_settings": "A=1"}, "kernel_settings was , is A=1"),
     ],
 )
 def test_a_changed_environment_is_a_reason_for_a_tolerance(change, reason):
     environment = {"device": "cpu", "device_name": "a", "torch": "2", "python": "3"}
+    environment |= {"blas": "openblas SkylakeX", "kernel_settings": ""}
     recorded = {"code": "c", "environment": environment}
     assert verifying.departures(recorded, recorded) == []
     now = {"code": "c", "environment": environment | change}
@@ -243,6 +246,28 @@ def test_a_changed_environment_is_a_reason_for_a_tolerance(change, reason):
 def test_an_unrecorded_environment_is_a_reason_for_a_tolerance():
     now = {"code": "c", "environment": {"torch": "2"}}
     assert verifying.departures({"code": "c", "environment": {}}, now) == ["torch was not recorded, is 2"]
+
+
+@pytest.mark.parametrize("name", verifying.KERNELS)
+def test_other_kernels_are_a_reason_for_a_tolerance(stored, name):
+    results, run_name = stored
+    environment = about(results, run_name)["environment"]
+    assert verifying.unrecorded({"environment": environment}) == []
+    now = {"code": "c", "environment": environment}
+    before = {"code": "c", "environment": environment | {name: "other"}}
+    (reason,) = verifying.departures(before, now)
+    assert reason == f"{name} was other, is {environment[name]}"
+
+
+def test_kernels_that_an_older_run_does_not_record_are_no_reason_and_are_named(stored):
+    results, name = stored
+    environment = about(results, name)["environment"]
+    older = {k: v for k, v in environment.items() if k not in verifying.KERNELS}
+    edit_json(results, name, environment=older)
+    done = verify(results, name)
+    assert done.exit_code == 0, done.output
+    assert "bit for bit" in done.output
+    assert f"not recorded then, may differ: {', '.join(verifying.KERNELS)}" in done.output
 
 
 def test_an_unknown_run_is_a_usage_error(stored):

@@ -38,14 +38,17 @@ _MATRIX = (
     "images (Wilson). † is flagged."
 )
 _FLAGS = (
-    "Attacks that look weaker than they should: what they say of a defence is in doubt. "
+    "Attacks that look weaker than they should: what they say of a defence is in doubt; and networks whose "
+    "numbers are in doubt. "
     + "; ".join(f"{name}: {text}" for name, text in flags.MEANING.items())
     + ". Evidence is from the first flagged seed."
 )
 _CANARIES = (
-    "Checks with known answers in every cell of out-of-distribution detection; a wrong answer "
-    "fails the cell. The test set against itself, predicted twice, has AUROC 0.5; no outlier is an image of "
-    "the in-distribution set; shuffled labels give chance accuracy; equal probabilities have entropy ln K."
+    "Checks with known answers. In every cell: how far outputs for an image change with the other images of "
+    "its batch, relative to the largest output; rounding gives 1e-6, and more than 1e-4 is flagged. In cells "
+    "of out-of-distribution detection, where a wrong answer fails the cell: the test set against itself, "
+    "predicted twice, has AUROC 0.5; no outlier is an image of the in-distribution set; shuffled labels give "
+    "chance accuracy; equal probabilities have entropy ln K."
 )
 
 
@@ -157,7 +160,7 @@ def _canaries(rows: pd.DataFrame) -> Table:
     found = rows[(rows["variant"] == "canary") & rows["value"].notna()]
     names = {
         "auroc": "itself_auroc", "shared_images": "shared_images", "accuracy": "shuffled_accuracy",
-        "entropy_nats": "uniform_entropy_nats",
+        "entropy_nats": "uniform_entropy_nats", "batch_dependence": "batch_dependence",
     }  # fmt: skip
     found = found.assign(metric=found["metric"].map(names), dataset="")
     return Table(
