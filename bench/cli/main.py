@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,18 @@ from bench.cli.options import (
 from bench.cli.tuning import tune
 from bench.errors import BenchError, UsageError
 from bench.running import launchers
+from bench.system.output import is_terminal, unfailing
 
 
 class Commands(click.Group):
-    """Reports a BenchError as one line on standard error and exits with its code."""
+    """Reports a BenchError as one line on standard error and exits with its code.
+
+    What cannot be written or encoded changes neither what a command does nor its exit code.
+    """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with unfailing():
+            return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -309,11 +317,11 @@ def list_settings(name: list[str]) -> None:
 
 def _print_names(items: Any) -> None:
     rows = [(str(name), str(about)) for name, about in items]
-    if not sys.stdout.isatty():
+    if not is_terminal(sys.stdout):
         click.echo("\n".join(name for name, _ in rows))
         return
     width = max(len(name) for name, _ in rows)
-    terminal = max(40, os.get_terminal_size().columns)
+    terminal = max(40, shutil.get_terminal_size().columns)
     for name, about in rows:
         indent = " " * (width + 2)
         text = click.wrap_text(about, terminal - 1, f"{name:<{width}}  ", indent)
@@ -342,7 +350,7 @@ def fetch(name: list[str], data: Path | None) -> None:
       bench data fetch mnist,notmnist --data ~/data
     """
     for each in name:
-        for path in registry.source(each).fetch(_root(data), sys.stderr.isatty()):
+        for path in registry.source(each).fetch(_root(data), is_terminal(sys.stderr)):
             click.echo(path)
 
 

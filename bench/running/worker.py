@@ -23,6 +23,7 @@ from bench.running.cell import Cell
 from bench.running.data import TaskData
 from bench.running.locks import Locks
 from bench.running.plan import Selection, cells
+from bench.system.output import unfailing
 from bench.system.progress import Plain, Reporter
 from bench.task import Data
 
@@ -71,8 +72,13 @@ def run_worker(job: Job, label: str, gpu: str | None = None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGINT, _interrupt_once)
-    with suppress(KeyboardInterrupt):
-        work(job, Plain(label))
+    reporter = Plain(label)
+    with unfailing(), suppress(KeyboardInterrupt):
+        try:
+            work(job, reporter)
+        except BenchError as error:  # of the folder, not of a cell; the launcher decides whether to try again
+            reporter.say(f"Error: {error}")
+            raise SystemExit(1) from error
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
@@ -195,6 +201,10 @@ def _run_cell(cell: Cell, data: Data, job: Job, device: torch.device, reporter: 
 
 
 def _record(cell: Cell, job: Job, device: torch.device, error: Exception, reporter: Reporter) -> None:
+    """Store a failure, unless it came after the cell's run was written: then the cell has finished."""
+    if ended_run(job, cell) is not None:
+        reporter.say(f"  warning: after the run had been written: {type(error).__name__}: {error}")
+        return
     path = run.record_failure(cell, job.results, device, error)
     reporter.say(f"  failed: {type(error).__name__}: {error}\n  wrote {path}")
 

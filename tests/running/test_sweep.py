@@ -193,3 +193,13 @@ def test_a_launcher_that_is_not_installed_names_its_extra(monkeypatch):
 def test_address_requires_ray(tmp_path):
     done = run(tmp_path, "--address", "auto")
     assert done.exit_code == 2 and "--launcher ray" in done.output
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_what_goes_wrong_after_a_run_was_written_adds_no_run(tmp_path, monkeypatch, error):
+    def broken(found, sizes):
+        raise error("in the summary")
+
+    monkeypatch.setattr(running, "_summary", broken)
+    run(tmp_path)
+    assert failures(tmp_path) == [] and len(list((tmp_path / "raw").glob("*.csv"))) == 1
