@@ -92,7 +92,7 @@ def work(job: Job, reporter: Reporter) -> None:
         parallel.use(job.threads)
     locks = Locks(job.results, job.sweep)
     left = set(job.todo)
-    load = _Loader(job.selection)
+    load, waiting = _Loader(job.selection), _Waiting(locks, reporter)
     while left:
         before = len(left)
         for cell, data in load.cells(left):
@@ -102,13 +102,36 @@ def work(job: Job, reporter: Reporter) -> None:
                 elif held:
                     _attempt(cell, data, job, locks, reporter)
                     left.discard(cell.key())
+                else:
+                    waiting.note(cell)
         if lost := left.difference(*load.keys.values()):
             left -= lost
             reporter.say(
                 f"skipped: {len(lost)} cells; expected the data that the plan was made with, found others"
             )
         elif left and len(left) == before:
+            waiting.say()
             time.sleep(POLL_SECONDS)
+
+
+class _Waiting:
+    """Says once of every process that holds cells which it is waited for."""
+
+    def __init__(self, locks: Locks, reporter: Reporter) -> None:
+        self.locks, self.reporter = locks, reporter
+        self.found: dict[str, Cell] = {}  # since `say`: who holds a cell, with the first of its cells
+        self.told: set[str] = set()
+
+    def note(self, cell: Cell) -> None:
+        """A cell could not be locked."""
+        self.found.setdefault(self.locks.holder(), cell)
+
+    def say(self) -> None:
+        """Nothing else is left to do: say who is waited for, unless that has been said."""
+        for holder in [holder for holder in self.found if holder and holder not in self.told]:
+            self.told.add(holder)
+            self.reporter.say(f"waiting for {self.found[holder].name}: held by {holder}")
+        self.found = {}
 
 
 class _Loader:

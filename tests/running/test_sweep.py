@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shlex
 import signal
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 
 import pytest
 import torch
 from commands import SMALL, bench, run
+from jobs import SELECTION, job_of
 
 from bench import registry
 from bench.errors import BenchError, DataError
@@ -22,54 +21,10 @@ from bench.running.locks import Locks
 from bench.running.plan import Selection, plan
 from bench.system.progress import Plain
 
-SELECTION = Selection(["standard_ensemble"], ["stripes"], "smoke", sets=SMALL[1::2])
-
-
-def job_of(results, selection=SELECTION, **changes):
-    todo = frozenset(item.cell.key() for item in plan(selection, results)[0])
-    return replace(worker.Job("s", selection, results, todo, frozenset()), **changes)
-
 
 def failures(results):
     frame = store.read(results)
     return frame.loc[frame["metric"] == "failed", "unit"].tolist()
-
-
-def test_a_lock_is_exclusive_and_leaves_no_file(tmp_path):
-    first, second = Locks(tmp_path, "a"), Locks(tmp_path, "b")
-    with first.take("cell", "fit") as held:
-        assert held
-        with second.take("cell", "other") as other:
-            assert not other
-        with second.take("third") as free:
-            assert free
-    with second.take("fit", "cell") as held:
-        assert held
-    assert not list((tmp_path / "locks").iterdir())
-
-
-def test_a_lock_is_released_when_its_process_ends(tmp_path):
-    code = (
-        "import sys, time, pathlib; from bench.running.locks import Locks\n"
-        "with Locks(pathlib.Path(sys.argv[1]), 'a').take('cell'):\n"
-        "    print('held', flush=True); time.sleep(60)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "held\n"
-        with Locks(tmp_path, "b").take("cell") as held:
-            assert not held
-        holder.kill()
-        holder.wait()
-    with Locks(tmp_path, "b").take("cell") as held:
-        assert held
-
-
-def test_attempts_are_counted_per_sweep_until_the_cell_ends(tmp_path):
-    locks = Locks(tmp_path, "a")
-    assert [locks.begin("cell"), locks.begin("cell"), Locks(tmp_path, "b").begin("cell")] == [0, 1, 0]
-    locks.end("cell")
-    assert locks.begin("cell") == 0
 
 
 def test_a_locked_cell_is_waited_for_and_not_run_twice(tmp_path, monkeypatch):
