@@ -11,8 +11,13 @@ import click
 
 from bench import __version__, registry
 from bench.cli.options import (
+    COUNT,
+    MAX_MINUTES,
     NAMES,
+    SEED,
+    WORKERS,
     Names,
+    Positive,
     data_option,
     device_option,
     parse_members,
@@ -83,13 +88,13 @@ def _selection(methods: list[str], tasks: list[str], options: dict[str, Any]) ->
 @click.option("--stale", is_flag=True, help="Run finished cells again if their code has changed.")
 @click.option(
     "--limit",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Positive(MAX_MINUTES),
     metavar="MINUTES",
     help="Abort a cell that takes longer.",
 )
 @click.option(
     "--jobs",
-    type=click.IntRange(min=1),
+    type=WORKERS,
     metavar="N",
     help="Number of workers. [default: this process]",
 )
@@ -171,8 +176,8 @@ def plan(methods: list[str], tasks: list[str], **options: Any) -> None:
 
 @main.command("verify")
 @click.argument("runs", metavar="RUN[,RUN..]|all")
-@click.option("--cells", type=click.IntRange(min=1), metavar="N", help="Verify a random sample of N runs.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of that sample.")
+@click.option("--cells", type=COUNT, metavar="N", help="Verify a random sample of N runs.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of that sample.")
 @threads_option
 @data_option
 @results_option

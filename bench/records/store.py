@@ -31,13 +31,16 @@ MAX_ROWS_BYTES, MAX_ABOUT_BYTES, MAX_ARRAYS_BYTES = 64 * 2**20, 4 * 2**20, 256 *
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The rows as CSV text. Raises ValueError if two rows share a key."""
+    """The rows as CSV text. Raises ValueError if two rows share a key, or for a value outside its range."""
     seen: set[tuple[str, ...]] = set()
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for item in rows:
-        texts = {c: cell_text(c, item.get(c)) for c in COLUMNS}
+        try:
+            texts = {c: cell_text(c, item.get(c)) for c in COLUMNS}
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ValueError(f"row {item.get('evaluation', '')} {item.get('metric', '')}: {error}") from error
         key = tuple(texts[c] for c in KEY)
         if key in seen:
             raise ValueError(f"two rows share the key {dict(zip(KEY, key, strict=True))}")
@@ -53,7 +56,10 @@ def write_run(
     arrays: Mapping[str, np.ndarray],
     about: Mapping[str, Any],
 ) -> Path:
-    """Write a run's array file, its JSON and, last, its CSV; returns the CSV's path."""
+    """Write a run's array file, its JSON and, last, its CSV; returns the CSV's path.
+
+    Raises ValueError before anything is written, for rows that `read_csv` would refuse.
+    """
     text = to_csv(rows)
     folder = Path(results) / "raw"
     packed = io.BytesIO()
@@ -128,6 +134,13 @@ def read_csv(path: Path) -> pd.DataFrame:
         missing = [c for c in COLUMNS if c not in frame.columns]
         raise BenchError(
             f"{path}: expected the columns of schema {SCHEMA}, missing {missing}; remove the file"
+        )
+    wrong = [c for c in INTEGERS if (frame[c] < 0).any()]
+    wrong += [c for c in FLOATS if np.isinf(frame[c]).any()]
+    if wrong or frame["value"].isna().any():
+        raise BenchError(
+            f"{path}: expected finite values and integers from 0, found others in "
+            f"{', '.join(wrong or ['value'])}; remove the file"
         )
     return frame
 

@@ -16,6 +16,7 @@ from bench import registry
 from bench.cli.options import parse_members, parse_seeds
 from bench.errors import UsageError
 from bench.records import store
+from bench.running import launchers
 from bench.running.plan import Selection, cells
 
 
@@ -143,7 +144,18 @@ def test_one_network_has_an_accuracy_but_no_pairwise_metrics(tmp_path):
         (["--seed", str(2**63)], "none above 9223372036854775807"),
         (["--seed", f"0-{2**63 - 1}"], "expected at most 100,000 seeds"),
         (["--members", "²"], "--members ²: expected sizes"),
-        (["--members", "9" * 5000], "expected sizes from 1 to 9223372036854775807"),
+        (["--members", "9" * 5000], "expected sizes from 1 to 1,000,000"),
+        (["--members", "1000000000"], "expected sizes from 1 to 1,000,000"),
+        (["--members", "1e9"], "expected sizes from 1 to 1,000,000"),
+        (["--seed", "0-99999999"], "expected at most 100,000 seeds"),
+        (["--jobs", "²"], "expected a whole number from 1 to 10000, found ²"),
+        (["--jobs", "٣"], "expected a whole number from 1 to 10000, found ٣"),
+        (["--threads", "1_0"], "expected a whole number from 1 to 10000, found 1_0"),
+        (["--threads", "1000000000"], "expected a whole number from 1 to 10000"),
+        (["--limit", "nan"], "expected a number above 0 and at most 1e+07, found nan"),
+        (["--limit", "inf"], "expected a number above 0 and at most 1e+07, found inf"),
+        (["--limit", "1e300"], "expected a number above 0"),
+        (["--limit", "0"], "expected a number above 0"),
     ],
 )
 def test_a_wrong_command_line_exits_with_two_and_writes_nothing(tmp_path, arguments, said):
@@ -151,6 +163,28 @@ def test_a_wrong_command_line_exits_with_two_and_writes_nothing(tmp_path, argume
     assert done.exit_code == 2
     assert said in done.output
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tune", "standard_ensemble", "--task", "stripes", "--seed", str(2**63)],
+        ["tune", "standard_ensemble", "--task", "stripes", "--budget", "nan"],
+        ["tune", "standard_ensemble", "--task", "stripes", "--budget", "²"],
+        ["verify", "all", "--seed", "²"],
+        ["verify", "all", "--cells", "0"],
+    ],
+)
+def test_numbers_out_of_range_exit_with_two(tmp_path, words):
+    done = bench(*words, results=tmp_path / "results")
+    assert done.exit_code == 2 and "expected a" in done.output
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("text", ["²", "٣", "-1", "1,2", "1e3", " 2", ""])
+def test_threads_that_are_no_number_in_the_environment_do_not_count(monkeypatch, text):
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert launchers.shares(2, 8) == [4, 4]
 
 
 def test_missing_data_is_one_error_and_exit_code_one(tmp_path):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench.errors import BenchError
 from bench.records import schema, store
@@ -70,3 +75,53 @@ def test_a_folder_that_is_a_file_is_an_error(tmp_path):
     (tmp_path / "results").write_text("")
     with pytest.raises(BenchError, match="choose a writable folder"):
         store.write_run(tmp_path / "results", "r", rows(), {}, about())
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("value", float("nan")),
+        ("value", float("inf")),
+        ("value", None),
+        ("value", ""),
+        ("epsilon", -float("inf")),
+        ("seed", 2**63),
+        ("seed", -1),
+        ("members", 1.5),
+        ("members", float("nan")),
+        ("members", "many"),
+        ("dataset", "a\rb"),
+        ("dataset", "a\x00b"),
+        ("dataset", "a\udcff"),
+    ],
+)
+def test_a_value_that_would_not_be_read_back_is_refused_and_nothing_is_written(tmp_path, column, value):
+    row = rows()[0]
+    with pytest.raises(ValueError, match=r"row .*accuracy"):
+        store.write_run(tmp_path, "r", [row | {column: value}], {}, about())
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("column", "text"), [("value", "inf"), ("value", ""), ("seed", "-1"), ("value", "nan")]
+)
+def test_what_the_writer_refuses_the_reader_refuses(tmp_path, column, text):
+    path = store.write_run(tmp_path, "r", rows()[:1], {}, about())
+    header, line = path.read_text().splitlines()
+    cells = line.split(",")
+    cells[schema.COLUMNS.index(column)] = text
+    path.write_text("\n".join([header, ",".join(cells)]) + "\n")
+    with pytest.raises(BenchError, match="remove the file"):
+        store.read_csv(path)
+
+
+@given(
+    st.integers(0, schema.MAX_INTEGER),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1),
+)
+def test_what_is_written_is_read_back(seed, value, name):
+    row = {**rows()[0], "seed": seed, "value": value, "variant": name}
+    with tempfile.TemporaryDirectory() as folder:
+        frame = store.read_csv(store.write_run(Path(folder), "r", [row], {}, about()))
+    assert frame.loc[0, ["seed", "value", "variant"]].tolist() == [seed, value, name]
