@@ -21,7 +21,7 @@ def cores() -> int:
 def processor() -> str:
     """The model name of the processor; empty if unknown."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
@@ -44,7 +44,10 @@ def memory_bytes() -> int | None:
 def _group_free() -> list[int]:
     """What remains of each control group's memory limit; empty if there is none."""
     try:
-        paths = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+        paths = [
+            line.split(":", 2)
+            for line in Path("/proc/self/cgroup").read_text("utf-8", "replace").splitlines()
+        ]
     except OSError:
         return []
     found = []
