@@ -51,7 +51,8 @@ def write(
     }
     about = {
         "cell": cell.key(),
-        "created": datetime.now(UTC).isoformat(),
+        "created": datetime.now(UTC).isoformat(),  # for people: clocks of several hosts give no order
+        "order": store.next_order(results, cell.family),
         "config": cell.settings.document(),
         "sizes": list(cell.sizes),
         "classes": classes,

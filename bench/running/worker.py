@@ -201,6 +201,7 @@ def _attempt(cell: Cell, data: Data, job: Job, locks: Locks, reporter: Reporter)
 def _remove_parts(cell: Cell, results: Path) -> None:
     """Delete partial files of a killed process; holding the locks, nobody else is writing them."""
     places = [(results / "raw", f"*-{cell.key()[:8]}*.part")]
+    places += [(results / "locks", f"{n}*.part") for n in (cell.key()[:16], *_fit_names(cell, results))]
     with suppress(BenchError):  # where its sources cannot be read, the cell has no fit
         stages = [stage] if (stage := cell.stage(results)) else []
         places += [(folder, "*.part") for folder in (cell.checkpoint(results).parent, *stages)]

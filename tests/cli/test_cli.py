@@ -57,6 +57,10 @@ def test_finished_cells_are_skipped_and_force_repeats_them(tmp_path):
     forced = run(tmp_path, "--force")
     assert "fit: reusing" in forced.output and "1 run" in forced.output
     assert len(list((tmp_path / "raw").glob("*.csv"))) == 2
+    # Of other sizes too, the next run is the newer one, without asking a clock.
+    assert "1 run" in run(tmp_path, "--members", "1,2").output
+    orders = [json.loads(path.read_text())["order"] for path in (tmp_path / "raw").glob("*.json")]
+    assert sorted(orders) == [1, 2, 3]
 
 
 def test_stale_cells_run_again_only_on_request(tmp_path):

@@ -23,8 +23,8 @@ def rows(**changes):
     ]
 
 
-def about(cell="c", created="2026-01-01", failure=None):
-    return {"cell": cell, "created": created, "failure": failure}
+def about(cell="c", order=1, failure=None, **more):
+    return {"cell": cell, "order": order, "failure": failure, **more}
 
 
 def test_numbers_round_trip_and_empty_stays_empty(tmp_path):
@@ -52,10 +52,10 @@ def test_a_column_outside_the_schema_is_refused():
 
 
 def test_the_newest_run_of_a_cell_is_read_unless_it_failed(tmp_path):
-    store.write_run(tmp_path, "old", rows(run="old"), {}, about(created="2026-01-01"))
-    store.write_run(tmp_path, "new", rows(run="new"), {}, about(created="2026-01-02"))
+    store.write_run(tmp_path, "old", rows(run="old"), {}, about(order=1, created="2026-03-01"))
+    store.write_run(tmp_path, "new", rows(run="new"), {}, about(order=2, created="2026-01-02"))
     failure = {"type": "E", "message": "", "traceback": ""}
-    store.write_run(tmp_path, "bad", rows(run="bad"), {}, about(created="2026-01-03", failure=failure))
+    store.write_run(tmp_path, "bad", rows(run="bad"), {}, about(order=3, failure=failure))
     assert set(store.read(tmp_path)["run"]) == {"new"}
 
 
@@ -125,3 +125,19 @@ def test_what_is_written_is_read_back(seed, value, name):
     with tempfile.TemporaryDirectory() as folder:
         frame = store.read_csv(store.write_run(Path(folder), "r", [row], {}, about()))
     assert frame.loc[0, ["seed", "value", "variant"]].tolist() == [seed, value, name]
+
+
+def test_of_runs_that_were_written_at_once_the_number_in_the_name_decides_then_the_name():
+    cell = "0123456789abcdef"
+    names = ["m-t-smoke-s0-01234567", "m-t-smoke-s0-01234567-2", "m-t-smoke-s0-01234567-10", "m-t-smoke-s1-x"]
+    abouts = {name: {"cell": cell, "created": f"2026-{9 - i}"} for i, name in enumerate(names)}
+    assert list(store.ages(abouts)) == [names[0], names[3], names[1], names[2]]
+    assert list(store.ages({**abouts, names[0]: {"cell": cell, "order": 1}}))[-1] == names[0]
+
+
+def test_orders_grow_within_a_family_and_files_that_cannot_be_read_do_not_count(tmp_path):
+    assert store.next_order(tmp_path, "m-t-smoke-s") == 1
+    store.write_run(tmp_path, "m-t-smoke-s0-1", rows(), {}, about(order=7))
+    store.write_run(tmp_path, "m-t-quick-s0-1", rows(), {}, about(order=70))
+    (tmp_path / "raw" / "m-t-smoke-s0-2.json").write_text("{")
+    assert store.next_order(tmp_path, "m-t-smoke-s") == 8
