@@ -17,6 +17,7 @@ from bench.records import schema, store
 from bench.running import versions
 from bench.running.cell import Cell
 from bench.system import provenance
+from bench.system.paths import without_folders
 
 
 def write(
@@ -80,10 +81,11 @@ def _store_code(cell: Cell, results: Path, failure: dict[str, str] | None) -> st
     return version
 
 
-def described(error: BaseException) -> dict[str, str]:
-    """A failure for the JSON: type, message and traceback of an error."""
+def described(error: BaseException, results: Path) -> dict[str, str]:
+    """A failure for the JSON: type, message and traceback of an error, without folders of this machine."""
+    known = {"RESULTS": results}
     return {
         "type": type(error).__name__,
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
+        "message": without_folders(str(error), known),
+        "traceback": without_folders("".join(traceback.format_exception(error)), known),
     }

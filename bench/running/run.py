@@ -85,7 +85,7 @@ def _run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: 
 def record_failure(cell: Cell, results: Path, device: torch.device, error: BaseException) -> Path:
     """Write the row of a failed cell, which does not count as done."""
     rows = [schema.row("failed", 1.0) | {"unit": type(error).__name__}]
-    return _write(cell, results, rows, {}, device, record.described(error))
+    return _write(cell, results, rows, {}, device, record.described(error, results))
 
 
 def _fit(

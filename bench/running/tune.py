@@ -129,7 +129,8 @@ class _Tuning:
             rows.append(schema.row("fit_seconds", fit.cost.seconds, evaluation="tune"))
             rows.append(schema.row("fit_cpu_seconds", fit.cost.cpu_seconds, evaluation="tune"))
         except Exception as error:  # a candidate may diverge, or not fit in memory
-            rows, failure = [schema.row("failed", 1.0, evaluation="tune")], record.described(error)
+            rows = [schema.row("failed", 1.0, evaluation="tune")]
+            failure = record.described(error, self.results)
         cost = (spent() - begun).cpu_seconds
         rows.append(schema.row("trial_cpu_seconds", cost, evaluation="tune"))
         rows = [r | {"variant": f"length {length}"} for r in rows]

@@ -106,7 +106,8 @@ def test_a_failure_becomes_a_row_and_the_sweep_continues_with_exit_code_one(tmp_
     assert "hypergan" in set(frame["method"])
     assert "expected finite losses" in done.output
     about = json.loads((tmp_path / "raw" / f"{failed['run'].iloc[0]}.json").read_text())
-    assert "Traceback" in about["failure"]["traceback"]
+    assert 'File "bench/training/fit.py"' in about["failure"]["traceback"]
+    assert str(Path.cwd()) not in json.dumps(about) and str(tmp_path) not in json.dumps(about)
     assert "1 run, 0 already done, 0 failed" in run(tmp_path).output
 
 
@@ -212,6 +213,10 @@ def test_a_checkpoint_of_another_format_fails_the_cell_and_says_so(tmp_path):
     done = run(tmp_path, "--force")
     assert done.exit_code == 1
     assert "remove the file to train again" in done.output
+    (failed,) = (p for p in (tmp_path / "raw").glob("*.json") if "Traceback" in p.read_text())
+    failure = json.loads(failed.read_text())["failure"]
+    assert failure["message"].startswith("RESULTS/checkpoints/stripes/")
+    assert str(tmp_path) not in failed.read_text() and 'File "/' not in failure["traceback"]
 
 
 def test_report_reads_the_output_of_run(tmp_path):
