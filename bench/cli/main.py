@@ -29,7 +29,7 @@ from bench.cli.options import (
 from bench.cli.tuning import tune
 from bench.errors import BenchError, UsageError
 from bench.running import launchers
-from bench.system.output import is_terminal, unfailing
+from bench.system.output import is_terminal, unfailing, warnings_logged
 
 
 class Commands(click.Group):
@@ -364,11 +364,17 @@ def fetch(name: list[str], data: Path | None) -> None:
 @data_option
 @click.pass_context
 def verify(ctx: click.Context, name: list[str], data: Path | None) -> None:
-    """Check the files of data sets against their checksums; exit code 1 if one is wrong or missing."""
-    states = [item for each in name for item in registry.source(each).verify(_root(data))]
+    """Check the files of data sets against their checksums.
+
+    Exit code 1 if one is wrong or missing, or is accepted with a warning.
+    """
+    with warnings_logged() as warnings:
+        states = [item for each in name for item in registry.source(each).verify(_root(data))]
     for path, state in states:
         click.echo(f"{state}  {path}")
-    if any(state != "ok" for _, state in states):
+    for text in warnings:
+        click.echo(f"warning: {text}", err=True)
+    if warnings or any(state != "ok" for _, state in states):
         ctx.exit(1)
 
 

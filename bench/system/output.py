@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import select
 import sys
@@ -57,6 +58,30 @@ def _wrapped(stream: Any) -> Any:
     return io.TextIOWrapper(
         io.BufferedWriter(raw), stream.encoding, errors, line_buffering=stream.line_buffering
     )
+
+
+@contextmanager
+def warnings_logged() -> Iterator[list[str]]:
+    """Yields the texts of warnings that are logged inside, which are not printed."""
+    handler = _Texts(logging.WARNING)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield handler.texts
+    finally:
+        root.removeHandler(handler)
+
+
+class _Texts(logging.Handler):
+    """Keeps the text of each record once."""
+
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if (text := record.getMessage()) not in self.texts:
+            self.texts.append(text)
 
 
 def is_terminal(stream: Any) -> bool:
