@@ -214,6 +214,7 @@ def _run_cell(cell: Cell, data: Data, job: Job, device: torch.device, reporter: 
     try:
         reporter.say(cell.name)
         with time_limit(job.limit):
+            run.check_memory(cell, data, device)
             run.run(cell, data, job.results, device, reporter)
     except KeyboardInterrupt:
         stopped = Interrupted("stopped by Ctrl-C; the same command resumes from the last checkpoint")

@@ -8,6 +8,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent.parent  # or the folder of installed packages
@@ -25,13 +26,13 @@ def without_folders(text: str, known: Mapping[str, Path] | None = None) -> str:
     """
     for folder, word in _folders(known or {}):
         pattern = rf"{_BEGIN}{re.escape(folder)}(?:(/)(?={_NAME})|(?![\w.-]))"
-        text = re.sub(pattern, lambda found, word=word: _in_place(word, found[1]), text)
+        text = re.sub(pattern, partial(_in_place, word), text)
     return _ABSOLUTE.sub(r"…/\1", text)
 
 
-def _in_place(word: str, slash: str | None) -> str:
+def _in_place(word: str, found: re.Match[str]) -> str:
     """What stands for a folder: nothing where the word is `.` and a path goes on."""
-    return "" if slash and word == "." else word + (slash or "")
+    return "" if found[1] and word == "." else word + (found[1] or "")
 
 
 def _folders(known: Mapping[str, Path]) -> list[tuple[str, str]]:

@@ -144,6 +144,12 @@ def test_one_network_has_an_accuracy_but_no_pairwise_metrics(tmp_path):
         (["--set", "standard_ensemble.epoch=1"], "did you mean epochs"),
         (["--set", "standard_ensemble.epochs=many"], "expected an integer of at least 1, found 'many'"),
         (["--set", "standard_ensemble.epochs=0"], "expected an integer of at least 1, found 0"),
+        (["--set", f"standard_ensemble.epochs={2**63}"], "expected an integer of at least 1, within 64 bits"),
+        (
+            ["--set", f"standard_ensemble.epochs={10**300}"],
+            "expected an integer of at least 1, within 64 bits",
+        ),
+        (["--set", "standard_ensemble.networks=-2"], "expected an integer of at least 1, found -2"),
         (["--set", "standard_ensemble.lr=nan"], "expected a number above 0, found nan"),
         (["--seed", "²"], "--seed ²: expected 0 or 0,1,2 or 0-4"),
         (["--seed", str(2**63)], "none above 9223372036854775807"),

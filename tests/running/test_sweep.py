@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -158,3 +159,25 @@ def test_what_goes_wrong_after_a_run_was_written_adds_no_run(tmp_path, monkeypat
     monkeypatch.setattr(running, "_summary", broken)
     run(tmp_path)
     assert failures(tmp_path) == [] and len(list((tmp_path / "raw").glob("*.csv"))) == 1
+
+
+def test_more_networks_than_memory_holds_are_refused(tmp_path, monkeypatch):
+    selection = replace(SELECTION, methods=["mc_dropout"], sets=(), members=(5, 1000))
+    (cell,) = (item.cell for item in plan(selection, tmp_path)[0])
+    weights, logits = 4 * 151, 4 * 3 * 60  # bytes of a network; of its outputs for 40 images and 20 outliers
+    needed = 1000 * (weights + logits)
+    for free, refused in (
+        (needed, nullcontext()),
+        (needed - 1, pytest.raises(BenchError, match="--members")),
+    ):
+        monkeypatch.setattr(running.limits, "room", lambda device, free=free: free)
+        with refused:
+            running.check_memory(cell, cell.task.load(None), torch.device("cpu"))
+
+
+def test_a_size_beyond_memory_fails_the_cell_before_its_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr(running.limits, "room", lambda device: 1e6)
+    words = ("--method", "mc_dropout", "--task", "stripes", "--preset", "smoke", "--members", "1,1000000")
+    done = bench("run", *words, results=tmp_path)
+    assert done.exit_code == 1 and "found that they need 1.3 GB; ask for fewer with --members" in done.output
+    assert not (tmp_path / "checkpoints").exists()
