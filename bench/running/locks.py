@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -17,6 +18,7 @@ from bench.errors import BenchError
 from bench.system.files import read_bytes, write_atomic
 
 MAX_HOLDER_BYTES = 4096
+POLL_SECONDS = 0.5  # between two tries of a lock that another process holds
 
 
 class Locks:
@@ -64,6 +66,20 @@ class Locks:
                         path.unlink()
                 with suppress(OSError):  # a lock that cannot be released ends with its process
                     lock.release()
+
+    @contextmanager
+    def wait(self, name: str, say: Callable[[str], None]) -> Iterator[None]:
+        """Lock a name, once whoever holds it has released it; says once who that is."""
+        told = False
+        while True:
+            with self.take(name) as held:
+                if held:
+                    yield
+                    return
+                if not told and (holder := self.holder()):
+                    say(f"waiting for {name}: held by {holder}")
+                    told = True
+            time.sleep(POLL_SECONDS)
 
     def _acquire(self, name: str, held: list[FileLock]) -> bool:
         path = self._path(name)

@@ -21,13 +21,12 @@ from bench.records import store
 from bench.running import run
 from bench.running.cell import Cell
 from bench.running.data import TaskData
-from bench.running.locks import Locks
+from bench.running.locks import POLL_SECONDS, Locks
 from bench.running.plan import Selection, cells
 from bench.system.output import unfailing
 from bench.system.progress import Plain, Reporter
 from bench.task import Data
 
-POLL_SECONDS = 0.5  # between two checks of cells that another process holds
 ATTEMPTS = 2  # at a cell whose worker dies
 
 

@@ -16,6 +16,7 @@ from commands import run
 from jobs import job_of
 
 from bench.errors import BenchError
+from bench.running import locks as locking
 from bench.running import worker
 from bench.running.locks import Locks
 from bench.system.progress import Plain
@@ -152,3 +153,22 @@ def test_errors_of_a_folder_are_raised(tmp_path):
         Locks(tmp_path, "a").take("cell"),
     ):
         pass
+
+
+def test_a_lock_that_is_waited_for_is_taken_once_it_is_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(locking, "POLL_SECONDS", 0.01)
+    said, ended = [], []
+
+    def wait():
+        with Locks(tmp_path, "b").wait("trial", said.append):
+            ended.append("waited")
+
+    with Locks(tmp_path, "a").take("trial"):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        waiting.join(0.3)
+        ended.append("held")
+    waiting.join(30)
+    assert ended == ["held", "waited"]
+    assert said == [f"waiting for trial: held by process {os.getpid()} on host {socket.gethostname()}"]
+    assert not list((tmp_path / "locks").iterdir())
