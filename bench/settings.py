@@ -31,6 +31,7 @@ from bench.errors import BenchError, UsageError, nearest
 from bench.registry import PRESETS, MethodEntry
 
 T = TypeVar("T")
+MAX_INTEGER = 2**63 - 1  # of tensors and rows
 
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
@@ -188,6 +189,9 @@ def _settings(config: type, values: Mapping[str, Any]) -> Settings:
     known = _fields(config) | _fields(LoopConfig)
     hints = {key: nearest(key, known) or f"known: {', '.join(known)}" for key in values if key not in known}
     found = {key: f"no such setting; {hint}" for key, hint in hints.items()}
+    for key, value in values.items():
+        if type(value) is int and abs(value) > MAX_INTEGER and key in known:
+            found[key] = f"expected {expected(known[key])}, within 64 bits, found {value}"[:160]
     parts: list[Any] = []
     for part in (config, LoopConfig):
         try:

@@ -11,6 +11,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from pooch import HTTPDownloader
@@ -214,7 +215,8 @@ def download(file: File, source: str, progress: bool) -> bytes:
 
 def write(path: Path, data: bytes) -> None:
     """Write a file atomically: after a failure it is absent or as before. Raises: DataError on failure."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    # A process number would not do: other hosts and containers that share the folder have it too.
+    part = path.with_name(f"{path.name}.{uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)

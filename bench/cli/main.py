@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,13 @@ import click
 
 from bench import __version__, registry
 from bench.cli.options import (
+    COUNT,
+    MAX_MINUTES,
     NAMES,
+    SEED,
+    WORKERS,
     Names,
+    Positive,
     data_option,
     device_option,
     parse_members,
@@ -24,10 +29,18 @@ from bench.cli.options import (
 from bench.cli.tuning import tune
 from bench.errors import BenchError, UsageError
 from bench.running import launchers
+from bench.system.output import is_terminal, unfailing, warnings_logged
 
 
 class Commands(click.Group):
-    """Reports a BenchError as one line on standard error and exits with its code."""
+    """Reports a BenchError as one line on standard error and exits with its code.
+
+    What cannot be written or encoded changes neither what a command does nor its exit code.
+    """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        with unfailing():
+            return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -75,13 +88,13 @@ def _selection(methods: list[str], tasks: list[str], options: dict[str, Any]) ->
 @click.option("--stale", is_flag=True, help="Run finished cells again if their code has changed.")
 @click.option(
     "--limit",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Positive(MAX_MINUTES),
     metavar="MINUTES",
     help="Abort a cell that takes longer.",
 )
 @click.option(
     "--jobs",
-    type=click.IntRange(min=1),
+    type=WORKERS,
     metavar="N",
     help="Number of workers. [default: this process]",
 )
@@ -163,8 +176,8 @@ def plan(methods: list[str], tasks: list[str], **options: Any) -> None:
 
 @main.command("verify")
 @click.argument("runs", metavar="RUN[,RUN..]|all")
-@click.option("--cells", type=click.IntRange(min=1), metavar="N", help="Verify a random sample of N runs.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of that sample.")
+@click.option("--cells", type=COUNT, metavar="N", help="Verify a random sample of N runs.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of that sample.")
 @threads_option
 @data_option
 @results_option
@@ -309,11 +322,11 @@ def list_settings(name: list[str]) -> None:
 
 def _print_names(items: Any) -> None:
     rows = [(str(name), str(about)) for name, about in items]
-    if not sys.stdout.isatty():
+    if not is_terminal(sys.stdout):
         click.echo("\n".join(name for name, _ in rows))
         return
     width = max(len(name) for name, _ in rows)
-    terminal = max(40, os.get_terminal_size().columns)
+    terminal = max(40, shutil.get_terminal_size().columns)
     for name, about in rows:
         indent = " " * (width + 2)
         text = click.wrap_text(about, terminal - 1, f"{name:<{width}}  ", indent)
@@ -342,7 +355,7 @@ def fetch(name: list[str], data: Path | None) -> None:
       bench data fetch mnist,notmnist --data ~/data
     """
     for each in name:
-        for path in registry.source(each).fetch(_root(data), sys.stderr.isatty()):
+        for path in registry.source(each).fetch(_root(data), is_terminal(sys.stderr)):
             click.echo(path)
 
 
@@ -351,11 +364,17 @@ def fetch(name: list[str], data: Path | None) -> None:
 @data_option
 @click.pass_context
 def verify(ctx: click.Context, name: list[str], data: Path | None) -> None:
-    """Check the files of data sets against their checksums; exit code 1 if one is wrong or missing."""
-    states = [item for each in name for item in registry.source(each).verify(_root(data))]
+    """Check the files of data sets against their checksums.
+
+    Exit code 1 if one is wrong or missing, or is accepted with a warning.
+    """
+    with warnings_logged() as warnings:
+        states = [item for each in name for item in registry.source(each).verify(_root(data))]
     for path, state in states:
         click.echo(f"{state}  {path}")
-    if any(state != "ok" for _, state in states):
+    for text in warnings:
+        click.echo(f"warning: {text}", err=True)
+    if warnings or any(state != "ok" for _, state in states):
         ctx.exit(1)
 
 

@@ -10,11 +10,16 @@ import click
 
 from bench import registry
 from bench.errors import UsageError
+from bench.records.schema import MAX_INTEGER
+from bench.system.numbers import positive, whole
 
 DEFAULT_RESULTS = "results"
 NAMES = "NAME[,NAME..]|all"
-MAX_INTEGER = 2**63 - 1  # integers in rows are 64-bit
 MAX_SEEDS = 100_000  # per command; a typed range could exceed memory
+# The weights of a million of the smallest of the image networks need 126 GB.
+MAX_MEMBERS = 1_000_000
+MAX_WORKERS = 10_000  # and threads of one command
+MAX_MINUTES = 10_000_000.0  # 19 years; timers of the system end soon after
 
 
 class Names(click.ParamType):
@@ -49,6 +54,45 @@ class Names(click.ParamType):
         ]
 
 
+class Whole(click.ParamType):
+    """An integer in a range, in decimal digits."""
+
+    name = "integer"
+
+    def __init__(self, least: int, most: int) -> None:
+        self.least, self.most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        try:
+            number = value if isinstance(value, int) else whole(value, self.most)
+        except ValueError:
+            number = -1
+        if number < self.least:
+            self.fail(
+                f"expected a whole number from {self.least} to {self.most}, found {value:.80}", param, ctx
+            )
+        return number
+
+
+class Positive(click.ParamType):
+    """A finite number above 0, in decimal digits."""
+
+    name = "number"
+
+    def __init__(self, most: float) -> None:
+        self.most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return value if isinstance(value, float) else positive(value, self.most)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+SEED = Whole(0, MAX_INTEGER)
+COUNT = Whole(1, MAX_INTEGER)
+WORKERS = Whole(1, MAX_WORKERS)
+
 results_option = click.option(
     "--results",
     type=click.Path(path_type=Path, file_okay=False),
@@ -70,7 +114,7 @@ device_option = click.option(
 )
 threads_option = click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=WORKERS,
     metavar="N",
     help="Threads of the whole command. [default: all cores, or OMP_NUM_THREADS for each process]",
 )
@@ -123,8 +167,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         try:
-            low = _whole(first)
-            high = _whole(last) if dash else low
+            low = whole(first, MAX_INTEGER)
+            high = whole(last, MAX_INTEGER) if dash else low
         except ValueError:
             raise UsageError(
                 f"--seed {text:.80}: expected 0 or 0,1,2 or 0-4, none above {MAX_INTEGER}"
@@ -138,19 +182,11 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def parse_members(text: str) -> tuple[int, ...]:
-    """`1,5,10` as ensemble sizes. Raises UsageError for anything else."""
+    """`1,5,10` as ensemble sizes, at most `MAX_MEMBERS`. Raises UsageError for anything else."""
     try:
-        sizes = {_whole(part) for part in text.split(",")}
+        sizes = {whole(part, MAX_MEMBERS) for part in text.split(",")}
     except ValueError:
         sizes = {0}
     if 0 in sizes:
-        raise UsageError(f"--members {text:.80}: expected sizes from 1 to {MAX_INTEGER}, as in 1,5,10,100")
+        raise UsageError(f"--members {text:.80}: expected sizes from 1 to {MAX_MEMBERS:,}, as in 1,5,10,100")
     return tuple(sorted(sizes))
-
-
-def _whole(text: str) -> int:
-    """An integer from 0 to `MAX_INTEGER` in decimal digits. Raises ValueError for any other text."""
-    # int() also accepts signs, blanks, underscores and the digits of other scripts.
-    if not (text.isascii() and text.isdigit()) or int(text) > MAX_INTEGER:
-        raise ValueError(text)
-    return int(text)

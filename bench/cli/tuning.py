@@ -7,11 +7,20 @@ from typing import Any
 import click
 
 from bench import registry
-from bench.cli.options import Names, data_option, device_option, results_option, threads_option
+from bench.cli.options import (
+    SEED,
+    Names,
+    Positive,
+    data_option,
+    device_option,
+    results_option,
+    threads_option,
+)
 from bench.errors import UsageError
 
 # CPU seconds: 30 minutes a method for tasks with data on disk, 5 for embedded ones.
 BUDGET, EMBEDDED_BUDGET = 1800.0, 300.0
+MAX_BUDGET = 1e9  # 30 years
 
 
 @click.command()
@@ -21,7 +30,7 @@ BUDGET, EMBEDDED_BUDGET = 1800.0, 300.0
 )
 @click.option(
     "--budget",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Positive(MAX_BUDGET),
     metavar="CPU-SECONDS",
     help=f"Time of all trials together. [default: {BUDGET:g}, of an embedded task {EMBEDDED_BUDGET:g}]",
 )
@@ -32,9 +41,7 @@ BUDGET, EMBEDDED_BUDGET = 1800.0, 300.0
     show_default=True,
     help="What is tuned.",
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of draws and fits."
-)
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of draws and fits.")
 @click.option(
     "--set", "sets", multiple=True, metavar="METHOD.KEY=VALUE", help="Fix a setting; may be repeated."
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 SCHEMA = 2
@@ -15,6 +16,7 @@ ADDED = {2: ("severity", "corruption")}
 KEY = COLUMNS[1 : COLUMNS.index("crafted_members") + 1]
 INTEGERS = ("seed", "members", "epoch", "severity", "crafted_members", "examples", "schema")
 FLOATS = ("quantile", "epsilon", "value")
+MAX_INTEGER = 2**63 - 1  # a reader has 64-bit integers
 
 
 class Metric(NamedTuple):
@@ -128,11 +130,24 @@ def header(version: int) -> tuple[str, ...]:
 
 
 def cell_text(column: str, value: Any) -> str:
-    """A value as CSV text: integers without a decimal point, floats in the shortest exact form."""
-    if value is None or value == "":
+    """A value as CSV text: integers without a decimal point, floats in the shortest exact form.
+
+    Raises ValueError for what a reader would refuse or find changed: an integer below 0, above `MAX_INTEGER`
+    or with a fraction, a number that is not finite, text with control characters, no value at all.
+    """
+    if value is None or (isinstance(value, str) and value == ""):
+        if column == "value":
+            raise ValueError("expected a value, found none")
         return ""
     if column in INTEGERS:
+        if not (math.isfinite(value) and value == int(value) and 0 <= value <= MAX_INTEGER):
+            raise ValueError(f"{column}: expected an integer from 0 to {MAX_INTEGER}, found {value!r}")
         return str(int(value))
     if column in FLOATS:
+        if not math.isfinite(value):
+            raise ValueError(f"{column}: expected a finite number, found {float(value)!r}")
         return repr(float(value))
-    return str(value)
+    text = str(value)
+    if not text.isprintable():  # lines of the file would break, or it could not be encoded
+        raise ValueError(f"{column}: expected text without control characters, found {text!r:.80}")
+    return text

@@ -8,13 +8,16 @@ does not exist. Without torch, since the report reads runs through this module.
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import io
 import json
+import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,13 +34,16 @@ MAX_ROWS_BYTES, MAX_ABOUT_BYTES, MAX_ARRAYS_BYTES = 64 * 2**20, 4 * 2**20, 256 *
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The rows as CSV text. Raises ValueError if two rows share a key."""
+    """The rows as CSV text. Raises ValueError if two rows share a key, or for a value outside its range."""
     seen: set[tuple[str, ...]] = set()
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(COLUMNS)
     for item in rows:
-        texts = {c: cell_text(c, item.get(c)) for c in COLUMNS}
+        try:
+            texts = {c: cell_text(c, item.get(c)) for c in COLUMNS}
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ValueError(f"row {item.get('evaluation', '')} {item.get('metric', '')}: {error}") from error
         key = tuple(texts[c] for c in KEY)
         if key in seen:
             raise ValueError(f"two rows share the key {dict(zip(KEY, key, strict=True))}")
@@ -53,7 +59,10 @@ def write_run(
     arrays: Mapping[str, np.ndarray],
     about: Mapping[str, Any],
 ) -> Path:
-    """Write a run's array file, its JSON and, last, its CSV; returns the CSV's path."""
+    """Write a run's array file, its JSON and, last, its CSV; returns the CSV's path.
+
+    Raises ValueError before anything is written, for rows that `read_csv` would refuse.
+    """
     text = to_csv(rows)
     folder = Path(results) / "raw"
     packed = io.BytesIO()
@@ -138,6 +147,13 @@ def read_csv(path: Path) -> pd.DataFrame:
     for column in (c for c in COLUMNS if c not in frame.columns):
         blanks = pd.NA if column in INTEGERS else np.nan if column in FLOATS else ""
         frame[column] = pd.Series(blanks, index=frame.index, dtype=types[column])
+    wrong = [c for c in INTEGERS if (frame[c] < 0).any()]
+    wrong += [c for c in FLOATS if np.isinf(frame[c]).any()]
+    if wrong or frame["value"].isna().any():
+        raise BenchError(
+            f"{path}: expected finite values and integers from 0, found others in "
+            f"{', '.join(wrong or ['value'])}; remove the file"
+        )
     return frame[list(COLUMNS)]
 
 
@@ -162,6 +178,7 @@ def read_about(results: Path, run: str) -> dict[str, Any]:
 _ABOUT: dict[str, tuple[type, ...]] = {
     "code": (str,),
     "created": (str,),
+    "order": (int,),
     "failure": (type(None), dict),
     "arrays_sha256": (str,),
     "config": (dict,),
@@ -201,8 +218,37 @@ def _found(error: Exception) -> str:
 def runs(results: Path) -> dict[str, dict[str, Any]]:
     """Every finished run by name, with its JSON, oldest first."""
     folder = Path(results) / "raw"
-    found = {path.stem: read_about(results, path.stem) for path in sorted(folder.glob("*.csv"))}
-    return dict(sorted(found.items(), key=lambda item: (item[1]["created"], item[0])))
+    found = {path.stem: read_about(results, path.stem) for path in folder.glob("*.csv")}
+    return {name: found[name] for name in ages(found)}
+
+
+def ages(abouts: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """The place of each run from the oldest, 0, to the newest. abouts: the JSON of runs by name.
+
+    What decides is the number `order` that a run was written with; of runs with the same (written at once,
+    or before there was one), that at the end of the name, and then the name. The time of day does not: runs
+    of one folder may come from hosts whose clocks differ.
+    """
+    keys = {
+        run: (about.get("order", 0), _number(run, about.get("cell", "")), run)
+        for run, about in abouts.items()
+    }
+    return {run: i for i, run in enumerate(sorted(keys, key=keys.__getitem__))}
+
+
+def _number(run: str, cell: str) -> int:
+    """How many runs of its cell there were with a run, by its name; 1 for other names."""
+    end = run.rpartition(f"-{cell[:8]}-")[2]
+    return int(end) if end != run and re.fullmatch("[0-9]{1,9}", end) else 1
+
+
+def next_order(results: Path, family: str) -> int:
+    """A number above `order` of all runs whose names begin with `family`; unreadable ones do not count."""
+    highest = 0
+    for path in (Path(results) / "raw").glob(f"{glob.escape(family)}*.json"):
+        with suppress(BenchError):
+            highest = max(highest, read_about(results, path.stem)["order"])
+    return highest + 1
 
 
 def read(results: Path) -> pd.DataFrame:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bench.records.schema import KEY
+from bench.records.store import ages
 from bench.report.uncertainty import t_interval
 
 PRESETS = ("paper", "quick", "smoke")  # the order of blocks: the published scale first
@@ -44,12 +45,11 @@ def prepare(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
     """Rows in report order: presets ranked, duplicates dropped, configurations distinguished by name.
 
     rows: the frame of `store.read`; abouts: each run's JSON by name. If runs with other sizes repeat
-    a number, the newest run's is kept. A method with several configurations in one preset, device and
-    task is split into several, `name [epochs=140]`, so that they are not averaged together.
+    a number, the newest run's is kept (`store.ages`). A method with several configurations in one preset,
+    device and task is split into several, `name [epochs=140]`, so that they are not averaged together.
     """
-    created = rows["run"].map(lambda run: str(abouts.get(run, {}).get("created", "")))
-    rows = rows.assign(created=created).sort_values(["created", "run"], kind="stable")
-    rows = rows.drop_duplicates([*KEY, "config", "device"], keep="last").drop(columns="created")
+    rows = rows.assign(age=rows["run"].map(ages(abouts))).sort_values(["age", "run"], kind="stable")
+    rows = rows.drop_duplicates([*KEY, "config", "device"], keep="last").drop(columns="age")
     # A failed run without a configuration does not count as another configuration.
     known = rows["config"].where(rows["config"] != "")
     place = [*TASK, "method"]

@@ -103,9 +103,14 @@ class Cell:
     def _folder(self, results: Path, identity: dict[str, Any]) -> Path:
         return results / "checkpoints" / self.task.train / digest(identity)[:16]
 
+    @property
+    def family(self) -> str:
+        """How the names of all runs of its method, task and preset begin."""
+        return f"{self.entry.name}-{self.task.name}-{self.preset}-s"
+
     def next_run(self, results: Path) -> str:
         """The name of the cell's next run; from the second on it ends in a number."""
-        stem = f"{self.entry.name}-{self.task.name}-{self.preset}-s{self.seed}-{self.key()[:8]}"
+        stem = f"{self.family}{self.seed}-{self.key()[:8]}"
         name, count = stem, 1
         while (results / "raw" / f"{name}.csv").exists():
             count += 1

@@ -3,26 +3,52 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import os
+import socket
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from uuid import uuid4
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
-from bench.system.files import write_atomic
+from bench.errors import BenchError
+from bench.system.files import read_bytes, write_atomic
+
+MAX_HOLDER_BYTES = 4096
+POLL_SECONDS = 0.5  # between two tries of a lock that another process holds
 
 
 class Locks:
     """Locks of one sweep in `<results>/locks/`, shared by all processes that use the folder.
 
-    The operating system holds a lock (flock), so it is released when its process is killed. The
-    number of attempts of this sweep at a cell is stored beside the lock until the cell finishes or fails:
-    otherwise a cell that kills its worker would be started forever.
+    The operating system holds a lock (flock), so it is released when its process is killed. On a file
+    system without flock (ENOSYS) a lock is the existence of its file, which outlives a process that is
+    killed: on the same host the next one takes it over, on another it has to be removed by hand. Beside a
+    lock stands who holds it, and the number of attempts of this sweep at a cell, until the cell finishes or
+    fails: otherwise a cell that kills its worker would be started forever.
+
+    Raises BenchError where the file system refuses locks.
     """
 
     def __init__(self, results: Path, sweep: str) -> None:
         self.folder = results / "locks"
         self.sweep = sweep
+        self.by_existence = False  # known once a lock has been asked for
+        self.blocked = ""  # the name that another process held when it was last asked for
+
+    def check(self) -> str:
+        """Take and release a lock; returns a warning, empty if the operating system holds locks here."""
+        with self.take(f"check-{uuid4().hex}"):
+            pass
+        if not self.by_existence:
+            return ""
+        return (
+            f"{self.folder}: its file system has no flock, so that locks outlive a process that is killed "
+            "on another host; choose a folder on another file system with --results, or mount it with flock"
+        )
 
     @contextmanager
     def take(self, *names: str) -> Iterator[bool]:
@@ -32,20 +58,62 @@ class Locks:
             yield all(self._acquire(name, held) for name in sorted(names))
         finally:
             for lock in reversed(held):
+                path = Path(lock.lock_file)
                 # Removed while held, so that no process can lock a file that is about to be removed.
                 with suppress(OSError):
-                    Path(lock.lock_file).unlink()
-                lock.release()
+                    _holder(path).unlink(missing_ok=True)
+                    if not isinstance(lock, SoftFileLock):  # which removes its own
+                        path.unlink()
+                with suppress(OSError):  # a lock that cannot be released ends with its process
+                    lock.release()
+
+    @contextmanager
+    def wait(self, name: str, say: Callable[[str], None]) -> Iterator[None]:
+        """Lock a name, once whoever holds it has released it; says once who that is."""
+        told = False
+        while True:
+            with self.take(name) as held:
+                if held:
+                    yield
+                    return
+                if not told and (holder := self.holder()):
+                    say(f"waiting for {name}: held by {holder}")
+                    told = True
+            time.sleep(POLL_SECONDS)
 
     def _acquire(self, name: str, held: list[FileLock]) -> bool:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / f"{name}.lock")
+        path = self._path(name)
         try:
-            lock.acquire(blocking=False)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that there is no flock: `check` says so
+                lock.acquire(blocking=False)
         except Timeout:
+            self.by_existence |= isinstance(lock, SoftFileLock)
+            self.blocked = name
             return False
+        except OSError as error:
+            raise BenchError(
+                f"{self.folder}: expected a folder where files can be locked, found: "
+                f"{error.strerror or error}; choose a folder on another file system (such as a local disk) "
+                "with --results, or have its locks enabled (NFS: a running lockd; Lustre: mount option flock)"
+            ) from error
         held.append(lock)
+        self.by_existence |= isinstance(lock, SoftFileLock)
+        with suppress(BenchError):  # is only told to others
+            document = {"host": socket.gethostname(), "pid": os.getpid()}
+            write_atomic(_holder(path), json.dumps(document).encode())
         return True
+
+    def holder(self) -> str:
+        """Who held a name that `take` did not get, with what to do if it is gone; empty if not known."""
+        path = self._path(self.blocked)
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            found = json.loads(read_bytes(_holder(path), MAX_HOLDER_BYTES).decode())
+            text = f"process {found['pid']} on host {found['host']}"
+            return f"{text}; if that has ended, remove {path}" if self.by_existence else text
+        return ""
 
     def begin(self, name: str) -> int:
         """Count an attempt at a cell whose lock is held; returns the number of this sweep's earlier ones."""
@@ -60,5 +128,13 @@ class Locks:
         """Reset the count of a cell that finished or failed."""
         self._attempts(name).unlink(missing_ok=True)
 
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.lock"
+
     def _attempts(self, name: str) -> Path:
         return self.folder / f"{name}.attempts"
+
+
+def _holder(lock: Path) -> Path:
+    """The file that says who holds a lock."""
+    return lock.with_suffix(".holder")

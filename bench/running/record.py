@@ -17,6 +17,7 @@ from bench.records import schema, store
 from bench.running import versions
 from bench.running.cell import Cell
 from bench.system import provenance
+from bench.system.paths import without_folders
 
 
 def write(
@@ -51,7 +52,8 @@ def write(
     }
     about = {
         "cell": cell.key(),
-        "created": datetime.now(UTC).isoformat(),
+        "created": datetime.now(UTC).isoformat(),  # for people: clocks of several hosts give no order
+        "order": store.next_order(results, cell.family),
         "config": cell.settings.document(),
         "sizes": list(cell.sizes),
         "classes": classes,
@@ -82,10 +84,11 @@ def _store_code(cell: Cell, results: Path, failure: dict[str, str] | None) -> st
     return version
 
 
-def described(error: BaseException) -> dict[str, str]:
-    """A failure for the JSON: type, message and traceback of an error."""
+def described(error: BaseException, results: Path) -> dict[str, str]:
+    """A failure for the JSON: type, message and traceback of an error, without folders of this machine."""
+    known = {"RESULTS": results}
     return {
         "type": type(error).__name__,
-        "message": str(error),
-        "traceback": "".join(traceback.format_exception(error)),
+        "message": without_folders(str(error), known),
+        "traceback": without_folders("".join(traceback.format_exception(error)), known),
     }

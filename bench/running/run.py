@@ -22,7 +22,7 @@ from bench.running.cell import Cell
 from bench.system import devices
 from bench.system.progress import Reporter
 from bench.task import Data, Scale
-from bench.training import LOSSES, Fit, FitSettings, Method
+from bench.training import LOSSES, Fit, FitSettings, Method, limits
 
 # Under this name, which code versions of stored runs contain, so that those stay current.
 _write = record.write
@@ -48,6 +48,37 @@ def _draws(method: Method, sizes: tuple[int, ...], evaluations: tuple[str, ...],
     """Networks to sample: as many as the evaluations need, or all if the method holds fewer."""
     wanted = max([*sizes, *(DRAWS[name](scale) for name in evaluations if name in DRAWS)])
     return wanted if method.max_members is None else min(wanted, method.max_members)
+
+
+def check_memory(cell: Cell, data: Data, device: torch.device) -> None:
+    """Raises BenchError where the networks of a cell and their predictions would not fit in memory.
+
+    Before training, from what they take at least: weights on the device, logits on the host.
+    """
+    network = cell.task.network().eval()
+    method = cell.entry.load()(cell.task.network(), cell.settings.method)
+    most = method.max_members
+    sizes = tuple(size for size in cell.sizes if most is None or size <= most)
+    if not sizes:
+        return  # `run` says so
+    scale = cell.task.scale(cell.preset).asked(cell.sizes)
+    test = data.test.first(scale.images)
+    images = len(test) + (len(data.outliers.first(scale.images)) if data.outliers is not None else 0)
+    with torch.no_grad():
+        outputs = network(test.images[:1]).shape[-1]
+    weights = _draws(method, sizes, cell.task.evaluations, scale) * sum(
+        w.nbytes for w in network.parameters()
+    )
+    logits = max(sizes) * images * outputs * 4
+    host = torch.device("cpu")
+    needed = [(host, weights + logits)] if device == host else [(device, weights), (host, logits)]
+    for place, size in needed:
+        if size > (room := limits.room(place)):
+            raise BenchError(
+                f"expected {max(sizes):,} networks and their predictions within the {room / 1e9:,.1f} GB "
+                f"that are free ({place.type}), found that they need {size / 1e9:,.1f} GB; "
+                "ask for fewer with --members"
+            )
 
 
 def run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: Reporter) -> Path:
@@ -85,7 +116,7 @@ def _run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: 
 def record_failure(cell: Cell, results: Path, device: torch.device, error: BaseException) -> Path:
     """Write the row of a failed cell, which does not count as done."""
     rows = [schema.row("failed", 1.0) | {"unit": type(error).__name__}]
-    return _write(cell, results, rows, {}, device, record.described(error))
+    return _write(cell, results, rows, {}, device, record.described(error, results))
 
 
 def _fit(

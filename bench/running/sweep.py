@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from bench.running import launchers
+from bench.running.locks import Locks
 from bench.running.plan import Planned, Selection, plan
 from bench.running.worker import Job, ended_run, work
 from bench.system import files
@@ -43,6 +44,9 @@ def run(
     """
     planned, unreadable = plan(selection, results)
     _check_writable(results)
+    sweep = uuid4().hex
+    if warning := Locks(results, sweep).check():
+        reporter.say(f"warning: {warning}")
     outcome = Outcome(failed=dict(unreadable))
     todo: list[Planned] = []
     for item in planned:
@@ -55,7 +59,7 @@ def run(
     if not todo:
         return outcome
     job = Job(
-        sweep=uuid4().hex,
+        sweep=sweep,
         selection=selection,
         results=results,
         todo=frozenset(item.cell.key() for item in todo),
@@ -88,6 +92,6 @@ def _count(job: Job, todo: Sequence[Planned], outcome: Outcome) -> None:
 
 
 def _check_writable(results: Path) -> None:
-    probe = results / "raw" / "writable"
+    probe = results / "raw" / f"writable-{uuid4().hex}"  # another sweep may try at the same moment
     files.write_atomic(probe, b"")
     probe.unlink()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 
@@ -24,6 +25,7 @@ from bench.errors import BenchError
 from bench.records import schema, store, tuning
 from bench.running import candidates, record, trials
 from bench.running.candidates import Candidate, Search
+from bench.running.locks import Locks
 from bench.running.plan import Selection, cells
 from bench.running.trials import Score, Trial
 from bench.settings import parse_sets
@@ -79,6 +81,7 @@ class _Tuning:
     results: Path
     device: torch.device
     reporter: Reporter
+    locks: Locks
     cpu_seconds: float = 0.0
 
     def rung(self, proposed: Iterator[Candidate], length: Fraction, until: float) -> list[Tried]:
@@ -98,7 +101,9 @@ class _Tuning:
         settings = self.search.shortened(candidate, length)
         identity = {f.name: getattr(self.cell, f.name) for f in fields(Trial)}
         trial = Trial(**identity | {"settings": settings})
-        tried = self._stored(trial, candidate, length) or self._computed(trial, candidate, length)
+        # Another tuning in the folder may be at the same trial: it is waited for, and its result is read.
+        with self.locks.wait(trial.key()[:16], self.reporter.say):
+            tried = self._stored(trial, candidate, length) or self._computed(trial, candidate, length)
         self.reporter.say(_line(tried, self.search))
         return tried
 
@@ -129,7 +134,8 @@ class _Tuning:
             rows.append(schema.row("fit_seconds", fit.cost.seconds, evaluation="tune"))
             rows.append(schema.row("fit_cpu_seconds", fit.cost.cpu_seconds, evaluation="tune"))
         except Exception as error:  # a candidate may diverge, or not fit in memory
-            rows, failure = [schema.row("failed", 1.0, evaluation="tune")], record.described(error)
+            rows = [schema.row("failed", 1.0, evaluation="tune")]
+            failure = record.described(error, self.results)
         cost = (spent() - begun).cpu_seconds
         rows.append(schema.row("trial_cpu_seconds", cost, evaluation="tune"))
         rows = [r | {"variant": f"length {length}"} for r in rows]
@@ -173,7 +179,10 @@ def tune(
     data = task.load(selection.data)
     cell = next(cells(selection, task, data))
     trial = Trial(**{f.name: getattr(cell, f.name) for f in fields(cell)})
-    run = _Tuning(search, data, trial, results, device, reporter)
+    locks = Locks(tuning.folder(results), uuid4().hex)
+    if warning := locks.check():
+        reporter.say(f"warning: {warning}")
+    run = _Tuning(search, data, trial, results, device, reporter, locks)
     first = run.rung(search.candidates(trial.seed), RUNGS[0], budget * float(SHORT))
     order = _ordered(first)
     # The preset's own settings, then the best others: half of all go on.

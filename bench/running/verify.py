@@ -188,10 +188,12 @@ def _verify(results: Path, run: str, about: dict[str, Any], read: TaskData, repo
         (results / "checkpoints").mkdir(parents=True, exist_ok=True)
         (Path(folder) / "checkpoints").symlink_to((results / "checkpoints").resolve(), True)
         name = (cell.stage(results) or fit.parent).name
-        with Locks(results, uuid4().hex).take(name) as held:
+        locks = Locks(results, uuid4().hex)
+        with locks.take(name) as held:
             if not held:
+                holder = locks.holder() or "another process"
                 raise BenchError(
-                    f"expected fit {name} to be unlocked, found another process using it; verify later"
+                    f"expected fit {name} to be unlocked, found it held by {holder}; verify later"
                 )
             path = run_cell(cell, data, Path(folder), device, watch)
         now = store.read_about(Path(folder), path.stem)

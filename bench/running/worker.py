@@ -21,12 +21,12 @@ from bench.records import store
 from bench.running import run
 from bench.running.cell import Cell
 from bench.running.data import TaskData
-from bench.running.locks import Locks
+from bench.running.locks import POLL_SECONDS, Locks
 from bench.running.plan import Selection, cells
+from bench.system.output import unfailing
 from bench.system.progress import Plain, Reporter
 from bench.task import Data
 
-POLL_SECONDS = 0.5  # between two checks of cells that another process holds
 ATTEMPTS = 2  # at a cell whose worker dies
 
 
@@ -71,8 +71,13 @@ def run_worker(job: Job, label: str, gpu: str | None = None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGINT, _interrupt_once)
-    with suppress(KeyboardInterrupt):
-        work(job, Plain(label))
+    reporter = Plain(label)
+    with unfailing(), suppress(KeyboardInterrupt):
+        try:
+            work(job, reporter)
+        except BenchError as error:  # of the folder, not of a cell; the launcher decides whether to try again
+            reporter.say(f"Error: {error}")
+            raise SystemExit(1) from error
 
 
 def _interrupt_once(number: int, frame: FrameType | None) -> None:
@@ -86,7 +91,7 @@ def work(job: Job, reporter: Reporter) -> None:
         parallel.use(job.threads)
     locks = Locks(job.results, job.sweep)
     left = set(job.todo)
-    load = _Loader(job.selection)
+    load, waiting = _Loader(job.selection), _Waiting(locks, reporter)
     while left:
         before = len(left)
         for cell, data in load.cells(left):
@@ -96,13 +101,36 @@ def work(job: Job, reporter: Reporter) -> None:
                 elif held:
                     _attempt(cell, data, job, locks, reporter)
                     left.discard(cell.key())
+                else:
+                    waiting.note(cell)
         if lost := left.difference(*load.keys.values()):
             left -= lost
             reporter.say(
                 f"skipped: {len(lost)} cells; expected the data that the plan was made with, found others"
             )
         elif left and len(left) == before:
+            waiting.say()
             time.sleep(POLL_SECONDS)
+
+
+class _Waiting:
+    """Says once of every process that holds cells which it is waited for."""
+
+    def __init__(self, locks: Locks, reporter: Reporter) -> None:
+        self.locks, self.reporter = locks, reporter
+        self.found: dict[str, Cell] = {}  # since `say`: who holds a cell, with the first of its cells
+        self.told: set[str] = set()
+
+    def note(self, cell: Cell) -> None:
+        """A cell could not be locked."""
+        self.found.setdefault(self.locks.holder(), cell)
+
+    def say(self) -> None:
+        """Nothing else is left to do: say who is waited for, unless that has been said."""
+        for holder in [holder for holder in self.found if holder and holder not in self.told]:
+            self.told.add(holder)
+            self.reporter.say(f"waiting for {self.found[holder].name}: held by {holder}")
+        self.found = {}
 
 
 class _Loader:
@@ -172,6 +200,7 @@ def _attempt(cell: Cell, data: Data, job: Job, locks: Locks, reporter: Reporter)
 def _remove_parts(cell: Cell, results: Path) -> None:
     """Delete partial files of a killed process; holding the locks, nobody else is writing them."""
     places = [(results / "raw", f"*-{cell.key()[:8]}*.part")]
+    places += [(results / "locks", f"{n}*.part") for n in (cell.key()[:16], *_fit_names(cell, results))]
     with suppress(BenchError):  # where its sources cannot be read, the cell has no fit
         stages = [stage] if (stage := cell.stage(results)) else []
         places += [(folder, "*.part") for folder in (cell.checkpoint(results).parent, *stages)]
@@ -184,6 +213,7 @@ def _run_cell(cell: Cell, data: Data, job: Job, device: torch.device, reporter: 
     try:
         reporter.say(cell.name)
         with time_limit(job.limit):
+            run.check_memory(cell, data, device)
             run.run(cell, data, job.results, device, reporter)
     except KeyboardInterrupt:
         stopped = Interrupted("stopped by Ctrl-C; the same command resumes from the last checkpoint")
@@ -195,6 +225,10 @@ def _run_cell(cell: Cell, data: Data, job: Job, device: torch.device, reporter: 
 
 
 def _record(cell: Cell, job: Job, device: torch.device, error: Exception, reporter: Reporter) -> None:
+    """Store a failure, unless it came after the cell's run was written: then the cell has finished."""
+    if ended_run(job, cell) is not None:
+        reporter.say(f"  warning: after the run had been written: {type(error).__name__}: {error}")
+        return
     path = run.record_failure(cell, job.results, device, error)
     reporter.say(f"  failed: {type(error).__name__}: {error}\n  wrote {path}")
 

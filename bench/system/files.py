@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 from bench.errors import BenchError
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file atomically: after a failure it is absent or as before, never partial."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    # A process number would not do: other hosts and containers that share the folder have it too.
+    part = path.with_name(f"{path.name}.{uuid4().hex}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data)

@@ -65,7 +65,7 @@ def kernels() -> dict[str, str]:
 def _processor_lines() -> dict[str, str]:
     """What /proc/cpuinfo says of the first processor; empty where there is none."""
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        text = Path("/proc/cpuinfo").read_text("utf-8", "replace")
     except OSError:
         return {}
     lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
@@ -89,7 +89,10 @@ def memory_bytes() -> int | None:
 def _group_free() -> list[int]:
     """What remains of each control group's memory limit; empty if there is none."""
     try:
-        paths = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+        paths = [
+            line.split(":", 2)
+            for line in Path("/proc/self/cgroup").read_text("utf-8", "replace").splitlines()
+        ]
     except OSError:
         return []
     found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,8 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from bench.system.output import is_terminal
 
 PLAIN_SECONDS = 15.0  # between two progress lines
 
@@ -66,7 +69,8 @@ class Live:
 def reporter() -> Iterator[Plain | Live]:
     """The reporter for standard output: `Live` on a terminal, else `Plain`."""
     console = Console()
-    if not console.is_terminal:
+    # Rich alone would take a file for a terminal where FORCE_COLOR is set, as it is by many servers.
+    if not (is_terminal(sys.stdout) and console.is_terminal):
         yield Plain()
         return
     columns = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from functools import cache
@@ -13,7 +14,8 @@ import torch
 
 from bench.system.machine import kernels, processor
 
-PACKAGE = Path(__file__).parent.parent
+CHECKOUT = Path(__file__).parent.parent.parent  # the folder of the package, if it is one
+CODE = ("*.py", "*.cpp", "*.h", "*.toml")
 LIBRARIES = ("torch", "torchvision", "torchattacks", "numpy", "scipy", "scikit-learn", "pandas", "pillow")
 
 
@@ -21,18 +23,26 @@ LIBRARIES = ("torch", "torchvision", "torchattacks", "numpy", "scipy", "scikit-l
 def commit() -> tuple[str, bool]:
     """The checkout's commit and whether its code has uncommitted changes; ("", False) outside a checkout."""
     try:
-        head = _git("rev-parse", "--short=12", "HEAD")
-        return head, bool(_git("status", "--porcelain", "--", "*.py", "*.cpp", "*.h", "*.toml"))
-    except (OSError, subprocess.CalledProcessError):
+        # A package that lies inside another repository is not a checkout of this one.
+        if Path(os.fsdecode(_git("rev-parse", "--show-toplevel"))).resolve() != CHECKOUT.resolve():
+            return "", False
+        head = _git("rev-parse", "--short=12", "HEAD").decode("ascii")
+        int(head, 16)  # what is no number was not written by git
+        changed = _git("status", "--porcelain", "--untracked-files=normal", "--", *CODE)
+        return head, bool(changed)
+    except (OSError, ValueError, subprocess.CalledProcessError):
         return "", False
 
 
-def _git(*arguments: str) -> str:
-    # A package installed inside another repository is not a checkout of this one.
-    if not (PACKAGE.parent / "pyproject.toml").exists():
-        raise OSError("not a checkout")
-    command = ["git", "-C", str(PACKAGE.parent), *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+def _git(*arguments: str) -> bytes:
+    """What git says of the folder that the package lies in, whatever the environment and settings say."""
+    # GIT_DIR, GIT_WORK_TREE, GIT_INDEX_FILE and others, as git sets them in hooks, would name another one.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment["GIT_OPTIONAL_LOCKS"] = "0"  # several processes ask at once
+    settings = ("-c", "core.fsmonitor=false", "-c", "core.untrackedCache=false")
+    command = ["git", "-C", str(CHECKOUT), *settings, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, env=environment, stdin=subprocess.DEVNULL)
+    return done.stdout.strip()
 
 
 @cache

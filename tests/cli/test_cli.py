@@ -16,6 +16,7 @@ from bench import registry
 from bench.cli.options import parse_members, parse_seeds
 from bench.errors import UsageError
 from bench.records import store
+from bench.running import launchers
 from bench.running.plan import Selection, cells
 
 
@@ -56,6 +57,10 @@ def test_finished_cells_are_skipped_and_force_repeats_them(tmp_path):
     forced = run(tmp_path, "--force")
     assert "fit: reusing" in forced.output and "1 run" in forced.output
     assert len(list((tmp_path / "raw").glob("*.csv"))) == 2
+    # Of other sizes too, the next run is the newer one, without asking a clock.
+    assert "1 run" in run(tmp_path, "--members", "1,2").output
+    orders = [json.loads(path.read_text())["order"] for path in (tmp_path / "raw").glob("*.json")]
+    assert sorted(orders) == [1, 2, 3]
 
 
 def test_stale_cells_run_again_only_on_request(tmp_path):
@@ -101,7 +106,8 @@ def test_a_failure_becomes_a_row_and_the_sweep_continues_with_exit_code_one(tmp_
     assert "hypergan" in set(frame["method"])
     assert "expected finite losses" in done.output
     about = json.loads((tmp_path / "raw" / f"{failed['run'].iloc[0]}.json").read_text())
-    assert "Traceback" in about["failure"]["traceback"]
+    assert 'File "bench/training/fit.py"' in about["failure"]["traceback"]
+    assert str(Path.cwd()) not in json.dumps(about) and str(tmp_path) not in json.dumps(about)
     assert "1 run, 0 already done, 0 failed" in run(tmp_path).output
 
 
@@ -138,12 +144,29 @@ def test_one_network_has_an_accuracy_but_no_pairwise_metrics(tmp_path):
         (["--set", "standard_ensemble.epoch=1"], "did you mean epochs"),
         (["--set", "standard_ensemble.epochs=many"], "expected an integer of at least 1, found 'many'"),
         (["--set", "standard_ensemble.epochs=0"], "expected an integer of at least 1, found 0"),
+        (["--set", f"standard_ensemble.epochs={2**63}"], "expected an integer of at least 1, within 64 bits"),
+        (
+            ["--set", f"standard_ensemble.epochs={10**300}"],
+            "expected an integer of at least 1, within 64 bits",
+        ),
+        (["--set", "standard_ensemble.networks=-2"], "expected an integer of at least 1, found -2"),
         (["--set", "standard_ensemble.lr=nan"], "expected a number above 0, found nan"),
         (["--seed", "²"], "--seed ²: expected 0 or 0,1,2 or 0-4"),
         (["--seed", str(2**63)], "none above 9223372036854775807"),
         (["--seed", f"0-{2**63 - 1}"], "expected at most 100,000 seeds"),
         (["--members", "²"], "--members ²: expected sizes"),
-        (["--members", "9" * 5000], "expected sizes from 1 to 9223372036854775807"),
+        (["--members", "9" * 5000], "expected sizes from 1 to 1,000,000"),
+        (["--members", "1000000000"], "expected sizes from 1 to 1,000,000"),
+        (["--members", "1e9"], "expected sizes from 1 to 1,000,000"),
+        (["--seed", "0-99999999"], "expected at most 100,000 seeds"),
+        (["--jobs", "²"], "expected a whole number from 1 to 10000, found ²"),
+        (["--jobs", "٣"], "expected a whole number from 1 to 10000, found ٣"),
+        (["--threads", "1_0"], "expected a whole number from 1 to 10000, found 1_0"),
+        (["--threads", "1000000000"], "expected a whole number from 1 to 10000"),
+        (["--limit", "nan"], "expected a number above 0 and at most 1e+07, found nan"),
+        (["--limit", "inf"], "expected a number above 0 and at most 1e+07, found inf"),
+        (["--limit", "1e300"], "expected a number above 0"),
+        (["--limit", "0"], "expected a number above 0"),
     ],
 )
 def test_a_wrong_command_line_exits_with_two_and_writes_nothing(tmp_path, arguments, said):
@@ -151,6 +174,28 @@ def test_a_wrong_command_line_exits_with_two_and_writes_nothing(tmp_path, argume
     assert done.exit_code == 2
     assert said in done.output
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tune", "standard_ensemble", "--task", "stripes", "--seed", str(2**63)],
+        ["tune", "standard_ensemble", "--task", "stripes", "--budget", "nan"],
+        ["tune", "standard_ensemble", "--task", "stripes", "--budget", "²"],
+        ["verify", "all", "--seed", "²"],
+        ["verify", "all", "--cells", "0"],
+    ],
+)
+def test_numbers_out_of_range_exit_with_two(tmp_path, words):
+    done = bench(*words, results=tmp_path / "results")
+    assert done.exit_code == 2 and "expected a" in done.output
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("text", ["²", "٣", "-1", "1,2", "1e3", " 2", ""])
+def test_threads_that_are_no_number_in_the_environment_do_not_count(monkeypatch, text):
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert launchers.shares(2, 8) == [4, 4]
 
 
 def test_missing_data_is_one_error_and_exit_code_one(tmp_path):
@@ -174,6 +219,10 @@ def test_a_checkpoint_of_another_format_fails_the_cell_and_says_so(tmp_path):
     done = run(tmp_path, "--force")
     assert done.exit_code == 1
     assert "remove the file to train again" in done.output
+    (failed,) = (p for p in (tmp_path / "raw").glob("*.json") if "Traceback" in p.read_text())
+    failure = json.loads(failed.read_text())["failure"]
+    assert failure["message"].startswith("RESULTS/checkpoints/stripes/")
+    assert str(tmp_path) not in failed.read_text() and 'File "/' not in failure["traceback"]
 
 
 def test_report_reads_the_output_of_run(tmp_path):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bench.errors import BenchError
 from bench.records import schema, store
@@ -23,8 +26,8 @@ def rows(**changes):
     ]
 
 
-def about(cell="c", created="2026-01-01", failure=None):
-    return {"cell": cell, "created": created, "failure": failure}
+def about(cell="c", order=1, failure=None, **more):
+    return {"cell": cell, "order": order, "failure": failure, **more}
 
 
 def test_numbers_round_trip_and_empty_stays_empty(tmp_path):
@@ -52,10 +55,10 @@ def test_a_column_outside_the_schema_is_refused():
 
 
 def test_the_newest_run_of_a_cell_is_read_unless_it_failed(tmp_path):
-    store.write_run(tmp_path, "old", rows(run="old"), {}, about(created="2026-01-01"))
-    store.write_run(tmp_path, "new", rows(run="new"), {}, about(created="2026-01-02"))
+    store.write_run(tmp_path, "old", rows(run="old"), {}, about(order=1, created="2026-03-01"))
+    store.write_run(tmp_path, "new", rows(run="new"), {}, about(order=2, created="2026-01-02"))
     failure = {"type": "E", "message": "", "traceback": ""}
-    store.write_run(tmp_path, "bad", rows(run="bad"), {}, about(created="2026-01-03", failure=failure))
+    store.write_run(tmp_path, "bad", rows(run="bad"), {}, about(order=3, failure=failure))
     assert set(store.read(tmp_path)["run"]) == {"new"}
 
 
@@ -109,3 +112,69 @@ def test_every_row_in_the_results_folder_is_read():
         assert frame["schema"].between(1, schema.SCHEMA).all()
         earlier = frame[frame["schema"] < 2]
         assert earlier["severity"].isna().all() and (earlier["corruption"] == "").all()
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("value", float("nan")),
+        ("value", float("inf")),
+        ("value", None),
+        ("value", ""),
+        ("epsilon", -float("inf")),
+        ("seed", 2**63),
+        ("seed", -1),
+        ("members", 1.5),
+        ("members", float("nan")),
+        ("members", "many"),
+        ("dataset", "a\rb"),
+        ("dataset", "a\x00b"),
+        ("dataset", "a\udcff"),
+    ],
+)
+def test_a_value_that_would_not_be_read_back_is_refused_and_nothing_is_written(tmp_path, column, value):
+    row = rows()[0]
+    with pytest.raises(ValueError, match=r"row .*accuracy"):
+        store.write_run(tmp_path, "r", [row | {column: value}], {}, about())
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("column", "text"), [("value", "inf"), ("value", ""), ("seed", "-1"), ("value", "nan")]
+)
+def test_what_the_writer_refuses_the_reader_refuses(tmp_path, column, text):
+    path = store.write_run(tmp_path, "r", rows()[:1], {}, about())
+    header, line = path.read_text().splitlines()
+    cells = line.split(",")
+    cells[schema.COLUMNS.index(column)] = text
+    path.write_text("\n".join([header, ",".join(cells)]) + "\n")
+    with pytest.raises(BenchError, match="remove the file"):
+        store.read_csv(path)
+
+
+@given(
+    st.integers(0, schema.MAX_INTEGER),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1),
+)
+def test_what_is_written_is_read_back(seed, value, name):
+    row = {**rows()[0], "seed": seed, "value": value, "variant": name}
+    with tempfile.TemporaryDirectory() as folder:
+        frame = store.read_csv(store.write_run(Path(folder), "r", [row], {}, about()))
+    assert frame.loc[0, ["seed", "value", "variant"]].tolist() == [seed, value, name]
+
+
+def test_of_runs_that_were_written_at_once_the_number_in_the_name_decides_then_the_name():
+    cell = "0123456789abcdef"
+    names = ["m-t-smoke-s0-01234567", "m-t-smoke-s0-01234567-2", "m-t-smoke-s0-01234567-10", "m-t-smoke-s1-x"]
+    abouts = {name: {"cell": cell, "created": f"2026-{9 - i}"} for i, name in enumerate(names)}
+    assert list(store.ages(abouts)) == [names[0], names[3], names[1], names[2]]
+    assert list(store.ages({**abouts, names[0]: {"cell": cell, "order": 1}}))[-1] == names[0]
+
+
+def test_orders_grow_within_a_family_and_files_that_cannot_be_read_do_not_count(tmp_path):
+    assert store.next_order(tmp_path, "m-t-smoke-s") == 1
+    store.write_run(tmp_path, "m-t-smoke-s0-1", rows(), {}, about(order=7))
+    store.write_run(tmp_path, "m-t-quick-s0-1", rows(), {}, about(order=70))
+    (tmp_path / "raw" / "m-t-smoke-s0-2.json").write_text("{")
+    assert store.next_order(tmp_path, "m-t-smoke-s") == 8

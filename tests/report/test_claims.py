@@ -19,7 +19,7 @@ PUBLISHED = "hypergan-published"
 PAPER = published.read(published.ORIGINAL.parent)
 
 
-def frame(rows, tmp_path, created=None):
+def frame(rows, tmp_path, order=None):
     """The prepared rows of runs, and their JSON."""
     frames = []
     for run in dict.fromkeys(r["run"] for r in rows):
@@ -27,19 +27,19 @@ def frame(rows, tmp_path, created=None):
         path.write_text(store.to_csv(r for r in rows if r["run"] == run))
         frames.append(store.read_csv(path))
     found = pd.concat(frames, ignore_index=True)
-    abouts = {run: {"created": (created or {}).get(run, "2025-01-01")} for run in set(found["run"])}
+    abouts = {run: {"order": (order or {}).get(run, 1)} for run in set(found["run"])}
     return prepare(found, abouts), abouts
 
 
-def lines(rows, tmp_path, name=None, created=None):
+def lines(rows, tmp_path, name=None, order=None):
     """The ledger, or one claim's lines of it."""
     chosen = [claim for claim in claims.CLAIMS if name in (None, claim.name)]
-    return ledger.ledger(*frame(rows, tmp_path, created), PAPER, chosen)
+    return ledger.ledger(*frame(rows, tmp_path, order), PAPER, chosen)
 
 
-def line(name, rows, tmp_path, created=None, judged=HG):
+def line(name, rows, tmp_path, order=None, judged=HG):
     """The line of a claim that judges one HyperGAN."""
-    found = lines(rows, tmp_path, name, created)
+    found = lines(rows, tmp_path, name, order)
     (only,) = found[found["judged_on"] == judged].to_dict("records")
     return only
 
@@ -222,14 +222,14 @@ def test_the_configuration_with_most_seeds_is_used_then_the_newest(tmp_path):
     other = [accuracy(HG, "mnist", 1, 0.5, config="d", run="other")]
     assert line("single-networks", many + other, tmp_path)["verdict"] == claims.HOLDS
     for newer, verdict in (("other", claims.FAILS), (many[0]["run"], claims.HOLDS)):
-        found = line("single-networks", many[:1] + other, tmp_path, {newer: "2026"})
+        found = line("single-networks", many[:1] + other, tmp_path, {newer: 2})
         assert found["verdict"] == verdict
 
 
 def test_of_configurations_with_equal_seeds_the_one_on_more_tasks_is_used(tmp_path):
     wide = [accuracy(HG, task, 1, 0.99) for task in ("mnist", "notmnist")]
     other = [accuracy(HG, "mnist", 1, 0.5, config="d", run="other")]
-    found = line("single-networks", wide + other, tmp_path, {"other": "2026"})
+    found = line("single-networks", wide + other, tmp_path, {"other": 2})
     assert found["verdict"] == claims.HOLDS
 
 
@@ -257,7 +257,7 @@ def test_diversity_claims_use_all_traced_tasks(tmp_path):
 @pytest.mark.parametrize("departing", [False, True])
 def test_the_command_line_names_departures_and_exits_with_1(departing, tmp_path):
     rows = [r | {"run": "run"} for r in CASES["norms-vary-more"][0][departing]]
-    store.write_run(tmp_path, "run", rows, {}, {"cell": "c", "created": "2025-01-01"})
+    store.write_run(tmp_path, "run", rows, {}, {"cell": "c", "order": 1})
     done = CliRunner().invoke(main, ["report", "--results", str(tmp_path), "--check"], catch_exceptions=False)
     assert done.exit_code == departing
     said = [text for text in done.output.splitlines() if text.startswith("departs: ")]

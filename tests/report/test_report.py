@@ -376,7 +376,8 @@ def test_of_two_runs_with_the_same_row_the_newest_counts(results):
     rows = store.read(results)
     run = rows["run"].iloc[0]
     again = rows[rows["run"] == run].assign(run="newer", value=0.5)
-    abouts = {"newer": {"created": "2025-01-02"}, run: {"created": "2025-01-01"}}
+    # The clock of the host of the newer run was behind.
+    abouts = {"newer": {"order": 2, "created": "2025-01-01"}, run: {"order": 1, "created": "2025-01-02"}}
     found = prepare(pd.concat([again, rows], ignore_index=True), abouts)
     assert len(found) == len(rows) and run not in set(found["run"])
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shlex
 import signal
-import subprocess
-import sys
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from commands import SMALL, bench, run
+from jobs import SELECTION, job_of
 
 from bench import registry
 from bench.errors import BenchError, DataError
@@ -22,54 +22,10 @@ from bench.running.locks import Locks
 from bench.running.plan import Selection, plan
 from bench.system.progress import Plain
 
-SELECTION = Selection(["standard_ensemble"], ["stripes"], "smoke", sets=SMALL[1::2])
-
-
-def job_of(results, selection=SELECTION, **changes):
-    todo = frozenset(item.cell.key() for item in plan(selection, results)[0])
-    return replace(worker.Job("s", selection, results, todo, frozenset()), **changes)
-
 
 def failures(results):
     frame = store.read(results)
     return frame.loc[frame["metric"] == "failed", "unit"].tolist()
-
-
-def test_a_lock_is_exclusive_and_leaves_no_file(tmp_path):
-    first, second = Locks(tmp_path, "a"), Locks(tmp_path, "b")
-    with first.take("cell", "fit") as held:
-        assert held
-        with second.take("cell", "other") as other:
-            assert not other
-        with second.take("third") as free:
-            assert free
-    with second.take("fit", "cell") as held:
-        assert held
-    assert not list((tmp_path / "locks").iterdir())
-
-
-def test_a_lock_is_released_when_its_process_ends(tmp_path):
-    code = (
-        "import sys, time, pathlib; from bench.running.locks import Locks\n"
-        "with Locks(pathlib.Path(sys.argv[1]), 'a').take('cell'):\n"
-        "    print('held', flush=True); time.sleep(60)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "held\n"
-        with Locks(tmp_path, "b").take("cell") as held:
-            assert not held
-        holder.kill()
-        holder.wait()
-    with Locks(tmp_path, "b").take("cell") as held:
-        assert held
-
-
-def test_attempts_are_counted_per_sweep_until_the_cell_ends(tmp_path):
-    locks = Locks(tmp_path, "a")
-    assert [locks.begin("cell"), locks.begin("cell"), Locks(tmp_path, "b").begin("cell")] == [0, 1, 0]
-    locks.end("cell")
-    assert locks.begin("cell") == 0
 
 
 def test_a_locked_cell_is_waited_for_and_not_run_twice(tmp_path, monkeypatch):
@@ -193,3 +149,35 @@ def test_a_launcher_that_is_not_installed_names_its_extra(monkeypatch):
 def test_address_requires_ray(tmp_path):
     done = run(tmp_path, "--address", "auto")
     assert done.exit_code == 2 and "--launcher ray" in done.output
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_what_goes_wrong_after_a_run_was_written_adds_no_run(tmp_path, monkeypatch, error):
+    def broken(found, sizes):
+        raise error("in the summary")
+
+    monkeypatch.setattr(running, "_summary", broken)
+    run(tmp_path)
+    assert failures(tmp_path) == [] and len(list((tmp_path / "raw").glob("*.csv"))) == 1
+
+
+def test_more_networks_than_memory_holds_are_refused(tmp_path, monkeypatch):
+    selection = replace(SELECTION, methods=["mc_dropout"], sets=(), members=(5, 1000))
+    (cell,) = (item.cell for item in plan(selection, tmp_path)[0])
+    weights, logits = 4 * 151, 4 * 3 * 60  # bytes of a network; of its outputs for 40 images and 20 outliers
+    needed = 1000 * (weights + logits)
+    for free, refused in (
+        (needed, nullcontext()),
+        (needed - 1, pytest.raises(BenchError, match="--members")),
+    ):
+        monkeypatch.setattr(running.limits, "room", lambda device, free=free: free)
+        with refused:
+            running.check_memory(cell, cell.task.load(None), torch.device("cpu"))
+
+
+def test_a_size_beyond_memory_fails_the_cell_before_its_fit(tmp_path, monkeypatch):
+    monkeypatch.setattr(running.limits, "room", lambda device: 1e6)
+    words = ("--method", "mc_dropout", "--task", "stripes", "--preset", "smoke", "--members", "1,1000000")
+    done = bench("run", *words, results=tmp_path)
+    assert done.exit_code == 1 and "found that they need 1.3 GB; ask for fewer with --members" in done.output
+    assert not (tmp_path / "checkpoints").exists()

@@ -61,14 +61,14 @@ class Finding:
 class Rows:
     """Rows of one preset and device, queried for values by seed.
 
-    rows: prepared rows; created: when each run was made. Of several configurations of a method on a
-    task, the one with most seeds is used, then the one on most tasks, then the newest; of several copies
-    of a data set the one that most methods have read, then the one with the shortest name.
+    rows: prepared rows; age: of each run (`bench.records.store.ages`). Of several configurations of a
+    method on a task, the one with most seeds is used, then the one on most tasks, then the newest; of several
+    copies of a data set the one that most methods have read, then the one with the shortest name.
     """
 
-    def __init__(self, rows: pd.DataFrame, created: Mapping[str, str]) -> None:
+    def __init__(self, rows: pd.DataFrame, age: Mapping[str, int]) -> None:
         rows = rows[(rows["metric"] != "failed") & rows["value"].notna()]
-        rows = _one_copy(_one_configuration(rows, created))
+        rows = _one_copy(_one_configuration(rows, age))
         norms = rows[rows["evaluation"].isin(("diversity", "trace"))]
         rows = pd.concat([rows, norm_ratio(norms)], ignore_index=True)
         self._none = rows.iloc[:0]
@@ -150,21 +150,21 @@ def by_seed(found: pd.DataFrame) -> pd.Series:
     return found.groupby("seed")["value"].mean()
 
 
-def _one_configuration(rows: pd.DataFrame, created: Mapping[str, str]) -> pd.DataFrame:
+def _one_configuration(rows: pd.DataFrame, age: Mapping[str, int]) -> pd.DataFrame:
     """One configuration per method and task, under the method's own name."""
     rows = rows.assign(
-        base=without_configuration(rows["method"]), created=[created.get(run, "") for run in rows["run"]]
+        base=without_configuration(rows["method"]), age=[age.get(run, -1) for run in rows["run"]]
     )
     tasks = rows.groupby(["base", "config"])["task"].transform("nunique")
     rank = (
         rows.assign(tasks=tasks)
         .groupby(["task", "base", "method"], as_index=False)
-        .agg(seeds=("seed", "nunique"), tasks=("tasks", "max"), created=("created", "max"))
+        .agg(seeds=("seed", "nunique"), tasks=("tasks", "max"), age=("age", "max"))
     )
-    rank = rank.sort_values(["seeds", "tasks", "created"], kind="stable")
+    rank = rank.sort_values(["seeds", "tasks", "age"], kind="stable")
     best = rank.drop_duplicates(["task", "base"], keep="last")[["task", "method"]]
     rows = rows.merge(best, on=["task", "method"])
-    return rows.assign(method=rows["base"]).drop(columns=["base", "created"])
+    return rows.assign(method=rows["base"]).drop(columns=["base", "age"])
 
 
 def _one_copy(rows: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from bench.records.store import ages
 from bench.report import flags
 from bench.report.claims.evidence import Finding, Rows
 from bench.report.claims.paper import CLAIMS, FAILS, HOLDS, OPEN, UNKNOWN, Claim
@@ -50,14 +51,14 @@ def ledger(
     numbers, and for HyperGAN at its best, of which they do not speak; `evidence`, the numbers in a
     sentence; `command`, what would fill the gaps.
     """
-    created = {run: str(about.get("created", "")) for run, about in abouts.items()}
+    age = ages(abouts)
     # Published rows have no task and no seed; their sources differ between mean and sd of the same norm.
     paper = named(published, AS_PUBLISHED)
     theirs = Rows(paper.assign(task=paper["train"], seed=0, source=""), {})
     own = {claim.name: verdict(claim.check(theirs, AS_PUBLISHED)) for claim in chosen}
     lines = []
     for (preset, device), part in rows.groupby(list(BLOCK), sort=False):
-        asked, nothing = Rows(part, created), Rows(part.iloc[:0], {})
+        asked, nothing = Rows(part, age), Rows(part.iloc[:0], {})
         doubts = _doubts(part)
         held = set(zip(without_configuration(part["method"]), part["task"], strict=True))
         for claim, judged in itertools.product(chosen, JUDGED):

@@ -14,12 +14,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from bench.errors import BenchError
+from bench.system.numbers import whole
 
 if TYPE_CHECKING:
     from bench.running.worker import Job
     from bench.system.progress import Reporter
 
 NAMES = ("local", "ray", "slurm")
+MAX_THREADS = 10_000  # a larger number in the environment is a mistake
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,18 @@ def shares(workers: int, cores: int, threads: int | None = None) -> list[int]:
 
     threads: what they share. None: OMP_NUM_THREADS for each where it is set, else they share the cores.
     """
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    if threads is None and asked.isdigit() and int(asked) > 0:
-        return [int(asked)] * workers
+    if threads is None and (asked := _asked_threads()):
+        return [asked] * workers
     part, rest = divmod(cores if threads is None else threads, workers)
     return [max(1, part + (i < rest)) for i in range(workers)]
+
+
+def _asked_threads() -> int:
+    """OMP_NUM_THREADS where it is one number, else 0; OpenMP also allows lists, which do not apply here."""
+    try:
+        return whole(os.environ.get("OMP_NUM_THREADS", ""), MAX_THREADS)
+    except ValueError:
+        return 0
 
 
 def visible_gpus() -> list[str]:
