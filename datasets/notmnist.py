@@ -36,6 +36,7 @@ from bench.datasets.files import (
     sha256,
     write,
 )
+from bench.datasets.known import known
 from bench.datasets.splits import split, stratified, unit
 from bench.errors import DataError
 from bench.task import Data, Task
@@ -274,7 +275,8 @@ def load(root: Path | None) -> Data:
     order = stratified(labels, ORDER_SEED)[:COUNT]
     data = mnist.load(root)
     outliers = split("notmnist", unit(levels, 255), labels, order)
-    return replace(data, outliers=outliers, checksums={**data.checksums, **sums})
+    records = {**data.known, "outliers": known("notmnist")}
+    return replace(data, outliers=outliers, checksums={**data.checksums, **sums}, known=records)
 
 
 class NotMnist:

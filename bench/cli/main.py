@@ -22,7 +22,7 @@ from bench.cli.options import (
     threads_option,
 )
 from bench.cli.tuning import tune
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, DataError, UsageError
 from bench.running import launchers
 
 
@@ -351,11 +351,24 @@ def fetch(name: list[str], data: Path | None) -> None:
 @data_option
 @click.pass_context
 def verify(ctx: click.Context, name: list[str], data: Path | None) -> None:
-    """Check the files of data sets against their checksums; exit code 1 if one is wrong or missing."""
-    states = [item for each in name for item in registry.source(each).verify(_root(data))]
-    for path, state in states:
-        click.echo(f"{state}  {path}")
-    if any(state != "ok" for _, state in states):
+    """Check the files of data sets against their checksums, and what is in them as before training.
+
+    Exit code 1 if a file is wrong or missing, or images or labels are wrong or in doubt.
+    """
+    from bench.running.data import checked
+
+    states: list[tuple[str, object]] = []
+    for each in name:
+        files = [(state, path) for path, state in registry.source(each).verify(_root(data))]
+        states += files
+        if each in registry.tasks() and all(state == "ok" for state, _ in files):
+            try:
+                states += checked(each, _root(data))
+            except DataError as error:  # its task needs other sets too
+                states.append(("unreadable", error))
+    for state, what in states:
+        click.echo(f"{state}  {what}")
+    if any(state != "ok" for state, _ in states):
         ctx.exit(1)
 
 

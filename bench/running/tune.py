@@ -21,6 +21,7 @@ import torch
 from bench import registry, training
 from bench.engine import float32, parallel, single_threaded, spent
 from bench.errors import BenchError
+from bench.evaluations import data_canaries
 from bench.records import schema, store, tuning
 from bench.running import candidates, record, trials
 from bench.running.candidates import Candidate, Search
@@ -171,6 +172,7 @@ def tune(
     sets = parse_sets(selection.sets, selection.methods).get(name, {})
     search = candidates.search(entry, selection.preset, task.train, sets)
     data = task.load(selection.data)
+    data_canaries.check(data, reporter.say)
     cell = next(cells(selection, task, data))
     trial = Trial(**{f.name: getattr(cell, f.name) for f in fields(cell)})
     run = _Tuning(search, data, trial, results, device, reporter)
