@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -71,11 +71,31 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class Known:
+    """What is on record of a known set of images; its parts are compared with it before training.
+
+    side: blocks of pixels per side. means: [K, C * side * side], mean of each class over blocks. shares: [K],
+    of the images. agreements: share of training labels that agree with the nearest centroid
+    (`bench.metrics.images`), by numbers of classes and training images. classes: that a part has; empty: all.
+    """
+
+    side: int
+    means: tuple[tuple[float, ...], ...]
+    shares: tuple[float, ...]
+    agreements: Mapping[tuple[int, int], float] = field(default_factory=dict)
+    classes: tuple[int, ...] = ()
+
+    def only(self, classes: Iterable[int]) -> Known:
+        """The record of a part that has these classes alone."""
+        return replace(self, classes=tuple(classes))
+
+
+@dataclass(frozen=True)
 class Data:
     """The data of a task. A fit uses train and val only; `outliers` are for OOD detection.
 
     checksums: SHA-256 by file or array name, of what was read; part of a cell's key. reference: for
-    regression.
+    regression. known: what is on record of the sets, by part (`train`, `val`, `test`, `outliers`).
     """
 
     train: Split
@@ -84,6 +104,7 @@ class Data:
     outliers: Split | None = None
     checksums: Mapping[str, str] = field(default_factory=dict)
     reference: Reference | None = None
+    known: Mapping[str, Known] = field(default_factory=dict)
 
     def fitted_on(self) -> str:
         """SHA-256 of the images and labels that a fit uses: tasks that differ elsewhere share a fit."""

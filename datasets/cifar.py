@@ -22,6 +22,8 @@ from torchvision.datasets import CIFAR10
 from bench import networks
 from bench.datasets.cifar_tree import CLASSES, PER_CLASS, TREE, Pictures, read_tree
 from bench.datasets.files import MAX_BYTES, File, Files, download, matches, missing, read_verified, write
+from bench.datasets.known import known as record
+from bench.datasets.known import parts
 from bench.datasets.splits import stratified
 from bench.errors import DataError
 from bench.task import SHIFT_COLOUR, Data, Scale, Split, Task
@@ -117,6 +119,10 @@ def load(root: Path | None, classes: int = 10, subset: int | None = None, outlie
         test=testing(f"{found.name}{part}", tested[known]),
         outliers=testing(rest, tested[~known]) if outliers else None,
         checksums={found.name: found.checksum},
+        known={
+            **parts(record("cifar10").only(range(classes))),
+            "outliers": record("cifar10").only(range(classes, len(CLASSES))),
+        },
     )
 
 

@@ -35,12 +35,12 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 PER_CLASS = {"train": 5_000, "test": 1_000}  # images of each class
 SIDE = 32  # pixels
 TREE = "cifar10"
-VERSION = b"1"  # of the cache format; changing it invalidates all caches
+VERSION = 2  # of the cache format; changing it invalidates all caches
 SUFFIXES = (".png", ".jpg", ".jpeg")
 MAX_PICTURE = 2**16  # bytes; as PNG, 32x32 pixels of noise have about 3,200
 SAMPLING = {2: "", 1: "-422", 0: "-444"}  # Pillow's numbers for 4:2:0, 4:2:2 and 4:4:4
 # SHA-256 of names, sizes and bytes of the one lossy copy with which this suite was tested.
-CHECKED = {"cifar10-jpeg75": "28395a3b36c62ef69966a5c4535d90d864297cc5abdba09901854977e9f33871"}
+CHECKED = {"cifar10-jpeg75": "9331aba37042b53ef175ea92210135363b064914b4bd4729651584a1b708a676"}
 log = logging.getLogger("bench.datasets")
 _BROKEN_PICTURE = (
     OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError,
@@ -104,7 +104,7 @@ def _listing(tree: Path, part: str) -> list[Path]:
 
 def _contents(tree: Path, paths: list[Path]) -> tuple[list[bytes], str]:
     """The bytes of the files, and SHA-256 of their names, sizes and bytes."""
-    contents, whole = [], hashlib.sha256(VERSION)
+    contents, whole = [], hashlib.sha256()
     for path in paths:
         data = read(path, MAX_PICTURE, _ADVICE)
         whole.update(b"%s\0%d\0" % (os.fsencode(path.relative_to(tree).as_posix()), len(data)))
@@ -145,6 +145,7 @@ def _picture(data: bytes, path: Path) -> tuple[np.ndarray, str]:
     try:
         with Image.open(io.BytesIO(data), formats=("PNG", "JPEG")) as image:  # reads the header only
             found = f"{image.width}x{image.height} {image.mode}"
+            found += " with a transparent colour" if "transparency" in image.info else ""
             if found == f"{SIDE}x{SIDE} RGB":
                 return np.asarray(image).transpose(2, 0, 1), _form(image)
     except _BROKEN_PICTURE as error:
@@ -166,15 +167,22 @@ def _decode(contents: list[bytes], paths: list[Path]) -> Pictures:
     return Pictures(name, levels[:train], labels[0], levels[train:], labels[1])
 
 
-def _read_cache(path: Path) -> Pictures | None:
-    """The cached images; None if there are none, or if the cache is damaged."""
+def _read_cache(path: Path, sources: str) -> Pictures | None:
+    """The images decoded from files with the checksum `sources`.
+
+    None if there are none, or if the cache is damaged or holds those of other files, whatever its own name.
+    """
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = [stored[key] for key in ("train", "train_labels", "test", "test_labels")]
             found, checksum = Pictures(str(stored["name"]), *arrays), str(stored["checksum"])
-        if found.checksum == checksum:
+            decoded = str(stored["sources"])
+        if decoded != sources:
+            reason = f"expected images decoded from sha256:{sources}, found sha256:{decoded}"
+        elif found.checksum != checksum:
+            reason = f"expected sha256:{checksum}, found sha256:{found.checksum}"
+        else:
             return found
-        reason = f"expected sha256:{checksum}, found sha256:{found.checksum}"
     except FileNotFoundError:
         return None
     except _BROKEN_CACHE as error:
@@ -183,10 +191,11 @@ def _read_cache(path: Path) -> Pictures | None:
     return None
 
 
-def _write_cache(path: Path, pictures: Pictures) -> None:
+def _write_cache(path: Path, pictures: Pictures, sources: str) -> None:
     out = io.BytesIO()
     arrays = {key: getattr(pictures, key) for key in ("train", "train_labels", "test", "test_labels")}
-    np.savez(out, name=np.array(pictures.name), checksum=np.array(pictures.checksum), **arrays)
+    about = {"name": pictures.name, "checksum": pictures.checksum, "sources": sources}
+    np.savez(out, **{key: np.array(text) for key, text in about.items()}, **arrays)
     try:
         write(path, out.getvalue())
     except DataError as error:
@@ -196,17 +205,19 @@ def _write_cache(path: Path, pictures: Pictures) -> None:
 def read_tree(tree: Path) -> Pictures:
     """CIFAR-10 from class folders `{train,test}/<class>/*`, decoded once and cached in the same folder.
 
-    The file `decoded-<SHA-256 of the tree's names, sizes and bytes>.npz` holds the decoded images; if
-    it cannot be written, they are decoded each time. Images are in the order of classes and file names.
+    The file `decoded-<version>-<SHA-256 of the tree's names, sizes and bytes>.npz` holds the decoded images
+    and the same checksum; if it cannot be written, they are decoded each time. The files are read each time
+    too, because a copied or restored file may keep its size and time. Images are in the order of classes and
+    file names.
     Raises: DataError naming the folder or file that is not as expected, and what was expected.
     """
     paths = [path for part in PER_CLASS for path in _listing(tree, part)]
     contents, checksum = _contents(tree, paths)
-    kept = tree / f"decoded-{checksum}.npz"
-    pictures = _read_cache(kept)
+    kept = tree / f"decoded-{VERSION}-{checksum}.npz"
+    pictures = _read_cache(kept, checksum)
     if pictures is None:
         pictures = _decode(contents, paths)
-        _write_cache(kept, pictures)
+        _write_cache(kept, pictures, checksum)
     if CHECKED.get(pictures.name, checksum) != checksum:
         log.warning("%s: not the copy that this suite was tested with; its checksum is recorded", tree)
     return pictures

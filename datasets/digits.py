@@ -13,6 +13,8 @@ from torch.nn.functional import interpolate
 
 from bench import networks
 from bench.datasets.files import sha256
+from bench.datasets.known import known as record
+from bench.datasets.known import parts
 from bench.datasets.letters import letters
 from bench.datasets.splits import split, stratified, unit
 from bench.task import ADAPTIVE, SHIFT_GREY, AttackScale, Data, Scale, Task
@@ -52,6 +54,7 @@ def _load_digits() -> Data:
         test=split("digits", images, labels, test),
         outliers=split("letters", upsample(strange, 28), names, stratified(names, SPLIT_SEED)),
         checksums={"digits": _checksum(levels, labels), "letters": _checksum(strange, names)},
+        known={**parts(record("digits")), "outliers": record("letters")},
     )
 
 
@@ -69,6 +72,10 @@ def _load_digits_open() -> Data:
         test=split("digits:0-4", images, labels, test),
         outliers=split("digits:5-9", images, labels, unknown),
         checksums={"digits": _checksum(levels, labels)},
+        known={
+            **parts(record("digits").only(range(KNOWN))),
+            "outliers": record("digits").only(range(KNOWN, 10)),
+        },
     )
 
 

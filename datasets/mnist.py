@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench import networks
 from bench.datasets.files import File, Files, idx
+from bench.datasets.known import known, parts
 from bench.datasets.splits import split, stratified, unit
 from bench.task import ADAPTIVE, SHIFT_GREY, AttackScale, Data, Scale, Split, Task
 
@@ -83,6 +84,7 @@ def load(root: Path | None, subset: int | None = None) -> Data:
         val=split("mnist-val", pixels, labels, val),
         test=split("mnist", unit(test_images, 255), test_labels, stratified(test_labels, SPLIT_SEED)),
         checksums={file.path: file.digest.removeprefix("sha256:") for file in source.files},
+        known=parts(known("mnist")),
     )
 
 

@@ -36,6 +36,7 @@ from bench.datasets.files import (
     sha256,
     write,
 )
+from bench.datasets.known import known
 from bench.datasets.splits import split, stratified, unit
 from bench.errors import DataError
 from bench.task import Data, Task
@@ -43,8 +44,10 @@ from bench.task import Data, Task
 FOLDER, SMALL = "notMNIST", "notMNIST_small"
 LETTERS = "ABCDEFGHIJ"
 COUNT = 10_000  # letters evaluated: as many as MNIST's test images, and all of the MNIST-format files
+LEAST = COUNT // len(LETTERS)  # of each letter
 ORDER_SEED = 0  # of the selection and order of letters; a constant, the same for every run seed
 BROKEN = 2  # unreadable PNG files in the original small set
+UNEVEN = 1 + BROKEN  # the original has 1,873 files of each letter A to F and 1,872 of each other one
 MAX_PNG = 2**16  # bytes; a 28x28 grey image has less than 1,000
 MAX_MEMBERS = 40_000  # of an archive: 18,726 images, twice that with macOS resource files
 
@@ -80,7 +83,8 @@ ARCHIVES = (
     ),
 )
 log = logging.getLogger("bench.datasets")
-_PICTURE = re.compile(rf"(?:\./)?{SMALL}/(?P<name>[A-J]/[^/]+\.png)")
+# Hidden files, such as a Mac's `._0.png`, are not pictures.
+_PICTURE = re.compile(rf"(?:\./)?{SMALL}/(?P<name>[A-J]/[^/.][^/]*\.(?i:png))")
 # Exceptions for broken files; zipfile raises RuntimeError for an encrypted one.
 _BROKEN_ARCHIVE = (
     tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, ValueError, zlib.error, RuntimeError,
@@ -112,10 +116,20 @@ def read_files(images: Path, labels: Path) -> Letters:
 
 
 def read_folder(folder: Path) -> Iterator[tuple[str, bytes]]:
-    """Name (`A/....png`) and bytes of every PNG file in the folders A to J."""
-    for letter in LETTERS:
-        for path in (folder / letter).glob("*.png"):
-            yield f"{letter}/{path.name}", read(path, MAX_PNG, _ADVICE)
+    """Name (`A/....png`) and bytes of every PNG file in the folders A to J, hidden files excepted.
+
+    A folder that is missing has none. Raises: DataError if one cannot be read.
+    """
+    for place in (folder / letter for letter in LETTERS):
+        try:
+            paths = list(place.iterdir()) if place.exists() else []
+        except OSError as error:
+            raise DataError(
+                f"{place}: expected a readable folder, found {error.strerror}; {_ADVICE}"
+            ) from error
+        for path in paths:
+            if path.suffix.lower() == ".png" and not path.name.startswith("."):
+                yield f"{place.name}/{path.name}", read(path, MAX_PNG, _ADVICE)
 
 
 def read_archive(data: bytes, name: str) -> Iterator[tuple[str, bytes]]:
@@ -158,11 +172,26 @@ def _zip_members(data: bytes) -> Iterator[tuple[str, int, IO[bytes] | None]]:
                 yield member.filename, member.file_size, content
 
 
-def _picture(data: bytes) -> np.ndarray | None:
-    """Grey levels of a 28x28 PNG file; None if it is not one."""
+def _picture(data: bytes, name: str) -> np.ndarray | None:
+    """Grey levels 0..255 of a 28x28 PNG file; None if it is not one.
+
+    16 bits are rounded to 8, palettes and colours become grey. Raises: DataError if a pixel is transparent,
+    because its level depends on a background that the file does not say.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:  # reads the header only
-            return np.asarray(image.convert("L")) if image.size == (28, 28) else None
+            if image.size != (28, 28):
+                return None
+            if image.mode.startswith("I"):  # Pillow's conversion to 8 bits would cut off at 255
+                return np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)
+            if "A" in image.mode or "transparency" in image.info:
+                image = image.convert("RGBA")
+                if image.getchannel("A").getextrema() != (255, 255):
+                    raise DataError(
+                        f"{name}: expected an opaque image, found transparent pixels; save it without an "
+                        "alpha channel, white letters on black"
+                    )
+            return np.asarray(image.convert("L"))
     except _BROKEN_PICTURE:
         return None
 
@@ -173,12 +202,15 @@ def decode(pictures: Iterable[tuple[str, bytes]], name: str) -> Letters:
     Skips the two files that are broken in the original, with a warning. Raises: DataError for more.
     """
     named = sorted(pictures)
-    levels = [_picture(data) for _, data in named]
+    levels = [_picture(data, f"{name}/{path}") for path, data in named]
     broken = [path for (path, _), image in zip(named, levels, strict=True) if image is None]
     if broken:
         log.warning("%s: skipped %d unreadable PNG files: %s", name, len(broken), ", ".join(broken[:BROKEN]))
     if len(broken) > BROKEN:
-        raise DataError(f"{name}: expected {BROKEN} unreadable PNG files, found {len(broken)}; {_ADVICE}")
+        raise DataError(
+            f"{name}: expected {BROKEN} unreadable PNG files, found {len(broken)}: "
+            f"{', '.join(broken[: BROKEN + 1])}; {_ADVICE}"
+        )
     good = [image for image in levels if image is not None]
     images = np.stack(good) if good else np.empty((0, 28, 28), np.uint8)
     kept = [path for (path, _), image in zip(named, levels, strict=True) if image is not None]
@@ -195,10 +227,25 @@ def _forms(root: Path) -> list[Path]:
     return [path for path in singles if path.exists()][:1]
 
 
+def _complete(labels: np.ndarray, least: int, uneven: int, name: str) -> None:
+    """Check that every letter has at least `least` images, and at most `uneven` fewer than the commonest.
+
+    An unpacking that stopped has the first letters only, the last of them in part. Raises: DataError naming
+    the letters that lack images.
+    """
+    counts = np.bincount(labels, minlength=len(LETTERS))
+    least = max(least, int(counts.max()) - uneven)
+    if lacking := [f"{n:,} of {letter}" for letter, n in zip(LETTERS, counts, strict=True) if n < least]:
+        raise DataError(
+            f"{name}: expected at least {least:,} images of each letter {LETTERS[0]} to {LETTERS[-1]}, found "
+            f"{', '.join(lacking)}; {_ADVICE}"
+        )
+
+
 def letters(root: Path | None) -> Letters:
     """All letters in the data folder, in whichever form exists.
 
-    Raises: DataError if they are missing, broken, or fewer than 10,000.
+    Raises: DataError if they are missing, broken, fewer than 10,000, or not all letters.
     """
     paths = _forms(root) if root else []
     if not paths:
@@ -215,6 +262,10 @@ def letters(root: Path | None) -> Letters:
         found = decode(read_archive(data, str(paths[0])), str(paths[0]))
     if len(found[0]) < COUNT:
         raise DataError(f"{paths[0]}: expected {COUNT:,} letters, found {len(found[0]):,}; {_ADVICE}")
+    if len(paths) == 2:  # of letters selected at random, each has its share to within a few per cent
+        _complete(found[1], LEAST // 2, len(found[1]), str(paths[1]))
+    else:
+        _complete(found[1], LEAST, UNEVEN, str(paths[0]))
     return found
 
 
@@ -224,7 +275,8 @@ def load(root: Path | None) -> Data:
     order = stratified(labels, ORDER_SEED)[:COUNT]
     data = mnist.load(root)
     outliers = split("notmnist", unit(levels, 255), labels, order)
-    return replace(data, outliers=outliers, checksums={**data.checksums, **sums})
+    records = {**data.known, "outliers": known("notmnist")}
+    return replace(data, outliers=outliers, checksums={**data.checksums, **sums}, known=records)
 
 
 class NotMnist:

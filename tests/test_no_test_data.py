@@ -12,6 +12,7 @@ from small import SMALL, line, load_stripes, small_regression, stripes_task
 
 from bench import registry
 from bench.errors import BenchError
+from bench.evaluations import data_canaries
 from bench.methods.standard_ensemble import StandardEnsemble
 from bench.records import schema, store
 from bench.registry import MethodEntry
@@ -26,6 +27,12 @@ from bench.training import Loss, checkpoint
 METHODS = [name for name, entry in registry.methods().items() if name == entry.base]
 every_method = pytest.mark.parametrize("name", METHODS)
 TASK = replace(stripes_task, scales={"smoke": Scale((1, 4))})
+
+
+@pytest.fixture(autouse=True)
+def unchecked(monkeypatch) -> None:
+    """Without canaries of the data, which refuse to train beside corrupted test images."""
+    monkeypatch.setattr(data_canaries, "findings", lambda data: [])
 
 
 def noise(split: Split) -> Split:

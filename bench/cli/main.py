@@ -27,7 +27,7 @@ from bench.cli.options import (
     threads_option,
 )
 from bench.cli.tuning import tune
-from bench.errors import BenchError, UsageError
+from bench.errors import BenchError, DataError, UsageError
 from bench.running import launchers
 from bench.system.output import is_terminal, unfailing, warnings_logged
 
@@ -364,17 +364,28 @@ def fetch(name: list[str], data: Path | None) -> None:
 @data_option
 @click.pass_context
 def verify(ctx: click.Context, name: list[str], data: Path | None) -> None:
-    """Check the files of data sets against their checksums.
+    """Check the files of data sets against their checksums, and what is in them as before training.
 
-    Exit code 1 if one is wrong or missing, or is accepted with a warning.
+    Exit code 1 if a file is wrong or missing, or is accepted with a warning, or if images or labels are
+    wrong or in doubt.
     """
+    from bench.running.data import checked
+
+    states: list[tuple[str, object]] = []
     with warnings_logged() as warnings:
-        states = [item for each in name for item in registry.source(each).verify(_root(data))]
-    for path, state in states:
-        click.echo(f"{state}  {path}")
+        for each in name:
+            files = [(state, path) for path, state in registry.source(each).verify(_root(data))]
+            states += files
+            if each in registry.tasks() and all(state == "ok" for state, _ in files):
+                try:
+                    states += checked(each, _root(data))
+                except DataError as error:  # its task needs other sets too
+                    states.append(("unreadable", error))
+    for state, what in states:
+        click.echo(f"{state}  {what}")
     for text in warnings:
         click.echo(f"warning: {text}", err=True)
-    if warnings or any(state != "ok" for _, state in states):
+    if warnings or any(state != "ok" for state, _ in states):
         ctx.exit(1)
 
 

@@ -2,12 +2,12 @@
 
 Every cell also asks whether a network's output for an image depends on the other images of its batch. A
 layer that does so by its kind is refused where the network is read; what else does so is seen here, and the
-report flags it: outputs differ by rounding in any case, so that the answer is a number.
+report flags it: outputs differ by rounding in any case, so that the answer is a number. Canaries of the data,
+which need no network, are in `bench.evaluations.data_canaries`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from typing import Any
 
@@ -19,7 +19,6 @@ from bench.evaluations.subject import Subject
 from bench.metrics import predictions
 from bench.records.schema import row
 from bench.rng import Streams
-from bench.task import Data
 
 REPEATED_IMAGES = 200  # test images that are predicted a second time
 MAX_SHIFT_NATS = 1e-3  # rounding in batches of another size changes an entropy by at most 1e-5
@@ -37,7 +36,6 @@ def check(subject: Subject, rng: Streams) -> list[dict[str, Any]]:
     """Rows of variant `canary`: the result of each check for the largest ensemble.
 
     - auroc: test images against themselves, predicted a second time; expected 0.5.
-    - shared_images: outliers that also occur in the training, validation or test set; expected 0.
     - accuracy: against shuffled labels; expected sum_k p_k q_k, class shares of predictions and labels.
     - entropy_nats: of networks with uniform probabilities; expected ln K.
 
@@ -45,7 +43,6 @@ def check(subject: Subject, rng: Streams) -> list[dict[str, Any]]:
     """
     return [
         _self_auroc(subject),
-        _shared_outliers(subject),
         _shuffled_accuracy(subject, rng),
         _uniform_entropy(subject),
     ]
@@ -95,29 +92,6 @@ def _self_auroc(subject: Subject) -> dict[str, Any]:
             "deterministic functions: fold noise into the weights"
         )
     return _row(subject, "auroc", value, part.name, len(part))
-
-
-def _shared_outliers(subject: Subject) -> dict[str, Any]:
-    outliers = subject.outliers
-    count = shared_images(subject.data)
-    if count:
-        raise CanaryError(
-            f"{outliers.name}: expected no outlier among the training, validation and test images, "
-            f"found {count}; use another outlying set"
-        )
-    return _row(subject, "shared_images", count, outliers.name, len(outliers))
-
-
-def shared_images(data: Data) -> int:
-    """Number of outliers that are identical to a training, validation or test image."""
-    if data.outliers is None:
-        return 0
-    known = {h for part in (data.train, data.val, data.test) for h in _hashes(part.images)}
-    return sum(h in known for h in _hashes(data.outliers.images))
-
-
-def _hashes(images: torch.Tensor) -> list[bytes]:
-    return [hashlib.blake2b(x.tobytes(), digest_size=16).digest() for x in images.contiguous().numpy()]
 
 
 def _shuffled_accuracy(subject: Subject, rng: Streams) -> dict[str, Any]:

@@ -57,6 +57,23 @@ METRICS: dict[str, Metric] = {
     "auroc_draw_sd": Metric("fraction"),
     "shared_images": Metric("images", heading="outliers among the inliers", decimals=0),
     "batch_dependence": Metric("1", "lower", heading="change with the batch"),
+    "near_duplicates": Metric("images", heading="near-duplicates", decimals=0),
+    "invalid_images": Metric("images", heading="invalid images", decimals=0),
+    "constant_images": Metric("images", heading="images of one colour", decimals=0),
+    "label_agreement": Metric("fraction", heading="labels that agree", shown="%", factor=100, decimals=1),
+    "label_agreement_gap": Metric(
+        "fraction", heading="agreement gap", shown="points", factor=100, decimals=1
+    ),
+    "swapped_classes": Metric("pairs", heading="swapped classes", decimals=0),
+    "class_share_gap": Metric("fraction", heading="class share gap", shown="points", factor=100, decimals=1),
+    "pixel_mean_gap": Metric("1", heading="mean pixel gap", decimals=3),
+    "record_share_gap": Metric(
+        "fraction", heading="class shares from record", shown="points", factor=100, decimals=1
+    ),
+    "record_distance": Metric("1", heading="class means from record", decimals=3),
+    "record_agreement_gap": Metric(
+        "fraction", heading="agreement from record", shown="points", factor=100, decimals=1
+    ),
     "weight_norm_mean": Metric("1", heading="mean"),
     "weight_norm_sd": Metric("1", heading="sd"),
     "weight_spread": Metric("1", heading="spread", decimals=3),

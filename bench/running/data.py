@@ -1,11 +1,22 @@
-"""The data of tasks, one task in memory at a time."""
+"""The data of tasks, one task in memory at a time, and what their canaries find."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from bench import registry
+from bench.evaluations import data_canaries
 from bench.task import Data
+
+
+def checked(name: str, root: Path | None) -> list[tuple[str, str]]:
+    """`wrong` or `doubt` with what a task's canaries of its data find, before any training; `ok` if nothing.
+
+    Raises: DataError if the data cannot be read.
+    """
+    found = data_canaries.findings(registry.task(name).load(root))
+    states = [("wrong" if finding.wrong else "doubt", finding.text) for finding in found if finding.text]
+    return states or [("ok", f"{name}: {len(found)} checks of images and labels")]
 
 
 class TaskData:

@@ -14,7 +14,7 @@ import torch
 from bench import training
 from bench.engine import float32, single_threaded
 from bench.errors import BenchError, unknown
-from bench.evaluations import DRAWS, EVALUATIONS, Result, Subject, canaries
+from bench.evaluations import DRAWS, EVALUATIONS, Result, Subject, canaries, data_canaries
 from bench.records import schema
 from bench.rng import Streams
 from bench.running import record
@@ -94,6 +94,7 @@ def _run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: 
     for name in cell.task.evaluations:  # before hours of training
         if name not in EVALUATIONS:
             raise unknown("evaluation", name, list(EVALUATIONS))
+    checked = data_canaries.check(data, reporter.say)
     fit = _fit(cell, method, data, results, device, reporter)
     started = time.perf_counter()
     scale = cell.task.scale(cell.preset).asked(cell.sizes)
@@ -101,7 +102,7 @@ def _run(cell: Cell, data: Data, results: Path, device: torch.device, reporter: 
     sampled = time.perf_counter() - started
     ensemble = drawn[: max(sizes)]
     subject = Subject(ensemble, data, scale, sizes, drawn, _predicting(reporter), reporter.say)
-    found = Result(rows=[*fit.trace, canaries.batch_dependence(subject)])
+    found = Result(rows=[*checked, *fit.trace, canaries.batch_dependence(subject)])
     for name in cell.task.evaluations:
         part = EVALUATIONS[name](subject, Streams(cell.seed, name))
         found.rows += part.rows

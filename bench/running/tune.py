@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ import torch
 from bench import registry, training
 from bench.engine import float32, parallel, single_threaded, spent
 from bench.errors import BenchError
+from bench.evaluations import data_canaries
 from bench.records import schema, store, tuning
 from bench.running import candidates, record, trials
 from bench.running.candidates import Candidate, Search
@@ -177,6 +178,8 @@ def tune(
     sets = parse_sets(selection.sets, selection.methods).get(name, {})
     search = candidates.search(entry, selection.preset, task.train, sets)
     data = task.load(selection.data)
+    # Not a look at test data, even whether they are in order.
+    data_canaries.check(replace(data, test=data.val, outliers=None), reporter.say)
     cell = next(cells(selection, task, data))
     trial = Trial(**{f.name: getattr(cell, f.name) for f in fields(cell)})
     locks = Locks(tuning.folder(results), uuid4().hex)

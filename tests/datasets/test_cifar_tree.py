@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from small_cifar import JPEG75, LEVELS, TEST, TRAIN, files_below, make_tree, saved, shrink
 
 from bench.datasets import cifar, cifar_tree
@@ -102,6 +104,44 @@ def test_another_name_or_another_content_is_another_tree(tmp_path, small) -> Non
     assert len(kept_in(tree)) == 3
 
 
+@pytest.mark.parametrize("change", ["content", "same size and time", "name", "removed", "added"])
+def test_changed_files_are_never_answered_from_the_cache(tmp_path, small, change: str) -> None:
+    tree = make_tree(tmp_path)
+    before = cifar_tree.read_tree(tree)
+    path = tree / "train" / "bird" / "0003.png"
+    old, times = path.read_bytes(), path.stat()
+    if change == "content":
+        path.write_bytes(saved(LEVELS[-1]))
+    elif change == "same size and time":
+        other = saved(LEVELS[-1], compress_level=0)
+        path.write_bytes(saved(Image.fromarray(LEVELS[0]), compress_level=0))
+        cifar_tree.read_tree(tree)
+        path.write_bytes(other)
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    elif change == "name":  # which is now the last of its class
+        path.rename(path.with_name("9999.png"))
+    elif change == "removed":
+        path.unlink()
+    else:
+        path.with_name("9999.png").write_bytes(old)
+    if change in ("removed", "added"):
+        with pytest.raises(DataError, match="expected 12 PNG or JPEG files"):
+            cifar_tree.read_tree(tree)
+    else:
+        assert cifar_tree.read_tree(tree).checksum != before.checksum
+
+
+def test_a_cache_of_other_files_under_the_name_of_these_is_not_used(tmp_path, small, caplog) -> None:
+    first, second = make_tree(tmp_path / "1"), make_tree(tmp_path / "2")
+    (second / "train" / "bird" / "0003.png").write_bytes(saved(LEVELS[-1]))
+    found = cifar_tree.read_tree(first)
+    cifar_tree.read_tree(second)
+    ((kept,), (other,)) = kept_in(first), kept_in(second)
+    kept.write_bytes(other.read_bytes())
+    assert cifar_tree.read_tree(first).checksum == found.checksum
+    assert "expected images decoded from sha256:" in caplog.text and "decoded again" in caplog.text
+
+
 @pytest.mark.parametrize("broken", ["short", "other", "empty", "pickle"])
 def test_a_broken_cache_is_never_used(tmp_path, small, caplog, broken: str) -> None:
     tree = make_tree(tmp_path)
@@ -143,6 +183,12 @@ BAD_IMAGES = {
     "an empty file": b"",
     "64x64 RGB": saved(LEVELS[:4].reshape(64, 64, 3)),
     "32x32 L": saved(LEVELS[0, :, :, 0]),
+    "32x32 RGBA": saved(Image.fromarray(LEVELS[0]).convert("RGBA")),
+    "32x32 P": saved(Image.fromarray(LEVELS[0]).convert("P")),
+    "32x32 1": saved(Image.fromarray(LEVELS[0]).convert("1")),
+    "32x32 I;16": saved(LEVELS[0, :, :, 0].astype(np.uint16)),
+    "32x32 CMYK": saved(Image.fromarray(LEVELS[0]).convert("CMYK"), form="JPEG"),
+    "32x32 RGB with a transparent colour": saved(LEVELS[0], transparency=(1, 2, 3)),
     "at most 65,536 bytes": bytes(2**16 + 1),
 }
 

@@ -27,9 +27,10 @@ def shrink(monkeypatch) -> None:
     monkeypatch.setattr(cifar, "VALIDATION", VALIDATION)
 
 
-def saved(levels: np.ndarray, form: str = "PNG", **how: object) -> bytes:
+def saved(picture: np.ndarray | Image.Image, form: str = "PNG", **how: object) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(levels).save(out, form, **how)
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image.save(out, form, **how)
     return out.getvalue()
 
 

@@ -150,4 +150,23 @@ def test_canaries_have_a_table():
     planted = [schema.row("auroc", 0.5, **where), schema.row("shared_images", 0, **where)]
     rows = prepare(frame({}, planted), {})
     (table,) = [t for t in defence_tables(rows) if t.name == "canaries"]
-    assert "| m | 5 | 0.5000 | 0 | 1 |" in to_markdown(table)
+    assert "| m | 5 | 0.5000 | 1 |" in to_markdown(table)
+
+
+def test_canaries_of_the_data_have_a_table_with_doubts_marked():
+    where = {"evaluation": "data", "dataset": "d", "examples": 9}
+    earlier = schema.row("shared_images", 0, evaluation="ood", variant="canary", dataset="out", members=5)
+    planted = [
+        schema.row("near_duplicates", 3, variant="doubt", **where),
+        schema.row("label_agreement", 0.848, variant="canary", **where),
+        earlier,
+    ]
+    rows = prepare(frame({}, planted), {})
+    (table,) = [t for t in defence_tables(rows) if t.name == "data-canaries"]
+    text = to_markdown(table)
+    gaps = " — |"
+    assert f"| d |{gaps} 3 † |{2 * gaps} 84.8 |{7 * gaps}" in text
+    assert f"| out | 0 |{11 * gaps}" in text
+    twice = pd.concat([frame({}, planted), frame({}, planted[1:2], seed=1).assign(value=0.5)])
+    (table,) = [t for t in defence_tables(prepare(twice, {})) if t.name == "data-canaries"]
+    assert "| 50.0 to 84.8 |" in to_markdown(table)

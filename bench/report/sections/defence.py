@@ -1,4 +1,4 @@
-"""Section `defence`: adaptive attacks, the resampling matrix, flags and canaries."""
+"""Section `defence`: adaptive attacks, the resampling matrix, flags and canaries, those of the data too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from bench.report import flags
 from bench.report.layout.captions import Drawing
 from bench.report.layout.figures import Styles
-from bench.report.layout.tables import MARK, MISSING, Table, digits
+from bench.report.layout.tables import MARK, MISSING, Table, digits, heading
 from bench.report.rows import ATTACK, PLACE, TASK, Material, ordered, summarise
 
 NAME = "defence"
@@ -47,16 +47,30 @@ _CANARIES = (
     "Checks with known answers. In every cell: how far outputs for an image change with the other images of "
     "its batch, relative to the largest output; rounding gives 1e-6, and more than 1e-4 is flagged. In cells "
     "of out-of-distribution detection, where a wrong answer fails the cell: the test set against itself, "
-    "predicted twice, has AUROC 0.5; no outlier is an image of the in-distribution set; shuffled labels give "
+    "predicted twice, has AUROC 0.5; shuffled labels give "
     "chance accuracy; equal probabilities have entropy ln K."
 )
+_DATA = (
+    "Checks of images and labels before training; data that are certainly wrong fail the cell, † is a doubt. "
+    "Outliers that are images of the other sets; images within 0.015 (root mean square of pixels) of one of "
+    "a set before it; invalid ones and ones of one colour; share of training labels that agree with the "
+    "nearest centroid, and its difference in other sets; classes whose names are exchanged; class shares and "
+    "mean pixels against training; and differences from what is on record of known sets. `bench data verify` "
+    "names the images."
+)
+# Metrics of the evaluation `data`, in the order of their table.
+_CHECKS = (
+    "shared_images", "near_duplicates", "invalid_images", "constant_images", "label_agreement",
+    "label_agreement_gap", "swapped_classes", "class_share_gap", "pixel_mean_gap", "record_share_gap",
+    "record_distance", "record_agreement_gap",
+)  # fmt: skip
 
 
 def tables(material: Material) -> list[Table]:
-    """The tables `adaptive-attacks`, `resampling`, `flags` and `canaries`; those without lines are empty."""
+    """The tables `adaptive-attacks`, `resampling`, `flags`, `canaries`, `data-canaries`; some are empty."""
     rows = material.rows
     whole = attack_means(rows)
-    return [_adaptive(rows, whole), _matrix(whole), _flagged(rows), _canaries(rows)]
+    return [_adaptive(rows, whole), _matrix(whole), _flagged(rows), _canaries(rows), _data(rows)]
 
 
 def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
@@ -159,11 +173,41 @@ def _flagged(rows: pd.DataFrame) -> Table:
 def _canaries(rows: pd.DataFrame) -> Table:
     found = rows[(rows["variant"] == "canary") & rows["value"].notna()]
     names = {
-        "auroc": "itself_auroc", "shared_images": "shared_images", "accuracy": "shuffled_accuracy",
+        "auroc": "itself_auroc", "accuracy": "shuffled_accuracy",
         "entropy_nats": "uniform_entropy_nats", "batch_dependence": "batch_dependence",
     }  # fmt: skip
+    found = found[found["metric"].isin(names) & found["evaluation"].isin(("ood", "canary"))]
     found = found.assign(metric=found["metric"].map(names), dataset="")
     return Table(
         "canaries", "Canaries", _CANARIES, summarise(found), TASK,
         ("method", "members"), ("metric",), first=tuple(names.values()),
     )  # fmt: skip
+
+
+def _data(rows: pd.DataFrame) -> Table:
+    """Canaries of the data, the same for all methods and seeds unless their data differ.
+
+    Outliers among the inliers were once counted after training, by the evaluation `ood`.
+    """
+    found = rows[rows["metric"].isin(_CHECKS) & rows["variant"].isin(("canary", "doubt"))]
+    found = found[found["value"].notna()]
+    keys = list(PLACE)
+    lines = []
+    for key, group in found.groupby(keys, sort=False):
+        cells = {metric: _checked(str(metric), own) for metric, own in group.groupby("metric")}
+        lines.append(
+            dict(zip(keys, key, strict=True)) | {"cells": cells, "examples": group["examples"].max()}
+        )
+    frame = pd.DataFrame(lines, columns=[*keys, "cells", "examples"])
+    show = tuple(
+        (heading(metric), lambda item, metric=metric: item.cells.get(metric, MISSING)) for metric in _CHECKS
+    )
+    return Table(
+        "data-canaries", "Canaries of the data", _DATA, frame, TASK, ("dataset",), (), show=show
+    )  # fmt: skip
+
+
+def _checked(metric: str, group: pd.DataFrame) -> str:
+    """The value of one check, or the smallest and the largest; marked if one is in doubt."""
+    texts = dict.fromkeys(digits(metric, value) for value in (group["value"].min(), group["value"].max()))
+    return " to ".join(texts) + (MARK if (group["variant"] == "doubt").any() else "")
