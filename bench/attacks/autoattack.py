@@ -140,7 +140,7 @@ def _run(
     return ascent
 
 
-class _OnObjective(torchattacks.APGD):  # type: ignore[misc]  # torchattacks has no types
+class _OnObjective(torchattacks.APGD):
     """APGD that ascends an objective of `adaptive`; whether an image fools, the model decides.
 
     The objective takes the place of the DLR loss, which torchattacks computes from the logits.

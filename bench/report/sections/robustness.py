@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,6 +41,7 @@ _TABLE = (
     "correctly before; detected: of the images that fool, entropy above the threshold that rejects 5 % of "
     "clean validation images. † is flagged."
 )
+PANELS = 4  # side by side
 # Hollow markers are larger: where both coincide, both are seen.
 _SIZES = {"own": 7, "": 3.5}
 
@@ -102,8 +105,13 @@ def robustness(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
     kinds = [k for k in frame["attack"].cat.categories if (frame["attack"] == k).any()]
     names, epsilons = sorted(set(frame["method"])), sorted(set(frame["epsilon"]))
     note = f"{images_of(frame)} · {in_seeds(frame)}"
-    figure = blank(WIDTH, 1.9 + (0.16 + 0.05 * len(names)) * len(kinds), title, note)
-    row = figure.subplots(1, len(epsilons), sharex=True, sharey=True, squeeze=False)[0]
+    columns = min(len(epsilons), PANELS)
+    deep = math.ceil(len(epsilons) / columns)
+    figure = blank(WIDTH, 1.2 + deep * (0.7 + (0.16 + 0.05 * len(names)) * len(kinds)), title, note)
+    grid = figure.subplots(deep, columns, sharex=True, sharey=True, squeeze=False)
+    row = grid.flatten()[: len(epsilons)]
+    for axes in grid.flatten()[len(epsilons) :]:
+        axes.remove()
     height = {kind: i for i, kind in enumerate(kinds)}
     for axes, epsilon in zip(row, epsilons, strict=True):
         own = frame[frame["epsilon"] == epsilon]
@@ -112,9 +120,13 @@ def robustness(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
             shift = 0.7 * ((i + 0.5) / len(names) - 0.5)
             for variant, part in lines.groupby("variant", sort=True):
                 y = np.array([height[kind] for kind in part["attack"]]) + shift
-                drawn = {"color": styles[name].color, "marker": styles[name].marker, "linestyle": ""}
+                drawn: dict[str, Any] = {
+                    "color": styles[name].color,
+                    "marker": styles[name].marker,
+                    "linestyle": "",
+                }
                 drawn["markersize"] = _SIZES[str(variant)]
-                hollow = {"markerfacecolor": "white", "markeredgecolor": styles[name].color}
+                hollow: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": styles[name].color}
                 axes.plot(100 * part["mean"], y, **drawn, **(hollow if variant == "own" else EDGE))
         axes.axhspan(height[WORST] - 0.5, height[WORST] + 0.5, color="0.93", zorder=0)
         axes.set_title(f"epsilon {epsilon:g}")
@@ -122,8 +134,8 @@ def robustness(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
         sns.despine(ax=axes)
     row[0].set_yticks(range(len(kinds)), kinds)
     row[0].invert_yaxis()
-    row[(len(row) - 1) // 2].set_xlabel("robust accuracy [%]")
-    grey = {"color": "0.3", "marker": "o", "linestyle": ""}
+    grid[-1, 0].set_xlabel("robust accuracy [%]")
+    grey: dict[str, Any] = {"color": "0.3", "marker": "o", "linestyle": ""}
     keys = [
         Line2D([], [], label="fresh networks", **grey, **EDGE),
         Line2D([], [], label="attacked networks", **grey, markerfacecolor="white", markeredgecolor="0.3"),
