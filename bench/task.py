@@ -136,11 +136,24 @@ def fitted_on(train: Split, val: Split) -> str:
 
 
 @dataclass(frozen=True)
+class AutoAttackScale:
+    """Which attacks of `bench.attacks.autoattack` a preset adds to its adaptive ones, with their steps.
+
+    targets: classes that `apgd-t` and `fab` try. epsilons: empty: those of the `AttackScale`.
+    """
+
+    attacks: tuple[str, ...]
+    targets: int
+    epsilons: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class AdaptiveScale:
     """The strength of a preset's adaptive attacks, at the epsilons of its `AttackScale`.
 
     members: networks attacked, the same number for every method. images: the first of its `AttackScale`.
     steps, restarts: of each gradient attack. draws: fresh networks per step of `eot`. queries: of Square.
+    auto: the parts of AutoAttack that join them (None: none).
     """
 
     members: int
@@ -149,13 +162,23 @@ class AdaptiveScale:
     restarts: int
     draws: int
     queries: int
+    auto: AutoAttackScale | None = None
 
 
+# All of `bench.attacks.autoattack`, which loads torchattacks: a task is described without it.
+_ALL = ("apgd-ce", "apgd-t", "fab", "square-mixture", "apgd-eot", "apgd-margin")
+_AUTO = {
+    "smoke": AutoAttackScale(_ALL, targets=1, epsilons=(0.1,)),
+    "quick": AutoAttackScale(("apgd-ce", "apgd-t"), targets=3, epsilons=(0.1,)),
+    "paper": AutoAttackScale(_ALL, targets=9),  # AutoAttack's own number
+}
 # By preset. 5 networks: every method can provide 5 and 5 fresh ones.
 ADAPTIVE = {
-    "smoke": AdaptiveScale(5, 16, steps=3, restarts=1, draws=2, queries=10),
-    "quick": AdaptiveScale(5, 100, steps=20, restarts=2, draws=5, queries=200),
-    "paper": AdaptiveScale(5, 1000, steps=100, restarts=5, draws=10, queries=5000),  # 5,000: Square's
+    "smoke": AdaptiveScale(5, 16, steps=3, restarts=1, draws=2, queries=10, auto=_AUTO["smoke"]),
+    "quick": AdaptiveScale(5, 100, steps=20, restarts=2, draws=5, queries=200, auto=_AUTO["quick"]),
+    "paper": AdaptiveScale(  # 5,000 queries: Square's own
+        5, 1000, steps=100, restarts=5, draws=10, queries=5000, auto=_AUTO["paper"]
+    ),
 }
 
 

@@ -15,6 +15,8 @@ from bench.metrics import predictions
 
 # An ensemble is fooled if its mean logits, its mean probability or every member is wrong.
 SENSES = ("fused", "mixture", "every")
+# Those senses that ask about one classifier, which has an accuracy.
+CLASSIFIERS = ("fused", "mixture")
 
 
 def unmoved(images: Tensor, attacked: Tensor) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bench.attacks.success import SENSES, fooled
+from bench.attacks.success import CLASSIFIERS, SENSES, fooled
 from bench.ensemble import Ensemble
 from bench.evaluations.detector import Detector
 from bench.evaluations.subject import BATCH, SINGLES
@@ -100,13 +100,21 @@ def attacked_rows(
     detector: Detector,
     senses: Sequence[str] = SENSES,
 ) -> list[dict[str, Any]]:
-    """Rows of one tested ensemble: success by sense, entropy, AUROC, detected share and evasion rate.
+    """Rows of one tested ensemble: success by sense, robust accuracy, entropy, AUROC, detection and evasion.
 
     chosen: masks of images [B], by the value of the column `success`. success_rate and evasion_rate: of the
     images that this ensemble classified correctly, the share now wrong (evasion: by mean logits, undetected).
+    robust_accuracy: of all images, the share classified correctly before and after, by mean logits (`fused`)
+    or mean probability (`mixture`).
     """
     common = {**where, "members": after.members}
-    rows = []
+    rows = [
+        row(
+            "robust_accuracy", float((~before.fooled[s] & ~after.fooled[s]).mean()), success=s,
+            examples=len(after.log_p), **common,
+        )
+        for s in senses if s in CLASSIFIERS
+    ]  # fmt: skip
     had = ~before.fooled["fused"]
     rejected = detector.rejects(after.members, after.entropy)
     if had.any():

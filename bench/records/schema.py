@@ -85,6 +85,9 @@ METRICS: dict[str, Metric] = {
     "double_fault": Metric("fraction", "lower", heading="double fault", shown="%", factor=100, decimals=2),
     "effective_networks": Metric("networks", heading="effective networks", decimals=3),
     "success_rate": Metric("fraction", "lower", heading="success", shown="%", factor=100, decimals=1),
+    "robust_accuracy": Metric(
+        "fraction", "higher", heading="robust accuracy", shown="%", factor=100, decimals=1
+    ),
     "fooled_share": Metric("fraction", "lower", heading="fooled", shown="%", factor=100, decimals=1),
     "unmoved_share": Metric("fraction", "lower"),
     "detected_share": Metric("fraction", "higher", heading="detected", shown="%", factor=100, decimals=1),

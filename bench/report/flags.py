@@ -16,7 +16,10 @@ from bench.report.rows import PLACE, ordered
 
 ATTACKED = (*PLACE, "method", "crafted_members", "attack", "epsilon")
 COLUMNS = (*ATTACKED, "flag", "evidence", "fired", "seeds")
-GRADIENT_FREE = ("square", "noise")  # baselines that gradient attacks should beat
+GRADIENT_FREE = ("square", "square-mixture", "noise")  # baselines that gradient attacks should beat
+# AutoAttack's parts attack the mean probability and succeed by `mixture`, all others by `fused`.
+MIXTURE = ("apgd-ce", "apgd-t", "fab", "square-mixture")
+APGD = ("apgd-ce", "apgd-t", "apgd-eot", "apgd-margin")  # stronger than PGD, or something is wrong
 # Attacks that stop on the way of another, for their entropy: how strong the ascent is, its end says.
 STOPPED = {"pgd-stop": "pgd"}
 WEAK = 0.5  # minimum success on the attacked networks at the largest epsilon
@@ -26,6 +29,7 @@ BATCH = 1e-4  # maximum relative change of outputs with the batch; rounding chan
 MEANING = {
     "no-gradient": "images without a gradient in float32 were not moved",
     "below-black-box": "fools the networks attacked less often than Square or noise of the same size does",
+    "below-pgd": "an APGD that fools the networks attacked less often than PGD of the same size does",
     "falls-with-epsilon": "fools the networks attacked less often than at a smaller epsilon",
     "weak": "fools the networks attacked on less than half of the images at the largest epsilon tried",
     "batch-dependent": "outputs for an image change with the other images of its batch: no number is certain",
@@ -48,7 +52,7 @@ def find(rows: pd.DataFrame) -> pd.DataFrame:
     """
     found = rows[rows["evaluation"].isin(("attack", "adaptive")) & rows["value"].notna()]
     found = found[(found["variant"] == "same") & found["crafted_members"].notna()]
-    found = found[found["success"].isin(("fused", ""))]
+    found = found[found["success"].isin(("fused", "mixture", ""))]
     fired: dict[tuple[Any, ...], list[str]] = {}
     seeds: dict[tuple[Any, ...], set[Any]] = {}
     place = list(ATTACKED[:-2])
@@ -87,34 +91,49 @@ def _with_stopped(group: pd.DataFrame) -> Iterator[tuple[str, float, str, str]]:
 
 def _of_one(group: pd.DataFrame) -> Iterator[tuple[str, float, str, str]]:
     """Flags of one run's attacks on one ensemble size: attack, epsilon, flag, evidence."""
-    values: dict[str, dict[tuple[str, float], Any]] = {}
+    values: dict[tuple[str, str], dict[tuple[str, float], Any]] = {}
     for item in group.to_dict("records"):
-        values.setdefault(item["metric"], {})[item["attack"], item["epsilon"]] = item
+        values.setdefault((item["metric"], item["success"]), {})[item["attack"], item["epsilon"]] = item
     own = {
-        key: _Own(item["value"], 0 if pd.isna(item["examples"]) else int(item["examples"]))
-        for key, item in values.get("success_rate", {}).items()
+        sense: {
+            key: _Own(item["value"], 0 if pd.isna(item["examples"]) else int(item["examples"]))
+            for key, item in values.get(("success_rate", sense), {}).items()
+        }
+        for sense in ("fused", "mixture")
     }
-    for (attack, epsilon), item in values.get("unmoved_share", {}).items():
+    for (attack, epsilon), item in values.get(("unmoved_share", ""), {}).items():
         if item["value"] > 0:
             yield attack, epsilon, "no-gradient", f"{item['value']:.0%} of {item['examples']} images"
-    for (attack, epsilon), item in values.get("late_gain", {}).items():
+    for (attack, epsilon), item in values.get(("late_gain", ""), {}).items():
         if item["value"] > LATE:
             yield attack, epsilon, "not-converged", f"{item['value']:+.0%} in the last quarter"
-    for (attack, epsilon), (success, examples) in own.items():
-        if attack in GRADIENT_FREE:
-            continue
-        epsilons = sorted(e for a, e in own if a == attack)
-        image = 1.5 / examples if examples else 0.0  # a difference of one image raises no flag
-        best = max(
-            ((own[b, epsilon].success, b) for b in GRADIENT_FREE if (b, epsilon) in own), default=(0.0, "")
-        )
-        if best[0] > success + image:
-            yield attack, epsilon, "below-black-box", f"{success:.0%}, {best[1]} {best[0]:.0%}"
-        before = max((own[attack, e].success for e in epsilons if e < epsilon), default=0.0)
-        if before > success + image:
-            yield attack, epsilon, "falls-with-epsilon", f"{success:.0%} after {before:.0%}"
-        if epsilon == epsilons[-1] >= LARGE and success < WEAK:
-            yield attack, epsilon, "weak", f"{success:.0%} of {examples} images"
+    largest = max((epsilon for _, epsilon in own["fused"]), default=0.0)
+    for sense, held in own.items():
+        for attack, epsilon in held:
+            if attack not in GRADIENT_FREE and (attack in MIXTURE) == (sense == "mixture"):
+                for flag, evidence in _too_weak(held, attack, epsilon, largest):
+                    yield attack, epsilon, flag, evidence
+
+
+def _too_weak(
+    own: dict[tuple[str, float], _Own], attack: str, epsilon: float, largest: float
+) -> Iterator[tuple[str, str]]:
+    """Flags of an attack by its success and that of others in its sense. largest: epsilon of any attack."""
+    success, examples = own[attack, epsilon]
+    image = 1.5 / examples if examples else 0.0  # a difference of one image raises no flag
+    best = max(
+        ((own[b, epsilon].success, b) for b in GRADIENT_FREE if (b, epsilon) in own), default=(0.0, "")
+    )
+    if best[0] > success + image:
+        yield "below-black-box", f"{success:.0%}, {best[1]} {best[0]:.0%}"
+    pgd = own.get(("pgd", epsilon))
+    if attack in APGD and pgd is not None and pgd.success > success + image:
+        yield "below-pgd", f"{success:.0%}, pgd {pgd.success:.0%}"
+    before = max((value.success for (a, e), value in own.items() if a == attack and e < epsilon), default=0.0)
+    if before > success + image:
+        yield "falls-with-epsilon", f"{success:.0%} after {before:.0%}"
+    if epsilon == largest >= LARGE and success < WEAK:
+        yield "weak", f"{success:.0%} of {examples} images"
 
 
 def marked(frame: pd.DataFrame, flags: pd.DataFrame) -> pd.DataFrame:

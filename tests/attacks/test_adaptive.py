@@ -13,7 +13,7 @@ from ensembles import linear, pixels, random_ensemble, zeros
 from small import stripes
 
 from bench.attacks import adaptive, oblivious
-from bench.evaluations import DRAWS
+from bench.evaluations import DRAWS, worst_case
 from bench.evaluations import adaptive_attacks as evaluation
 from bench.metrics import predictions
 from bench.records import schema, store
@@ -182,7 +182,10 @@ def test_each_attack_has_rows_on_attacked_and_on_fresh_networks(found):
     assert {r["metric"] for r in found.rows} <= set(schema.METRICS)
     assert all(-1 <= r["value"] <= 1 for r in pick(found, "late_gain"))
     assert {(r["attack"], r["epsilon"], r["variant"]) for r in found.rows} == {
-        (a, e, v) for a in evaluation.ATTACKS for e in SCALED.epsilons for v in ("same", "adaptive")
+        (a, e, v)
+        for a in (*evaluation.ATTACKS, worst_case.NAME)
+        for e in SCALED.epsilons
+        for v in ("same", "adaptive")
     }
     assert {(r["members"], r["crafted_members"]) for r in found.rows} == {(2, 2)}
     late = pick(found, "late_gain")
@@ -203,7 +206,7 @@ def test_eot_uses_the_attacked_networks_if_the_method_has_no_others(drawn):
     asked, said = subject(drawn[:4], SCALED)
     rows = evaluation.evaluate(asked, Streams(0, "adaptive")).rows
     assert said == ["  eot draws from the 2 attacked networks: the method holds no others"]
-    assert {r["attack"] for r in rows} == set(evaluation.ATTACKS)
+    assert {r["attack"] for r in rows} == {*evaluation.ATTACKS, worst_case.NAME}
 
 
 def test_too_few_networks_are_skipped_with_a_message(drawn):

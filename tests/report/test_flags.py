@@ -170,3 +170,32 @@ def test_canaries_of_the_data_have_a_table_with_doubts_marked():
     twice = pd.concat([frame({}, planted), frame({}, planted[1:2], seed=1).assign(value=0.5)])
     (table,) = [t for t in defence_tables(prepare(twice, {})) if t.name == "data-canaries"]
     assert "| 50.0 to 84.8 |" in to_markdown(table)
+
+
+def mixture(values):
+    """Rows of success of the mean probability, by attack and epsilon."""
+    own = frame(values)
+    return own[own["metric"] == "success_rate"].assign(success="mixture")
+
+
+def test_an_apgd_weaker_than_pgd_is_flagged_in_the_sense_it_attacks():
+    apgd = {("apgd-ce", 0.1): 0.5, ("apgd-margin", 0.1): 0.58}
+    # By mean logits PGD has 0.6: apgd-ce does not attack these, apgd-margin does.
+    assert fired(frame(SOUND | apgd), mixture({("pgd", 0.1): 0.4} | apgd)) == {
+        ("apgd-margin", 0.1, "below-pgd")
+    }
+    assert fired(frame(SOUND | apgd), mixture({("pgd", 0.1): 0.6, ("apgd-ce", 0.1): 0.5})) == {
+        ("apgd-ce", 0.1, "below-pgd"), ("apgd-margin", 0.1, "below-pgd")
+    }  # fmt: skip
+    # One image of a hundred is no difference.
+    near = {("apgd-ce", 0.1): 0.59, ("apgd-margin", 0.1): 0.59}
+    assert fired(frame(SOUND | near), mixture({("pgd", 0.1): 0.6} | near)) == set()
+    square = {("square-mixture", 0.1): 0.5, ("apgd-ce", 0.1): 0.4}
+    assert fired(frame(SOUND | square), mixture(square)) == {("apgd-ce", 0.1, "below-black-box")}
+
+
+def test_an_attack_at_a_smaller_epsilon_than_others_is_not_weak():
+    small = {("apgd-ce", 0.1): 0.3, ("apgd-t", 0.1): 0.3}
+    assert fired(frame(SOUND | small), mixture(small)) == set()
+    alone = {("apgd-ce", 0.1): 0.3}
+    assert fired(frame(alone), mixture(alone)) == {("apgd-ce", 0.1, "weak")}

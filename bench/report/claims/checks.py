@@ -209,7 +209,26 @@ def adversarial_entropy(rows: Rows, judged: str) -> list[Finding]:
             found.append(compare(place, (f"{size} of {judged}", STANDARD), [(a, b)], NATS, missing=gap))
         if not common:
             found.append(Finding(place, None, missing=gap))
-    return found
+    return found + detected_at_worst(rows, judged)
+
+
+def detected_at_worst(rows: Rows, judged: str) -> list[Finding]:
+    """Share of fooling images that fresh networks detect under the worst over all attacks, mean over epsilon.
+
+    High entropy under one attack detects nothing if another attack is not detected.
+    """
+    place = "mnist-attack"
+    shares = {
+        method: rows.frame(
+            method, place, "adaptive", "detected_share", variant="adaptive", attack="worst", success="fused",
+            epsilon=ANY, crafted_members=ANY,
+        )
+        for method in (judged, STANDARD)
+    }  # fmt: skip
+    gap = _gap(place, {method: bool(len(share)) for method, share in shares.items()})
+    ours, theirs = _over_epsilon(*shares.values())
+    names = (f"detected under the worst attack {judged}", STANDARD)
+    return [compare(place, names, [(ours, theirs)], PERCENT, missing=gap)]
 
 
 def small_perturbations(rows: Rows, judged: str) -> list[Finding]:

@@ -111,7 +111,8 @@ CLAIMS = (
         "equal size, though its whole ensemble was attacked",
         "4.5, Fig. 5",
         "entropy_nats on fooling images (variant fresh) of fgsm and pgd-stop: 90 % of ln 10 at some epsilon, "
-        "and the mean over epsilon against standard_ensemble",
+        "and the mean over epsilon against standard_ensemble; detected_share (variant adaptive) of worst "
+        "against its",
         checks.adversarial_entropy,
         attacked=True,
     ),

@@ -14,11 +14,15 @@ from bench.report.layout.captions import Drawing
 from bench.report.layout.figures import Styles
 from bench.report.layout.tables import MARK, MISSING, Table, digits, heading
 from bench.report.rows import ATTACK, PLACE, TASK, Material, ordered, summarise
+from bench.report.sections.robustness import WORST
 
 NAME = "defence"
 FIGURES: dict[str, str] = {}
 OBLIVIOUS = ("fgsm", "pgd")
-ORDER = (*OBLIVIOUS, "eot", "margin", "low-entropy", "low-entropy-targeted", "square", "noise")
+ORDER = (
+    *OBLIVIOUS, *flags.MIXTURE[:3], "eot", "apgd-eot", "margin", "apgd-margin", "low-entropy",
+    "low-entropy-targeted", "square", "square-mixture", "noise",
+)  # fmt: skip
 # Metrics of the tables, with the images that count.
 _METRICS = {
     "success_rate": "fused", "evasion_rate": "fused", "entropy_nats": "all", "auroc": "all",
@@ -27,7 +31,9 @@ _METRICS = {
 _ADAPTIVE = (
     "Every attack on the same number of networks and the same images: fgsm and pgd are oblivious of the "
     "defence, eot takes fresh networks at every step, margin does not saturate, low-entropy and "
-    "low-entropy-targeted aim at confident errors, square needs no gradient, noise is a control. Success on "
+    "low-entropy-targeted aim at confident errors, square needs no gradient, noise is a control. Of "
+    "AutoAttack, apgd-ce, apgd-t, fab and square-mixture attack the mean probability; apgd-eot and "
+    "apgd-margin ascend what eot and margin do. Success on "
     "the attacked networks (own) and on as many fresh ones, by mean logits, over images classified correctly "
     "before. Detected: entropy above a threshold that rejects 5 % of clean validation images. Evasion: wrong "
     "on the fresh networks and not detected. AUROC: attacked against clean images by entropy. † is flagged."
@@ -99,7 +105,8 @@ def _adaptive(rows: pd.DataFrame, whole: pd.DataFrame) -> Table:
     own = whole.merge(sizes.astype({"crafted_members": "Int64"}), on=[*PLACE, "method", "crafted_members"])
     own = own[own["members"] == own["crafted_members"]]
     own = own[(own["variant"] == "fresh") | (own["metric"] == "success_rate")]
-    own = own[~own["attack"].isin(flags.STOPPED)]  # not a measure of robustness
+    # Not a measure of robustness, and of no images of its own (table `robustness`).
+    own = own[~own["attack"].isin((*flags.STOPPED, WORST))]
     kept = {"same": "own", "fresh": ""}
     # Categorical, so that sorting puts the oblivious attacks first.
     others = sorted(set(own["attack"]) - set(ORDER))

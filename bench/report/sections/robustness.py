@@ -1,0 +1,144 @@
+"""Section `robustness`: robust accuracy and detection under each attack and under the worst of all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bench.report import flags
+from bench.report.layout.captions import Drawing, figure_entry, where
+from bench.report.layout.figures import EDGE, WIDTH, Styles, blank, handle, images_of, in_seeds, legend
+from bench.report.layout.tables import Table
+from bench.report.rows import ATTACK, PLACE, Material, ordered, summarise
+
+NAME = "robustness"
+FIGURES = {"robustness": "robustness"}
+WORST = "worst"
+# From the strongest to the controls; an unknown attack comes before these.
+ORDER = (
+    WORST, "apgd-t", "apgd-ce", "fab", "square-mixture", "apgd-eot", "apgd-margin", "eot", "margin",
+    "low-entropy", "low-entropy-targeted", "pgd", "fgsm", "square", "noise",
+)  # fmt: skip
+# Metric with the images that count, by column.
+_COLUMNS = (
+    ("robust_accuracy", "fused"), ("robust_accuracy", "mixture"), ("evasion_rate", "fused"),
+    ("detected_share", "fused"),
+)  # fmt: skip
+_TABLE = (
+    "Of all images, the share classified correctly before and after each attack, by the attacked networks "
+    "(own) and by as many fresh ones: by mean logits (fused) and by the mean probability (mixture), which "
+    "apgd-ce, apgd-t, fab and square-mixture attack. worst: right under every attack of this epsilon, "
+    "image by image; its evasion counts images that some attack gets past the detector, and its detected "
+    "share the images fooled by some attack of which every fooling version is detected. A claim of detection "
+    "counts only against the worst. Evasion: wrong by mean logits and not detected, of the images classified "
+    "correctly before; detected: of the images that fool, entropy above the threshold that rejects 5 % of "
+    "clean validation images. † is flagged."
+)
+PANELS = 4  # side by side
+# Hollow markers are larger: where both coincide, both are seen.
+_SIZES = {"own": 7, "": 3.5}
+
+
+def tables(material: Material) -> list[Table]:
+    """The table `robustness`."""
+    frame = means(material.rows)
+    lines = ("epsilon", "crafted_members", "attack", "method")
+    first = (*dict.fromkeys(metric for metric, _ in _COLUMNS), "own", "")
+    return [
+        Table(
+            "robustness", "Robust accuracy ↑ under each attack, and under the worst of all", _TABLE, frame,
+            PLACE, lines, ("metric", "success", "variant"), lines[:-1], first,
+        )
+    ]  # fmt: skip
+
+
+def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
+    """Robust accuracy by attack, one figure per task of a block."""
+    whole = means(part.rows)
+    for name, frame in whole[whole["metric"] == "robust_accuracy"].groupby("task", sort=True):
+        task = str(name)
+        caption = (
+            "Robust accuracy under each attack and under the worst of all, image by image: of all images, "
+            "the share that the mean logits classify correctly before and after. Solid: as many fresh "
+            "networks; hollow: the attacked ones. One panel per epsilon; attacks from the strongest to the "
+            "controls."
+        )
+        title = f"Robust accuracy — {where(frame, task)}"
+        yield figure_entry(NAME, task, frame, caption, task), robustness(frame, styles, title)
+
+
+def means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds at the sizes at which the worst over all attacks was taken, with flags.
+
+    variant: `own` for the attacked networks, empty for fresh ones.
+    """
+    found = rows[rows["evaluation"].isin(("attack", "adaptive")) & rows["value"].notna()]
+    pairs = zip(found["metric"], found["success"], strict=True)
+    found = found[np.array([pair in _COLUMNS for pair in pairs], dtype=bool)]
+    found = found[found["members"] == found["crafted_members"]]
+    found = found[~found["attack"].isin(flags.STOPPED)]  # not a measure of robustness
+    place = [*PLACE, "method", "crafted_members"]
+    found = found.merge(found.loc[found["attack"] == WORST, place].drop_duplicates(), on=place)
+    kept = {"same": "own", "fresh": "", "adaptive": ""}
+    found = found[found["variant"].isin(tuple(kept))]
+    frame = summarise(found.assign(variant=found["variant"].map(kept)), ATTACK)
+    frame = frame.astype({"crafted_members": "Int64", "epsilon": "float64"})
+    frame = flags.marked(frame, flags.find(rows))
+    others = sorted(set(frame["attack"]) - set(ORDER))
+    kinds = pd.Categorical(frame["attack"], [*others, *ORDER], ordered=True)
+    return ordered(frame.assign(attack=kinds), [*PLACE[1:], "epsilon", "attack"])
+
+
+def robustness(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
+    """One panel per epsilon: robust accuracy by mean logits, attacks below each other.
+
+    frame: lines of `means` of one block and task.
+    """
+    frame = frame[frame["success"] == "fused"]
+    kinds = [k for k in frame["attack"].cat.categories if (frame["attack"] == k).any()]
+    names, epsilons = sorted(set(frame["method"])), sorted(set(frame["epsilon"]))
+    note = f"{images_of(frame)} · {in_seeds(frame)}"
+    columns = min(len(epsilons), PANELS)
+    deep = math.ceil(len(epsilons) / columns)
+    figure = blank(WIDTH, 1.2 + deep * (0.7 + (0.16 + 0.05 * len(names)) * len(kinds)), title, note)
+    grid = figure.subplots(deep, columns, sharex=True, sharey=True, squeeze=False)
+    row = grid.flatten()[: len(epsilons)]
+    for axes in grid.flatten()[len(epsilons) :]:
+        axes.remove()
+    height = {kind: i for i, kind in enumerate(kinds)}
+    for axes, epsilon in zip(row, epsilons, strict=True):
+        own = frame[frame["epsilon"] == epsilon]
+        for i, name in enumerate(names):
+            lines = own[own["method"] == name]
+            shift = 0.7 * ((i + 0.5) / len(names) - 0.5)
+            for variant, part in lines.groupby("variant", sort=True):
+                y = np.array([height[kind] for kind in part["attack"]]) + shift
+                drawn: dict[str, Any] = {
+                    "color": styles[name].color,
+                    "marker": styles[name].marker,
+                    "linestyle": "",
+                }
+                drawn["markersize"] = _SIZES[str(variant)]
+                hollow: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": styles[name].color}
+                axes.plot(100 * part["mean"], y, **drawn, **(hollow if variant == "own" else EDGE))
+        axes.axhspan(height[WORST] - 0.5, height[WORST] + 0.5, color="0.93", zorder=0)
+        axes.set_title(f"epsilon {epsilon:g}")
+        axes.set_xlim(-4, 104)
+        sns.despine(ax=axes)
+    row[0].set_yticks(range(len(kinds)), kinds)
+    row[0].invert_yaxis()
+    grid[-1, 0].set_xlabel("robust accuracy [%]")
+    grey: dict[str, Any] = {"color": "0.3", "marker": "o", "linestyle": ""}
+    keys = [
+        Line2D([], [], label="fresh networks", **grey, **EDGE),
+        Line2D([], [], label="attacked networks", **grey, markerfacecolor="white", markeredgecolor="0.3"),
+    ]
+    legend(figure, [*(handle(name, styles[name], linestyle="") for name in names), *keys])
+    return figure
