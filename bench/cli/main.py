@@ -156,9 +156,9 @@ def plan(methods: list[str], tasks: list[str], **options: Any) -> None:
         click.echo(line)
     click.echo(planning.summary(found))
     for task, message in unreadable.items():
-        click.echo(f"no data for {task}: {message}", err=True)
+        click.echo(f"not planned: {task}: {message}", err=True)
     if unreadable:
-        raise BenchError(f"{len(unreadable)} of {len(tasks)} tasks could not be planned")
+        raise BenchError(f"could not plan {', '.join(unreadable)}")
 
 
 @main.command("verify")
@@ -184,8 +184,8 @@ def verify_runs(ctx: click.Context, runs: str, **options: Any) -> None:
     from bench.system.progress import reporter
 
     results = options["results"].resolve()
-    asked = verifying.names(results, runs)
     with reporter() as out:
+        asked = verifying.names(results, runs, out)
         found = verifying.verify(
             results,
             asked,
@@ -352,7 +352,12 @@ def fetch(name: list[str], data: Path | None) -> None:
 @click.pass_context
 def verify(ctx: click.Context, name: list[str], data: Path | None) -> None:
     """Check the files of data sets against their checksums; exit code 1 if one is wrong or missing."""
-    states = [item for each in name for item in registry.source(each).verify(_root(data))]
+    root, states = _root(data), []
+    for each in name:
+        try:
+            states += registry.source(each).verify(root)
+        except BenchError as error:  # of one plug-in: the others are verified all the same
+            states.append((Path(each), str(error)))
     for path, state in states:
         click.echo(f"{state}  {path}")
     if any(state != "ok" for _, state in states):

@@ -8,7 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from bench.running import launchers
-from bench.running.plan import Planned, Selection, plan
+from bench.running.plan import Planned, Selection, plan, usable
 from bench.running.worker import Job, ended_run, work
 from bench.system import files
 from bench.system.progress import Reporter
@@ -42,6 +42,7 @@ def run(
     (None: only this process).
     """
     planned, unreadable = plan(selection, results)
+    selection, _ = usable(selection)
     _check_writable(results)
     outcome = Outcome(failed=dict(unreadable))
     todo: list[Planned] = []

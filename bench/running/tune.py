@@ -21,7 +21,7 @@ import torch
 from bench import registry, training
 from bench.engine import float32, parallel, single_threaded, spent
 from bench.errors import BenchError
-from bench.records import schema, store, tuning
+from bench.records import runs, schema, store, tuning
 from bench.running import candidates, record, trials
 from bench.running.candidates import Candidate, Search
 from bench.running.plan import Selection, cells
@@ -108,10 +108,14 @@ class _Tuning:
         names = trial.runs(folder)
         if not names:
             return None
-        about = store.read_about(folder, names[-1])
-        if about["code"] != trial.code():
+        try:
+            run = runs.check(folder, names[-1])
+        except BenchError as error:
+            self.reporter.say(f"left out: {error}")
             return None
-        frame = store.read_csv(folder / "raw" / f"{names[-1]}.csv").astype(object)
+        if run.about["code"] != trial.code():
+            return None
+        frame = run.rows.astype(object)
         frame = frame.where(frame.notna(), None)
         rows = [dict(zip(schema.COLUMNS, line, strict=True)) for line in frame.itertuples(index=False)]
         return _tried(names[-1], candidate, length, rows, store.read_arrays(folder, names[-1]))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.errors import BenchError
-from bench.records import schema, store
+from bench.records import runs, schema, store
 
 COMMON = {"run": "r", "method": "m", "task": "t", "train": "t", "preset": "smoke", "seed": 0, "schema": 1}
 
@@ -51,19 +51,48 @@ def test_the_newest_run_of_a_cell_is_read_unless_it_failed(tmp_path):
     store.write_run(tmp_path, "new", rows(run="new"), {}, about(created="2026-01-02"))
     failure = {"type": "E", "message": "", "traceback": ""}
     store.write_run(tmp_path, "bad", rows(run="bad"), {}, about(created="2026-01-03", failure=failure))
-    assert set(store.read(tmp_path)["run"]) == {"new"}
+    assert set(runs.read(tmp_path).newest()["run"]) == {"new"}
 
 
 def test_errors_on_missing_and_broken_files_say_what_to_do(tmp_path):
     with pytest.raises(BenchError, match="make one: bench run"):
-        store.read(tmp_path)
+        runs.read(tmp_path).newest()
     store.write_run(tmp_path, "r", rows(), {}, about())
     (tmp_path / "raw" / "r.csv").write_text("a,b\n1,2\n")
     with pytest.raises(BenchError, match="expected the columns of schema 1"):
-        store.read(tmp_path)
+        store.read_csv(tmp_path / "raw" / "r.csv")
     (tmp_path / "raw" / "r.npz").write_bytes(b"nonsense")
     with pytest.raises(BenchError, match="expected the arrays of run r"):
         store.read_arrays(tmp_path, "r")
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [
+        ("accuracy", 7.5),
+        ("auroc", -1.0),
+        ("entropy_nats", -0.1),
+        ("weight_cosine", 1.1),
+        ("accuracy", np.inf),
+    ],
+)
+def test_a_value_that_its_metric_cannot_have_is_neither_written_nor_read(tmp_path, metric, value):
+    with pytest.raises(ValueError, match=f"{metric} = .* is not within"):
+        store.write_run(tmp_path, "r", [schema.row(metric, value, **COMMON)], {}, about())
+    assert not list(tmp_path.rglob("*"))
+    path = store.write_run(tmp_path, "r", [schema.row(metric, 0.5, **COMMON)], {}, about())
+    path.write_text(path.read_text().replace("0.5", repr(value)))
+    with pytest.raises(BenchError, match=f"r.csv: .*{metric} = .* is not within"):
+        store.read_csv(path)
+
+
+def test_rounding_is_within_the_limits_and_other_metrics_have_none():
+    schema.check_range("mutual_information_nats", -1e-7)
+    schema.check_range("aupr_in", 1.0000000000000002)
+    schema.check_range("late_gain", -0.5)
+    schema.check_range("nll_nats", -3.0)  # of a density
+    schema.check_range("accuracy", np.nan)
+    schema.check_range("a_metric_of_a_plug_in", -1e300)
 
 
 def test_a_folder_that_is_a_file_is_an_error(tmp_path):

@@ -14,6 +14,7 @@ from small import load_stripes, stripes_task
 
 from bench import registry
 from bench.errors import BenchError
+from bench.records import runs as stored
 from bench.records import store, tuning
 from bench.registry import preset_values
 from bench.running import candidates, trials, tune
@@ -122,7 +123,7 @@ def csvs(results):
 def test_lengths_are_shares_of_the_preset_s(tmp_path):
     tuned(tmp_path)
     folder = tuning.folder(tmp_path)
-    abouts = store.runs(folder).values()
+    abouts = [run.about for run in stored.find(folder).runs.values()]
     assert sorted((a["length"], a["config"]["epochs"]) for a in abouts) == [("1/9", 1)] * 2 + [("2/3", 6)] * 2
     assert {a["config"]["batch"] for a in abouts} == {32}
 
@@ -159,7 +160,7 @@ def test_trials_that_diverge_are_rows_and_no_choice(tmp_path):
         tuned(tmp_path, sets=[*SETS, "mc_dropout.lr=1e30"])
     found = [store.read_csv(path) for path in csvs(tmp_path)]
     assert len(found) == 4 and all("failed" in set(frame["metric"]) for frame in found)
-    assert all(about["failure"]["type"] for about in store.runs(tuning.folder(tmp_path)).values())
+    assert all(run.about["failure"]["type"] for run in stored.find(tuning.folder(tmp_path)).runs.values())
 
 
 def test_the_lines_make_the_preset_s_settings_the_chosen(tmp_path):

@@ -18,6 +18,7 @@ import pandas as pd
 from bench.report import flags
 from bench.report.claims.evidence import Finding, Rows
 from bench.report.claims.paper import CLAIMS, FAILS, HOLDS, OPEN, UNKNOWN, Claim
+from bench.report.data_sets import one_each
 from bench.report.layout.tables import MARK, Cell, TextTable
 from bench.report.published import AS_PUBLISHED, JUDGED, named
 from bench.report.rows import BLOCK, Abouts, command, note_on_copies, without_configuration
@@ -56,7 +57,7 @@ def ledger(
     theirs = Rows(paper.assign(task=paper["train"], seed=0, source=""), {})
     own = {claim.name: verdict(claim.check(theirs, AS_PUBLISHED)) for claim in chosen}
     lines = []
-    for (preset, device), part in rows.groupby(list(BLOCK), sort=False):
+    for (preset, device), part in one_each(rows, created).groupby(list(BLOCK), sort=False):
         asked, nothing = Rows(part, created), Rows(part.iloc[:0], {})
         doubts = _doubts(part)
         held = set(zip(without_configuration(part["method"]), part["task"], strict=True))
