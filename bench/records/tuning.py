@@ -3,7 +3,7 @@
 A tuning that has ended leaves `<results>/tuning/chosen/<name>.json`: `chosen`, the run that won; `ranked`,
 the longest trial of every candidate, the best first, each with its run, its rank and the settings that
 differ from the preset's; `lines` for the method's file; `budget_cpu_seconds` and what was spent. A tuning
-that was stopped has trials alone.
+that was stopped has trials alone. Names of tunings on other data end in a number.
 """
 
 from __future__ import annotations

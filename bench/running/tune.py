@@ -209,8 +209,23 @@ def _write_chosen(outcome: Outcome, cell: Trial, results: Path, budget: float) -
         "cpu_seconds": outcome.cpu_seconds,
     }
     place = "" if cell.device == "cpu" else f"-{cell.device}"
-    name = f"{cell.entry.name}-{cell.task.train}-{cell.preset}-s{cell.seed}{place}"
+    stem = f"{cell.entry.name}-{cell.task.train}-{cell.preset}-s{cell.seed}{place}"
+    known, name, count = tuning.chosen(results), stem, 1
+    while name in known and _on_other_data(results, known[name]["chosen"], cell):
+        count += 1
+        name = f"{stem}-{count}"
     tuning.write_chosen(results, name, document)
+
+
+def _on_other_data(results: Path, run: str, cell: Trial) -> bool:
+    """Whether a tuning that chose this run read other data: no file of the cell's, or one that differs."""
+    try:
+        read = store.read_about(tuning.folder(results), run).get("checksums")
+    except BenchError:
+        return False
+    now = dict(cell.checksums)
+    shared = read.keys() & now.keys() if isinstance(read, dict) else set()
+    return not shared or any(read[file] != now[file] for file in shared)
 
 
 def _ordered(found: list[Tried]) -> list[Tried]:

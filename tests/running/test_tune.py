@@ -155,6 +155,17 @@ def test_test_data_and_outliers_do_not_change_what_is_chosen(tmp_path, monkeypat
     assert blind.lines == honest.lines
 
 
+def test_a_tuning_on_other_data_replaces_none(tmp_path, monkeypatch):
+    tuned(tmp_path)
+    data = load_stripes(None)
+    other = replace(data, checksums={name: "f" * 64 for name in data.checksums})
+    task = replace(stripes_task, load=lambda root: other)
+    monkeypatch.setattr(registry, "task", lambda name: task)
+    for _ in range(2):  # the second replaces that on the same data
+        tuned(tmp_path)
+    assert sorted(tuning.chosen(tmp_path)) == ["mc_dropout-stripes-smoke-s0", "mc_dropout-stripes-smoke-s0-2"]
+
+
 def test_trials_that_diverge_are_rows_and_no_choice(tmp_path):
     with pytest.raises(BenchError, match="expected a trial that ends, found 2 that failed"):
         tuned(tmp_path, sets=[*SETS, "mc_dropout.lr=1e30"])
