@@ -224,7 +224,9 @@ def _on_other_data(results: Path, run: str, cell: Trial) -> bool:
     except BenchError:
         return False
     now = dict(cell.checksums)
-    shared = read.keys() & now.keys() if isinstance(read, dict) else set()
+    if not isinstance(read, dict):
+        return True
+    shared = read.keys() & now.keys()
     return not shared or any(read[file] != now[file] for file in shared)
 
 
