@@ -191,7 +191,7 @@ def read_toml(path: Path, method: str) -> dict[str, Any]:
         for suffix, variant in found.get("variants", {}).items():
             if not (isinstance(variant, dict) and isinstance(variant.get("about", ""), str)):
                 raise ValueError(f"variant {suffix} = {variant!r}, which is not a table")
-            _check_name("variant", variant.get("name", suffix))
+            _check_name("variant", variant.get("name", f"{method}-{suffix}"))
             for header in _presets_of(variant):
                 if not all(name in PRESETS for name in listed(header)):
                     raise ValueError(f"variant {suffix}: {header} is not a preset")
@@ -303,9 +303,10 @@ def _over(table: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_name(kind: str, name: Any) -> None:
     """Raises ValueError for a name that cannot be part of a file name."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or name == "all":
         raise ValueError(
-            f"{kind} name {name!r}: expected letters, digits, _, - and ., beginning with a letter"
+            f"{kind} name {name!r}: expected letters, digits, _, - and ., beginning with a letter, at most "
+            "64, and not 'all'"
         )
 
 
@@ -357,9 +358,16 @@ def method(name: str) -> MethodEntry:
 def task(name: str) -> Any:
     """The `bench.task.Task` of that name, imported. Raises `UsageError` if there is none.
 
-    Raises BenchError for a task whose own name, which rows contain, differs from its registered name.
+    Raises BenchError for a task whose own name, which rows contain, differs from its registered name, and for
+    a train key that cannot be part of a file name.
     """
-    return _named("task", _get("task", tasks(), name))
+    entry = _get("task", tasks(), name)
+    found = _named("task", entry)
+    try:
+        _check_name("train key", getattr(found, "train", None))  # a folder of checkpoints
+    except ValueError as error:
+        raise BenchError(f"{entry.owner or entry.target}: {error}; {_REPAIR}") from error
+    return found
 
 
 def source(name: str) -> Any:

@@ -14,7 +14,7 @@ from bench import registry
 from bench.errors import BenchError
 from bench.evaluations import data_canaries
 from bench.methods.standard_ensemble import StandardEnsemble
-from bench.records import schema, store
+from bench.records import runs, schema
 from bench.registry import MethodEntry
 from bench.rng import Streams, stream
 from bench.running import run
@@ -95,7 +95,7 @@ def same(first, second) -> bool:
 
 def numbers(results, *, traced: bool):
     """Values without costs: of traces, which belong to a fit, or of evaluations."""
-    frame = store.read(results)
+    frame = runs.read(results).newest()
     frame = frame[(frame["evaluation"] == "trace") == traced]
     return frame.loc[~frame["metric"].str.contains("seconds|bytes|per_s"), [*schema.KEY, "value"]]
 

@@ -58,6 +58,11 @@ BROKEN = {
         "mine",
     ),
     "a name that is no file's": ("add_method('../mine', 'mine:M')", {}, "../mine"),
+    "the name of a variant that is too long": (
+        "add_method('mine', 'mine:M')",
+        {"mine_dot_py": METHOD, "mine_dot_toml": f"[variants.{'x' * 60}]\np = 0.1"},
+        "mine",
+    ),
 }
 
 
@@ -93,6 +98,20 @@ CLASHES = {
         "hypergan",
         "bench.methods.hypergan",
     ),
+    "own method": (
+        "add_method('mine', 'mine:M')",
+        "[variants.x]\nname = 'mine'\n",
+        "methods",
+        "mine",
+        "mine",
+    ),
+    "two variants": (
+        "add_method('mine', 'mine:M')",
+        "[variants.x]\nname = 'other'\n[variants.y]\nname = 'other'\n",
+        "methods",
+        "other",
+        "mine",
+    ),
     "task": ("add_task('digits', 'mine:M', 'x')", "", "tasks", "digits", "bench.datasets.digits"),
     "source": ("add_source('mnist', 'mine:M', 'x')", "", "sources", "mnist", "bench.datasets.mnist"),
 }
@@ -107,7 +126,37 @@ def test_the_first_registration_of_a_name_wins(plugin, kind):
     assert done.stdout.strip() == module
     (warning,) = done.stderr.splitlines()
     assert f"{name!r} (mine:M) is skipped" in warning
-    assert "plug-in 'point' of package pack 0.1" in warning and "of package ensemble-bench" in warning
+    owner = "of package pack 0.1 has" if module == "mine" else "of package ensemble-bench"
+    assert "plug-in 'point' of package pack 0.1" in warning and owner in warning
+
+
+def test_no_name_is_all(plugin):
+    folder = plugin("add_method('all', 'mine:M')", mine_dot_py=METHOD)
+    done = run(folder, "list", "methods")
+    assert done.stdout.split() == run("/", "list", "methods").stdout.split()
+    assert "method skipped, rename it" in done.stderr
+
+
+def test_the_report_needs_no_plug_in_that_is_not_installed_any_more(plugin):
+    mine = f"{MISNAMED}mine = replace(digits, name='mine')\n"
+    folder = plugin(
+        "add_task('mine', 'mine:mine', 'x')\nadd_method('mymethod', 'mymethod:M')",
+        mine_dot_py=mine,
+        mymethod_dot_py="from bench.methods.standard_ensemble import *\nM = StandardEnsemble\n",
+        mymethod_dot_toml="[smoke]\nnetworks = 5\nepochs = 1\n[variants.other]\nbatch = 50\n",
+    )
+    where = ["--method", "mymethod,mymethod-other", "--task", "mine", "--preset", "smoke"]
+    done = run(folder, "run", *where, "--results", "r")
+    assert done.returncode == 0, done.stderr
+    (folder / "names.py").write_text("raise RuntimeError")  # broken, then not installed
+    tables = []
+    for path in (folder, "/"):
+        report = run(path, "report", "--results", str(folder / "r"))
+        assert report.returncode == 0, report.stderr
+        tables.append((folder / "r" / "tables" / "summary.csv").read_text())
+    assert tables[0] == tables[1]
+    assert {line.split(",")[2:4][0] for line in tables[0].splitlines()[1:]} == {"mine"}
+    assert "mymethod-other" in tables[0] and "mymethod," in tables[0]
 
 
 def test_a_skipped_name_does_not_affect_the_rest_of_its_plugin(plugin):
@@ -119,14 +168,45 @@ def test_a_skipped_name_does_not_affect_the_rest_of_its_plugin(plugin):
     assert "mine" in run(folder, "list", "methods").stdout.split()
 
 
+MISNAMED = "from dataclasses import replace\nfrom bench.datasets.digits import digits\nmine = digits\n"
+
+
 def test_a_task_whose_name_differs_from_its_registration_is_refused(plugin):
-    mine = "from dataclasses import replace\nfrom bench.datasets.digits import digits\nmine = digits\n"
-    folder = plugin("add_task('mine', 'mine:mine', 'x')", mine_dot_py=mine)
-    done = run(folder, "plan", "--method", "mc_dropout", "--task", "digits,mine", "--preset", "smoke")
+    folder = plugin("add_task('mine', 'mine:mine', 'x')", mine_dot_py=MISNAMED)
+    done = run(folder, "plan", "--method", "mc_dropout", "--task", "mine", "--preset", "smoke")
     assert done.returncode == 1
     (error,) = done.stderr.splitlines()
     assert error.startswith("Error: plug-in 'point' of package pack 0.1: ")
     assert "named 'mine', as registered, found the name 'digits'" in error
+
+
+def test_cells_of_other_methods_and_tasks_run_beside_those_that_cannot_be_loaded(plugin):
+    folder = plugin(
+        "add_task('mine', 'mine:mine', 'x')\nadd_method('broken', 'broken:M')",
+        mine_dot_py=MISNAMED,
+        broken_dot_py="import nothing_here",
+        broken_dot_toml="[smoke]\nepochs = 1",
+    )
+    small = ["standard_ensemble.networks=5", "standard_ensemble.epochs=1", "broken.epochs=1"]
+    sets = [word for text in small for word in ("--set", text)]
+    where = ["--method", "broken,standard_ensemble", "--task", "mine,digits", "--preset", "smoke", *sets]
+    done = run(folder, "run", *where, "--results", "r")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "1 run, 0 already done, 2 failed" in done.stdout
+    mine, broken = (line for line in done.stderr.splitlines() if line.startswith("failed: "))
+    assert mine.startswith("failed: mine: plug-in 'point' of package pack 0.1: ")
+    assert broken.startswith("failed: broken: plug-in 'point' of package pack 0.1: ")
+    assert "nothing_here" in broken
+    assert [path.name[:25] for path in (folder / "r" / "raw").glob("*.csv")] == ["standard_ensemble-digits-"]
+
+
+@pytest.mark.parametrize("train", ["../../elsewhere", None, "all"])
+def test_a_task_whose_train_key_is_no_folder_s_name_is_refused(plugin, train):
+    mine = f"{MISNAMED}mine = replace(digits, name='mine', train={train!r})\n"
+    folder = plugin("add_task('mine', 'mine:mine', 'x')", mine_dot_py=mine)
+    done = run(folder, "plan", "--method", "mc_dropout", "--task", "mine", "--preset", "smoke")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: plug-in 'point' of package pack 0.1: train key name {train!r}: ")
 
 
 def test_this_suite_s_own_names_are_all_registered():

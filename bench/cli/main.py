@@ -169,9 +169,9 @@ def plan(methods: list[str], tasks: list[str], **options: Any) -> None:
         click.echo(line)
     click.echo(planning.summary(found))
     for task, message in unreadable.items():
-        click.echo(f"no data for {task}: {message}", err=True)
+        click.echo(f"not planned: {task}: {message}", err=True)
     if unreadable:
-        raise BenchError(f"{len(unreadable)} of {len(tasks)} tasks could not be planned")
+        raise BenchError(f"could not plan {', '.join(unreadable)}")
 
 
 @main.command("verify")
@@ -197,8 +197,8 @@ def verify_runs(ctx: click.Context, runs: str, **options: Any) -> None:
     from bench.system.progress import reporter
 
     results = options["results"].resolve()
-    asked = verifying.names(results, runs)
     with reporter() as out:
+        asked = verifying.names(results, runs, out)
         found = verifying.verify(
             results,
             asked,
@@ -374,13 +374,15 @@ def verify(ctx: click.Context, name: list[str], data: Path | None) -> None:
     states: list[tuple[str, object]] = []
     with warnings_logged() as warnings:
         for each in name:
-            files = [(state, path) for path, state in registry.source(each).verify(_root(data))]
-            states += files
-            if each in registry.tasks() and all(state == "ok" for state, _ in files):
-                try:
+            try:
+                files = [(state, path) for path, state in registry.source(each).verify(_root(data))]
+                states += files
+                if each in registry.tasks() and all(state == "ok" for state, _ in files):
                     states += checked(each, _root(data))
-                except DataError as error:  # its task needs other sets too
-                    states.append(("unreadable", error))
+            except DataError as error:  # its task needs other sets too
+                states.append(("unreadable", error))
+            except BenchError as error:  # of one plug-in: the others are verified all the same
+                states.append((str(error), each))
     for state, what in states:
         click.echo(f"{state}  {what}")
     for text in warnings:

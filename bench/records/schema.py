@@ -18,13 +18,22 @@ INTEGERS = ("seed", "members", "epoch", "severity", "crafted_members", "examples
 FLOATS = ("quantile", "epsilon", "value")
 MAX_INTEGER = 2**63 - 1  # a reader has 64-bit integers
 
+# Least and greatest possible value of a metric, by unit; others have no limits unless `METRICS` gives them.
+LIMITS: dict[str, tuple[float, float]] = {
+    "fraction": (0, 1),
+    **dict.fromkeys(("nats", "seconds", "gflop", "bytes", "images", "networks"), (0, math.inf)),
+}
+ANY, POSITIVE, UP_TO_ONE = (-math.inf, math.inf), (0, math.inf), (-1, 1)
+ROUNDING = 1e-5  # beyond a limit: sums in float32
+
 
 class Metric(NamedTuple):
     """One metric: the unit of its rows, which direction is better, and how tables and figures show it.
 
     direction: `higher`, `lower` or, if neither is better, empty. heading: its name in tables; empty: the
     metric's own. shown: the unit after the heading; factor: converts from the unit of rows to it. decimals:
-    None for three significant digits.
+    None for three significant digits. limits: the least and the greatest possible value in the unit of rows;
+    None for those of the unit.
     """
 
     unit: str
@@ -33,13 +42,14 @@ class Metric(NamedTuple):
     shown: str = ""
     factor: float = 1
     decimals: int | None = None
+    limits: tuple[float, float] | None = None
 
 
 # Only names of cost metrics that vary between runs contain seconds, bytes or per_s.
 METRICS: dict[str, Metric] = {
     "accuracy": Metric("fraction", "higher", heading="accuracy", shown="%", factor=100, decimals=2),
-    "nll_nats": Metric("nats", "lower", heading="NLL", shown="nats", decimals=4),
-    "brier": Metric("1", "lower", heading="Brier", decimals=4),
+    "nll_nats": Metric("nats", "lower", heading="NLL", shown="nats", decimals=4, limits=ANY),
+    "brier": Metric("1", "lower", heading="Brier", decimals=4, limits=(0, 2)),
     "ece": Metric("fraction", "lower", heading="ECE", decimals=4),
     "adaptive_ece": Metric("fraction", "lower", heading="adaptive ECE", decimals=4),
     "aurc": Metric("fraction", "lower", heading="AURC", decimals=5),
@@ -62,7 +72,7 @@ METRICS: dict[str, Metric] = {
     "constant_images": Metric("images", heading="images of one colour", decimals=0),
     "label_agreement": Metric("fraction", heading="labels that agree", shown="%", factor=100, decimals=1),
     "label_agreement_gap": Metric(
-        "fraction", heading="agreement gap", shown="points", factor=100, decimals=1
+        "fraction", heading="agreement gap", shown="points", factor=100, decimals=1, limits=UP_TO_ONE
     ),
     "swapped_classes": Metric("pairs", heading="swapped classes", decimals=0),
     "class_share_gap": Metric("fraction", heading="class share gap", shown="points", factor=100, decimals=1),
@@ -72,14 +82,19 @@ METRICS: dict[str, Metric] = {
     ),
     "record_distance": Metric("1", heading="class means from record", decimals=3),
     "record_agreement_gap": Metric(
-        "fraction", heading="agreement from record", shown="points", factor=100, decimals=1
+        "fraction",
+        heading="agreement from record",
+        shown="points",
+        factor=100,
+        decimals=1,
+        limits=UP_TO_ONE,
     ),
-    "weight_norm_mean": Metric("1", heading="mean"),
-    "weight_norm_sd": Metric("1", heading="sd"),
-    "weight_spread": Metric("1", heading="spread", decimals=3),
-    "weight_cosine": Metric("1", heading="cosine", decimals=3),
-    "weight_distance": Metric("1", heading="distance", decimals=3),
-    "weight_distance_aligned": Metric("1", heading="distance, aligned", decimals=3),
+    "weight_norm_mean": Metric("1", heading="mean", limits=POSITIVE),
+    "weight_norm_sd": Metric("1", heading="sd", limits=POSITIVE),
+    "weight_spread": Metric("1", heading="spread", decimals=3, limits=POSITIVE),
+    "weight_cosine": Metric("1", heading="cosine", decimals=3, limits=UP_TO_ONE),
+    "weight_distance": Metric("1", heading="distance", decimals=3, limits=POSITIVE),
+    "weight_distance_aligned": Metric("1", heading="distance, aligned", decimals=3, limits=POSITIVE),
     "disagreement": Metric("fraction", heading="disagreement", shown="%", factor=100, decimals=2),
     "pairwise_kl_nats": Metric("nats", heading="pairwise KL", shown="nats", decimals=4),
     "double_fault": Metric("fraction", "lower", heading="double fault", shown="%", factor=100, decimals=2),
@@ -92,17 +107,19 @@ METRICS: dict[str, Metric] = {
     "unmoved_share": Metric("fraction", "lower"),
     "detected_share": Metric("fraction", "higher", heading="detected", shown="%", factor=100, decimals=1),
     "evasion_rate": Metric("fraction", "lower", heading="evasion", shown="%", factor=100, decimals=1),
-    "late_gain": Metric("fraction"),
+    "late_gain": Metric("fraction", limits=UP_TO_ONE),
     "detection_threshold_nats": Metric("nats"),
-    "fooling_epsilon": Metric("1", "higher", heading="epsilon", decimals=3),
-    "output_sd": Metric("1", heading="sd of outputs", decimals=3),
-    "rmse": Metric("1", "lower", heading="RMSE", decimals=2),
-    "log_likelihood_nats": Metric("nats", "higher", heading="log-likelihood", shown="nats", decimals=3),
+    "fooling_epsilon": Metric("1", "higher", heading="epsilon", decimals=3, limits=POSITIVE),
+    "output_sd": Metric("1", heading="sd of outputs", decimals=3, limits=POSITIVE),
+    "rmse": Metric("1", "lower", heading="RMSE", decimals=2, limits=POSITIVE),
+    "log_likelihood_nats": Metric(
+        "nats", "higher", heading="log-likelihood", shown="nats", decimals=3, limits=ANY
+    ),
     "band_coverage": Metric(
         "fraction", "higher", heading="target in the band", shown="%", factor=100, decimals=0
     ),
-    "band_width": Metric("1", heading="band width", decimals=2),
-    "wasserstein2_to_reference": Metric("1", "lower", heading="W2 to HMC", decimals=2),
+    "band_width": Metric("1", heading="band width", decimals=2, limits=POSITIVE),
+    "wasserstein2_to_reference": Metric("1", "lower", heading="W2 to HMC", decimals=2, limits=POSITIVE),
     "fit_seconds": Metric("seconds", "lower", heading="fit", shown="s"),
     "fit_cpu_seconds": Metric("seconds", "lower", heading="fit, CPU time", shown="s"),
     "trial_cpu_seconds": Metric("seconds", "lower", heading="trial, CPU time", shown="s"),
@@ -147,6 +164,21 @@ def header(version: int) -> tuple[str, ...]:
     """The columns of a version of the schema, in order."""
     later = {name for added, names in ADDED.items() if added > version for name in names}
     return tuple(name for name in COLUMNS if name not in later)
+
+
+def limits(metric: str) -> tuple[float, float]:
+    """The least and the greatest possible value of a metric, infinite where there is none."""
+    known = METRICS.get(metric)
+    if known is None:
+        return ANY
+    return known.limits or LIMITS.get(known.unit, ANY)
+
+
+def check_range(metric: str, value: float) -> None:
+    """Raises ValueError for a value beyond the metric's limits by more than rounding; NaN has no range."""
+    low, high = limits(metric)
+    if value < low - ROUNDING or value > high + ROUNDING:
+        raise ValueError(f"{metric} = {value!r}, which is not within [{low:g}, {high:g}]")
 
 
 def cell_text(column: str, value: Any) -> str:

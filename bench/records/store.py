@@ -1,23 +1,20 @@
 """The files of a run: tidy CSV with one number per row, JSON and arrays.
 
-A run is three files in `<results>/raw/`: `<run>.npz` (per-image arrays), `<run>.json` (settings and
-provenance) and `<run>.csv` (the rows). The CSV is written last, by an atomic rename: a run without its CSV
-does not exist. Without torch, since the report reads runs through this module.
+A run is three files in `<results>/raw/`: `<run>.npz` (per-image arrays), `<run>.json` (settings, provenance,
+and SHA-256 of the other two) and `<run>.csv` (the rows). The CSV is written last, by an atomic rename: a run
+without its CSV does not exist. Without torch, since the report reads runs through this module.
 """
 
 from __future__ import annotations
 
 import csv
-import glob
 import hashlib
 import io
 import json
-import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,18 @@ import numpy as np
 import pandas as pd
 
 from bench.errors import BenchError
-from bench.records.schema import COLUMNS, FLOATS, INTEGERS, KEY, SCHEMA, cell_text, header
+from bench.records.schema import (
+    COLUMNS,
+    FLOATS,
+    INTEGERS,
+    KEY,
+    ROUNDING,
+    SCHEMA,
+    cell_text,
+    check_range,
+    header,
+    limits,
+)
 from bench.system.files import read_bytes, write_atomic
 
 # Limits when reading; the largest runs of this suite need a hundredth of each.
@@ -34,7 +42,7 @@ MAX_ROWS_BYTES, MAX_ABOUT_BYTES, MAX_ARRAYS_BYTES = 64 * 2**20, 4 * 2**20, 256 *
 
 
 def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The rows as CSV text. Raises ValueError if two rows share a key, or for a value outside its range."""
+    """The rows as CSV text. Raises ValueError if two rows share a key, or a value is beyond its limits."""
     seen: set[tuple[str, ...]] = set()
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -42,6 +50,7 @@ def to_csv(rows: Iterable[Mapping[str, Any]]) -> str:
     for item in rows:
         try:
             texts = {c: cell_text(c, item.get(c)) for c in COLUMNS}
+            check_range(texts["metric"], float(texts["value"]))
         except (ValueError, TypeError, OverflowError) as error:
             raise ValueError(f"row {item.get('evaluation', '')} {item.get('metric', '')}: {error}") from error
         key = tuple(texts[c] for c in KEY)
@@ -67,9 +76,13 @@ def write_run(
     folder = Path(results) / "raw"
     packed = io.BytesIO()
     np.savez_compressed(packed, allow_pickle=False, **{k: arrays[k] for k in sorted(arrays)})
-    digest = hashlib.sha256(packed.getvalue()).hexdigest()
+    written = {
+        "run": run,
+        "arrays_sha256": hashlib.sha256(packed.getvalue()).hexdigest(),
+        "rows_sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }
     write_atomic(folder / f"{run}.npz", packed.getvalue())
-    document = json.dumps({**about, "run": run, "arrays_sha256": digest}, indent=1, sort_keys=True)
+    document = json.dumps({**about, **written}, indent=1, sort_keys=True)
     write_atomic(folder / f"{run}.json", (document + "\n").encode())
     path = folder / f"{run}.csv"
     write_atomic(path, text.encode())
@@ -124,16 +137,17 @@ def _is_text(value: Any) -> bool:
 _HEADERS = tuple(header(version) for version in range(1, SCHEMA + 1))
 
 
-def read_csv(path: Path) -> pd.DataFrame:
+def read_csv(path: Path, data: bytes | None = None) -> pd.DataFrame:
     """One file of rows: text columns as str, integers as Int64, numbers as float64.
 
-    Columns that the file's version of the schema lacks are empty.
+    data: its bytes, if they have been read. Columns that the file's version of the schema lacks are empty.
+    Raises BenchError for other columns, and for a value that its metric cannot have.
     """
     types: dict[str, Any] = dict.fromkeys(COLUMNS, "str")
     types |= dict.fromkeys(INTEGERS, "Int64") | dict.fromkeys(FLOATS, "float64")
     try:
         blank = {c: [""] for c in (*INTEGERS, *FLOATS)}
-        text = io.BytesIO(read_bytes(path, MAX_ROWS_BYTES))
+        text = io.BytesIO(read_bytes(path, MAX_ROWS_BYTES) if data is None else data)
         frame = pd.read_csv(text, dtype=types, keep_default_na=False, na_values=blank)
     except (OSError, ValueError, TypeError, OverflowError) as error:
         raise BenchError(
@@ -154,7 +168,20 @@ def read_csv(path: Path) -> pd.DataFrame:
             f"{path}: expected finite values and integers from 0, found others in "
             f"{', '.join(wrong or ['value'])}; remove the file"
         )
+    _check_ranges(frame, path)
     return frame[list(COLUMNS)]
+
+
+def _check_ranges(frame: pd.DataFrame, path: Path) -> None:
+    """Raises BenchError for the first value of the frame that its metric cannot have."""
+    known = {metric: limits(metric) for metric in set(frame["metric"])}
+    low, high = (frame["metric"].map({m: ends[i] for m, ends in known.items()}) for i in (0, 1))
+    beyond = frame[(frame["value"] < low - ROUNDING) | (frame["value"] > high + ROUNDING)]
+    for metric, value in zip(beyond["metric"].head(1), beyond["value"].head(1), strict=True):
+        try:
+            check_range(metric, float(value))
+        except ValueError as error:
+            raise BenchError(f"{path}: expected possible values, found {error}; run the cell again") from None
 
 
 def read_about(results: Path, run: str) -> dict[str, Any]:
@@ -180,7 +207,9 @@ _ABOUT: dict[str, tuple[type, ...]] = {
     "created": (str,),
     "order": (int,),
     "failure": (type(None), dict),
+    "run": (str,),
     "arrays_sha256": (str,),
+    "rows_sha256": (str,),
     "config": (dict,),
     "environment": (dict,),
 }
@@ -213,58 +242,3 @@ def read_arrays(results: Path, run: str, part: str = "") -> dict[str, np.ndarray
 def _found(error: Exception) -> str:
     """The message of an error, or its type if it has none."""
     return f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
-
-
-def runs(results: Path) -> dict[str, dict[str, Any]]:
-    """Every finished run by name, with its JSON, oldest first."""
-    folder = Path(results) / "raw"
-    found = {path.stem: read_about(results, path.stem) for path in folder.glob("*.csv")}
-    return {name: found[name] for name in ages(found)}
-
-
-def ages(abouts: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """The place of each run from the oldest, 0, to the newest. abouts: the JSON of runs by name.
-
-    What decides is the number `order` that a run was written with; of runs with the same (written at once,
-    or before there was one), that at the end of the name, and then the name. The time of day does not: runs
-    of one folder may come from hosts whose clocks differ.
-    """
-    keys = {
-        run: (about.get("order", 0), _number(run, about.get("cell", "")), run)
-        for run, about in abouts.items()
-    }
-    return {run: i for i, run in enumerate(sorted(keys, key=keys.__getitem__))}
-
-
-def _number(run: str, cell: str) -> int:
-    """How many runs of its cell there were with a run, by its name; 1 for other names."""
-    end = run.rpartition(f"-{cell[:8]}-")[2]
-    return int(end) if end != run and re.fullmatch("[0-9]{1,9}", end) else 1
-
-
-def next_order(results: Path, family: str) -> int:
-    """A number above `order` of all runs whose names begin with `family`; unreadable ones do not count."""
-    highest = 0
-    for path in (Path(results) / "raw").glob(f"{glob.escape(family)}*.json"):
-        with suppress(BenchError):
-            highest = max(highest, read_about(results, path.stem)["order"])
-    return highest + 1
-
-
-def read(results: Path) -> pd.DataFrame:
-    """All rows of the newest run of each cell, in one frame sorted by run name.
-
-    A failed run never hides an older one that succeeded.
-    """
-    newest: dict[str, str] = {}
-    for name, about in runs(results).items():
-        if about["failure"] and about["cell"] in newest:
-            continue
-        newest[about["cell"]] = name
-    frames = [read_csv(Path(results) / "raw" / f"{name}.csv") for name in sorted(newest.values())]
-    if not frames:
-        raise BenchError(
-            f"expected runs in {Path(results) / 'raw'}, found none; "
-            f"make one: bench run --method standard_ensemble --task digits --preset smoke --results {results}"
-        )
-    return pd.concat(frames, ignore_index=True)

@@ -7,14 +7,15 @@ Imports go down this list: `output` writes files; `claims` tests the paper's cla
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.records import store
-from bench.report import published
+from bench.records import runs
+from bench.report import data_sets, published
 from bench.report.claims.ledger import ledger
 from bench.report.layout.captions import FigureEntry
 from bench.report.layout.figures import drawing_style
@@ -22,11 +23,16 @@ from bench.report.layout.tables import Table
 from bench.report.output import page
 from bench.report.output.images import KINDS, images
 from bench.report.output.markdown import claims_markdown, failures_markdown, to_csv, to_markdown
-from bench.report.rows import Material, copies, failures, prepare
+from bench.report.rows import Abouts, Material, copies, failures, prepare
 from bench.report.sections import all_figures, all_tables, figure_kinds
 from bench.system.files import write_atomic
 
 __all__ = ["build", "departures"]
+
+_log = logging.getLogger("bench")
+_UNSEALED = (
+    "{} runs were stored without a digest of their rows, by an older version; they are read as they are"
+)
 
 
 def build(results: Path) -> list[Path]:
@@ -34,14 +40,15 @@ def build(results: Path) -> list[Path]:
 
     results: the folder whose `raw/` holds the runs; a copy of the published values is added if
     missing. Returns the written paths, sorted. Tables and figures of an earlier build that no longer
-    have rows are removed. Raises: BenchError if there is no run, a file is not readable, or the
-    folder cannot be written.
+    have rows are removed. What is left out, and a name that holds several data sets, is logged and stands on
+    the page. Raises: BenchError if there is no run, or the folder cannot be written.
     """
     results = Path(results)
-    rows = store.read(results)
-    abouts = {run: store.read_about(results, run) for run in sorted(set(rows["run"]))}
+    found = runs.read(results)
+    rows = found.newest()
+    abouts = {run: found.runs[run].about for run in sorted(set(rows["run"]))}
     copied = published.provide(results)
-    material = Material(results, prepare(rows, abouts), abouts, published.read(results))
+    material = _material(results, found, prepare(rows, abouts), abouts)
     files: dict[Path, bytes] = {}
 
     tables = all_tables(material)
@@ -61,6 +68,18 @@ def build(results: Path) -> list[Path]:
         write_atomic(path, data)
     _remove_stale(results, set(files), known)
     return sorted([*files, *copied])
+
+
+def _material(results: Path, found: runs.Found, rows: pd.DataFrame, abouts: Abouts) -> Material:
+    """The input of the report, with alarms; those that `runs.read` has not logged are logged."""
+    mixed = data_sets.notes(rows, abouts)
+    if found.unsealed:
+        # Said, not raised: their files are from before digests of rows were stored.
+        _log.warning("Note: %s", _UNSEALED.format(len(found.unsealed)))
+    for line in mixed:
+        _log.warning("Warning: %s", line)
+    left_out = tuple(f"Left out: {line}." for line in found.left_out)
+    return Material(results, rows, abouts, published.read(results), (*left_out, *mixed))
 
 
 def _texts(

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.records.runs import ages
 from bench.records.schema import KEY
-from bench.records.store import ages
+from bench.report.data_sets import Abouts, told_apart, without_data
 from bench.report.uncertainty import t_interval
 
 PRESETS = ("paper", "quick", "smoke")  # the order of blocks: the published scale first
@@ -28,26 +29,31 @@ GROUP = (*PLACE, "method", "members", "layer", "metric")
 ATTACK = (*GROUP, "variant", "attack", "epsilon", "success", "crafted_members")
 MAX_SETTINGS = 3  # in a name like `hypergan [epochs=140]`
 COLUMNS = (*GROUP, "unit", "mean", "sd", "low", "high", "seeds", "examples")
-Abouts = Mapping[str, Mapping[str, Any]]  # by run, its JSON
 
 
 @dataclass(frozen=True)
 class Material:
-    """The input of a report: its folder, prepared rows, the JSON of their runs, published rows."""
+    """The input of a report: its folder, prepared rows, the JSON of their runs, published rows.
+
+    alarms: sentences on runs that were left out, and on names that hold several data sets.
+    """
 
     results: Path
     rows: pd.DataFrame
     abouts: Abouts
     published: pd.DataFrame
+    alarms: tuple[str, ...] = ()
 
 
 def prepare(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
     """Rows in report order: presets ranked, duplicates dropped, configurations distinguished by name.
 
     rows: the frame of `store.read`; abouts: each run's JSON by name. If runs with other sizes repeat
-    a number, the newest run's is kept (`store.ages`). A method with several configurations in one preset,
-    device and task is split into several, `name [epochs=140]`, so that they are not averaged together.
+    a number, the newest run's is kept (`records.runs.ages`). A task whose runs have read different data is
+    split into several, `name [data 8e7f38ae]`, and a method with several configurations in one preset,
+    device and task likewise, `name [epochs=140]`, so that they are not averaged together.
     """
+    rows = told_apart(rows, abouts)
     rows = rows.assign(age=rows["run"].map(ages(abouts))).sort_values(["age", "run"], kind="stable")
     rows = rows.drop_duplicates([*KEY, "config", "device"], keep="last").drop(columns="age")
     # A failed run without a configuration does not count as another configuration.
@@ -89,7 +95,7 @@ def ordered(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
 
 def paper_first(tasks: Iterable[str]) -> list[str]:
     """Tasks by name, without duplicates, the embedded stand-ins for the paper's data last."""
-    return sorted(set(tasks), key=lambda task: (task in STAND_INS, task))
+    return sorted(set(tasks), key=lambda task: (without_data(task) in STAND_INS, task))
 
 
 def without_configuration(methods: pd.Series) -> pd.Series:
@@ -208,7 +214,7 @@ def trained(frame: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, str,
     keys = rows[["task", "train"]].drop_duplicates().set_index("task")["train"].to_dict()
     counts = frame.groupby("task")["method"].nunique()
     chosen: dict[str, str] = {}
-    for task in sorted(counts.index, key=lambda t: (-counts[t], t != keys[t], t)):
+    for task in sorted(counts.index, key=lambda t: (-counts[t], without_data(t) != without_data(keys[t]), t)):
         chosen.setdefault(keys[task], task)
     for train, task in sorted(chosen.items()):
         yield train, task, frame[frame["task"] == task]
@@ -216,7 +222,8 @@ def trained(frame: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, str,
 
 def command(methods: Sequence[str], tasks: Sequence[str], preset: str, device: str) -> str:
     """The command that runs these cells, skipping finished ones."""
-    where = f"bench run --method {','.join(methods)} --task {','.join(tasks)} --preset {preset}"
+    names = ",".join(dict.fromkeys(map(without_data, tasks)))
+    where = f"bench run --method {','.join(methods)} --task {names} --preset {preset}"
     return where if device in ("", "cpu") else f"{where} --device {device}"
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.errors import BenchError
-from bench.records import schema, store
+from bench.records import runs, schema, store
 from bench.system import files
 
 # Metrics whose names contain one of these are costs (`bench.records.schema.METRICS`) and vary between runs.
@@ -100,9 +100,13 @@ class Comparison:
             self.differing.append(difference)
 
 
-def read_rows(path: Path) -> dict[Key, dict[str, str]]:
-    """Rows as text, by key, without costs. Raises BenchError if two share a key."""
-    store.read_csv(path)  # raises a clear error for a file without valid rows
+def read_rows(results: Path, run: str) -> dict[Key, dict[str, str]]:
+    """Rows of a run as text, by key, without costs.
+
+    Raises BenchError if the run is not as it was written, or two rows share a key.
+    """
+    runs.check(results, run)
+    path = Path(results) / "raw" / f"{run}.csv"
     found: dict[Key, dict[str, str]] = {}
     for item in csv.DictReader(io.StringIO(files.read_bytes(path, store.MAX_ROWS_BYTES).decode())):
         key = tuple(item.get(column, "") for column in schema.KEY)  # rows of an earlier schema lack columns

@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import shlex
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from bench import registry
-from bench.errors import BenchError, DataError
-from bench.records import store
+from bench.errors import BenchError, DataError, UsageError
+from bench.records import runs, store
 from bench.running.cell import Cell
 from bench.settings import parse_sets, resolve
 from bench.system.code import NOT_STORED, changed
@@ -52,14 +53,41 @@ class Planned:
     reason: str = ""
 
 
-def check(selection: Selection) -> None:
-    """Raises UsageError for an unknown name or an invalid setting, before any work."""
+def usable(selection: Selection) -> tuple[Selection, dict[str, str]]:
+    """The selection without methods and tasks that cannot be loaded, and why these cannot, by name.
+
+    Raises UsageError for an unknown name or an invalid setting, before any work, and BenchError if no method
+    or no task is left.
+    """
     sets = parse_sets(selection.sets, selection.methods)
-    for name in selection.tasks:
-        task = registry.task(name)
-        for method in selection.methods:
-            entry = registry.method(method)
-            resolve(entry, entry.load().Config, selection.preset, task.train, sets.get(method, {}))
+    broken: dict[str, str] = {}
+    tasks = _loaded(selection.tasks, registry.task, broken)
+    methods = _loaded(selection.methods, lambda name: registry.method(name).load(), broken)
+    if not (tasks and methods):
+        raise BenchError("; ".join(broken.values()))
+    for task in tasks.values():
+        for name, method in methods.items():
+            resolve(registry.method(name), method.Config, selection.preset, task.train, sets.get(name, {}))
+    kept = [text for text in selection.sets if _addressed(text) not in broken]
+    return replace(selection, methods=list(methods), tasks=list(tasks), sets=kept), broken
+
+
+def _loaded(names: Sequence[str], load: Callable[[str], Any], broken: dict[str, str]) -> dict[str, Any]:
+    """What is registered under each name; one that cannot be loaded is added to `broken`."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = load(name)
+        except UsageError:
+            raise
+        except BenchError as error:
+            broken[name] = str(error)
+    return found
+
+
+def _addressed(text: str) -> str:
+    """The method of a `METHOD.KEY=VALUE`."""
+    return text.partition("=")[0].rpartition(".")[0]
 
 
 def cells(selection: Selection, task: Task, data: Data) -> Iterator[Cell]:
@@ -77,11 +105,13 @@ def cells(selection: Selection, task: Task, data: Data) -> Iterator[Cell]:
 
 
 def plan(selection: Selection, results: Path) -> tuple[list[Planned], dict[str, str]]:
-    """All cells of the selection in the order of a run, and error messages by task with unreadable data."""
-    check(selection)
+    """All cells of the selection in the order of a run, and error messages by name.
+
+    Named are tasks whose data cannot be read, and methods and tasks that cannot be loaded.
+    """
+    selection, unreadable = usable(selection)
     history = History.read(results)
     found: list[Planned] = []
-    unreadable: dict[str, str] = {}
     for name in selection.tasks:
         task = registry.task(name)
         try:
@@ -105,7 +135,7 @@ def command(cell: Cell, selection: Selection, results: Path) -> str:
     if selection.members:
         words += ["--members", ",".join(map(str, selection.members))]
     for text in selection.sets:
-        if text.rpartition("=")[0].rpartition(".")[0] == cell.entry.name:
+        if _addressed(text) == cell.entry.name:
             words += ["--set", text]
     if selection.data is not None and not cell.task.embedded:
         words += ["--data", str(selection.data)]
@@ -128,16 +158,19 @@ class History:
 
     @classmethod
     def read(cls, results: Path) -> History:
-        """The history of a results folder, which need not exist."""
+        """The history of a results folder, which need not exist; damaged runs are left out."""
         codes: dict[str, str] = {}
         failed: set[str] = set()
         seconds: dict[tuple[str, ...], list[float]] = defaultdict(list)
-        for run, about in store.runs(results).items():
+        found = runs.find(results, parse=False)
+        found.warn()
+        for run in found.runs.values():
+            about = run.about
             if about["failure"]:
                 failed.add(about["cell"])
                 continue
             codes[about["cell"]] = about["code"]
-            for group, spent in _costs(results / "raw" / f"{run}.csv"):
+            for group, spent in _costs(run.data.decode()):
                 seconds[group].append(spent)
         means = {group: fmean(values) for group, values in seconds.items()}
         return cls(results, codes, frozenset(failed - set(codes)), means)
@@ -175,9 +208,9 @@ class History:
         return None
 
 
-def _costs(path: Path) -> Iterator[tuple[tuple[str, ...], float]]:
-    """The cost of a run in seconds, once for each group of comparable cells."""
-    lines = path.read_text("utf-8").splitlines()
+def _costs(text: str) -> Iterator[tuple[tuple[str, ...], float]]:
+    """The cost of a run in seconds from its CSV, once for each group of comparable cells."""
+    lines = text.splitlines()
     # Only the few cost rows are parsed, since all runs of a folder are read.
     found = csv.DictReader([lines[0], *(line for line in lines if ",cost," in line)])
     rows = [row for row in found if row["metric"] in COSTS]

@@ -13,7 +13,7 @@ import torch
 
 from bench.engine import kernels, parallel
 from bench.errors import BenchError
-from bench.records import schema, store
+from bench.records import runs, schema, store
 from bench.running import versions
 from bench.running.cell import Cell
 from bench.system import provenance
@@ -53,7 +53,7 @@ def write(
     about = {
         "cell": cell.key(),
         "created": datetime.now(UTC).isoformat(),  # for people: clocks of several hosts give no order
-        "order": store.next_order(results, cell.family),
+        "order": runs.next_order(results, cell.family),
         "config": cell.settings.document(),
         "sizes": list(cell.sizes),
         "classes": classes,

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from bench.running import launchers
 from bench.running.locks import Locks
-from bench.running.plan import Planned, Selection, plan
+from bench.running.plan import Planned, Selection, plan, usable
 from bench.running.worker import Job, ended_run, work
 from bench.system import files
 from bench.system.progress import Reporter
@@ -43,6 +43,7 @@ def run(
     (None: only this process).
     """
     planned, unreadable = plan(selection, results)
+    selection, _ = usable(selection)
     _check_writable(results)
     sweep = uuid4().hex
     if warning := Locks(results, sweep).check():

@@ -23,7 +23,7 @@ from bench import registry, training
 from bench.engine import float32, parallel, single_threaded, spent
 from bench.errors import BenchError
 from bench.evaluations import data_canaries
-from bench.records import schema, store, tuning
+from bench.records import runs, schema, store, tuning
 from bench.running import candidates, record, trials
 from bench.running.candidates import Candidate, Search
 from bench.running.locks import Locks
@@ -114,10 +114,14 @@ class _Tuning:
         names = trial.runs(folder)
         if not names:
             return None
-        about = store.read_about(folder, names[-1])
-        if about["code"] != trial.code():
+        try:
+            run = runs.check(folder, names[-1])
+        except BenchError as error:
+            self.reporter.say(f"left out: {error}")
             return None
-        frame = store.read_csv(folder / "raw" / f"{names[-1]}.csv").astype(object)
+        if run.about["code"] != trial.code():
+            return None
+        frame = run.rows.astype(object)
         frame = frame.where(frame.notna(), None)
         rows = [dict(zip(schema.COLUMNS, line, strict=True)) for line in frame.itertuples(index=False)]
         return _tried(names[-1], candidate, length, rows, store.read_arrays(folder, names[-1]))
@@ -217,8 +221,25 @@ def _write_chosen(outcome: Outcome, cell: Trial, results: Path, budget: float) -
         "cpu_seconds": outcome.cpu_seconds,
     }
     place = "" if cell.device == "cpu" else f"-{cell.device}"
-    name = f"{cell.entry.name}-{cell.task.train}-{cell.preset}-s{cell.seed}{place}"
+    stem = f"{cell.entry.name}-{cell.task.train}-{cell.preset}-s{cell.seed}{place}"
+    known, name, count = tuning.chosen(results), stem, 1
+    while name in known and _on_other_data(results, known[name]["chosen"], cell):
+        count += 1
+        name = f"{stem}-{count}"
     tuning.write_chosen(results, name, document)
+
+
+def _on_other_data(results: Path, run: str, cell: Trial) -> bool:
+    """Whether a tuning that chose this run read other data: no file of the cell's, or one that differs."""
+    try:
+        read = store.read_about(tuning.folder(results), run).get("checksums")
+    except BenchError:
+        return False
+    now = dict(cell.checksums)
+    if not isinstance(read, dict):
+        return True
+    shared = read.keys() & now.keys()
+    return not shared or any(read[file] != now[file] for file in shared)
 
 
 def _ordered(found: list[Tried]) -> list[Tried]:

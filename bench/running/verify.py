@@ -16,6 +16,7 @@ import torch
 from bench import registry
 from bench.engine import parallel
 from bench.errors import BenchError, UsageError, nearest
+from bench.records import runs as stored
 from bench.records import store
 from bench.registry import PRESETS
 from bench.running.agreement import (
@@ -98,9 +99,14 @@ class Verdict:
             yield f"  and {len(found) - MAX_LINES} more"
 
 
-def names(results: Path, text: str) -> list[str]:
-    """Names of runs, separated by commas, or `all`. Raises UsageError for an unknown one."""
-    known = sorted(path.stem for path in (results / "raw").glob("*.csv"))
+def names(results: Path, text: str, reporter: Reporter) -> list[str]:
+    """Names of runs, separated by commas, or `all`. Raises UsageError for an unknown one.
+
+    Files that are no run are named.
+    """
+    known, strays = stored.names(results)
+    for line in strays:
+        reporter.say(f"left out: {line}")
     if not known:
         raise UsageError(
             f"expected runs in {results / 'raw'}, found none; give the results folder with --results"
@@ -173,7 +179,7 @@ def _task(results: Path, run: str) -> str:
 
 
 def _verify(results: Path, run: str, about: dict[str, Any], read: TaskData, reporter: Reporter) -> Verdict:
-    expected = read_rows(results / "raw" / f"{run}.csv")
+    expected = read_rows(results, run)
     arrays = store.read_arrays(results, run)
     cell, data = _rebuild(next(iter(expected.values())), about, read)
     watch = _FitWatcher(reporter)
@@ -200,7 +206,7 @@ def _verify(results: Path, run: str, about: dict[str, Any], read: TaskData, repo
         reasons = departures(about, now)
         tolerance = (SAME_FIT if watch.reused and own else RETRAINED) if reasons else None
         found = Comparison()
-        compare_rows(expected, read_rows(path), tolerance, found)
+        compare_rows(expected, read_rows(Path(folder), path.stem), tolerance, found)
         compare_arrays(arrays, store.read_arrays(Path(folder), path.stem), tolerance, found)
     same_code, missing = about["code"] == now["code"], unrecorded(about)
     return Verdict(run, found, tolerance, reasons, same_code, watch.reused and own, unrecorded=missing)

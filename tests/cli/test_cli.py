@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from bench import registry
 from bench.cli.options import parse_members, parse_seeds
 from bench.errors import UsageError
-from bench.records import store
+from bench.records import runs, store
 from bench.running import launchers
 from bench.running.plan import Selection, cells
 
 
 def values(results):
     """All rows except costs, without columns that may differ between equal runs."""
-    frame = store.read(results)
+    frame = runs.read(results).newest()
     cost = frame["metric"].str.contains("seconds|bytes|per_s")
     return frame[~cost].drop(columns=["run"]).reset_index(drop=True)
 
@@ -30,7 +30,7 @@ def values(results):
 def test_a_run_writes_rows_of_the_schema_and_no_partial_files(tmp_path):
     done = run(tmp_path)
     assert done.exit_code == 0, done.output
-    frame = store.read(tmp_path)
+    frame = runs.read(tmp_path).newest()
     assert set(frame["evaluation"]) == {"accuracy", "diversity", "ood", "cost", "trace"}
     accuracy = frame[(frame["metric"] == "accuracy") & (frame["evaluation"] == "accuracy")]
     assert accuracy["members"].tolist() == [1, 2, 5]
@@ -100,7 +100,7 @@ def test_a_failure_becomes_a_row_and_the_sweep_continues_with_exit_code_one(tmp_
         results=tmp_path,
     )  # fmt: skip
     assert done.exit_code == 1
-    frame = store.read(tmp_path)
+    frame = runs.read(tmp_path).newest()
     failed = frame[frame["metric"] == "failed"]
     assert failed["unit"].tolist() == ["BenchError"]
     assert "hypergan" in set(frame["method"])
@@ -124,7 +124,7 @@ def test_one_network_has_an_accuracy_but_no_pairwise_metrics(tmp_path):
     done = run(tmp_path, "--members", "1")
     assert done.exit_code == 0, done.output
     assert "skipped: diversity of 1 network" in done.output
-    frame = store.read(tmp_path)
+    frame = runs.read(tmp_path).newest()
     assert set(frame.loc[frame["evaluation"] == "accuracy", "members"]) == {1}
     assert not {"disagreement", "weight_spread"} & set(
         frame.loc[frame["evaluation"] == "diversity", "metric"]

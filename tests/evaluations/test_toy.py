@@ -20,7 +20,7 @@ from bench.ensemble import Ensemble
 from bench.evaluations import EVALUATIONS
 from bench.evaluations.subject import Subject
 from bench.metrics import predictions
-from bench.records import store
+from bench.records import runs
 from bench.rng import Streams, stream
 from bench.settings import resolve
 from bench.task import Scale
@@ -261,7 +261,7 @@ def test_a_run_is_drawn_as_figure_2(tmp_path):
     arguments += ["--set", "mc_dropout.epochs=5", "--set", "standard_ensemble.epochs=5"]
     done = CliRunner().invoke(main, [*arguments, "--results", str(tmp_path)], catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    rows = store.read(tmp_path)
+    rows = runs.read(tmp_path).newest()
     assert rows.loc[rows["evaluation"] == "regression", "value"].notna().all()
     written = {path.name for path in report.build(tmp_path)}
     assert {"figure2-toy.svg", "figure2-toy.png", "regression.csv", "regression.md"} <= written

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.records import schema, store
+from bench.records import runs, schema, store
 
 METHODS = "standard_ensemble,hypergan,mnf,apd,sgld"
 QUICK = ("--set", "standard_ensemble.networks=5")
@@ -37,7 +37,7 @@ def command(results: Path, methods: str, jobs: int, *more: str) -> list[str]:
 
 def values(results: Path) -> pd.DataFrame:
     """All rows except costs and provenance, sorted independently of runs."""
-    frame = store.read(results)
+    frame = runs.read(results).newest()
     frame = frame[~frame["metric"].str.contains("seconds|bytes|per_s")].drop(columns=["run", "commit"])
     keys = [name for name in schema.KEY if name != "run"]
     return frame.sort_values(keys, kind="stable").reset_index(drop=True)
@@ -69,16 +69,16 @@ def finish_or_kill(words: list[str], seconds: float | None) -> bool:
 
 def faults(results: Path, cells: int, expected: pd.DataFrame) -> list[str]:
     """What is lost, duplicated, truncated or changed in a folder whose grid is done."""
-    found = []
-    runs = store.runs(results)
-    if len(runs) != cells or len({about["cell"] for about in runs.values()}) != cells:
-        found.append(f"{cells} cells, {len(runs)} runs")
-    if any(about["failure"] for about in runs.values()):
+    held = runs.find(results)
+    found = list(held.left_out)
+    if len(held.runs) != cells or len({run.about["cell"] for run in held.runs.values()}) != cells:
+        found.append(f"{cells} cells, {len(held.runs)} runs")
+    if any(run.about["failure"] for run in held.runs.values()):
         found.append("failed runs")
     parts = [str(path) for path in results.rglob("*.part")]
     if parts:
         found.append(f"half-written files: {parts}")
-    for name in runs:
+    for name in held.runs:
         store.read_arrays(results, name)
     try:
         pd.testing.assert_frame_equal(values(results), expected, check_exact=True)

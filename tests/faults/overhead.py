@@ -33,8 +33,9 @@ class Silent:
 
 
 def write_run(cell: Cell, results: Path, code: str) -> Path:
-    row = schema.row("accuracy", 0.5, method=cell.entry.name, task=cell.task.name, seed=cell.seed, schema=1)
     name = f"{cell.entry.name}-{cell.task.name}-{cell.preset}-s{cell.seed}-{cell.key()[:8]}"
+    place = {"run": name, "method": cell.entry.name, "task": cell.task.name, "seed": cell.seed, "schema": 1}
+    row = schema.row("accuracy", 0.5, **place)
     about = {"cell": cell.key(), "code": code, "created": "2026", "failure": None}
     return store.write_run(results, name, [row], {}, about)
 

@@ -1,6 +1,6 @@
 """Synthetic runs with qualities, costs and traces, for the sections on budgets."""
 
-from bench.records import schema, store
+from bench.records import runs, schema, store
 from bench.report import published
 from bench.report.rows import Material, prepare
 
@@ -47,7 +47,7 @@ def write(results, method, fit=10.0, accuracy=0.9, trace=(), sizes=(1, 10), **mo
 
 
 def material(results):
-    rows = store.read(results)
+    rows = runs.read(results).newest()
     abouts = {run: store.read_about(results, run) for run in set(rows["run"])}
     published.provide(results)
     return Material(results, prepare(rows, abouts), abouts, published.read(results))

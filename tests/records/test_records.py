@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import BenchError
-from bench.records import schema, store
+from bench.records import runs, schema, store
 from bench.running.agreement import read_rows
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -59,19 +60,47 @@ def test_the_newest_run_of_a_cell_is_read_unless_it_failed(tmp_path):
     store.write_run(tmp_path, "new", rows(run="new"), {}, about(order=2, created="2026-01-02"))
     failure = {"type": "E", "message": "", "traceback": ""}
     store.write_run(tmp_path, "bad", rows(run="bad"), {}, about(order=3, failure=failure))
-    assert set(store.read(tmp_path)["run"]) == {"new"}
+    assert set(runs.read(tmp_path).newest()["run"]) == {"new"}
 
 
 def test_errors_on_missing_and_broken_files_say_what_to_do(tmp_path):
     with pytest.raises(BenchError, match="make one: bench run"):
-        store.read(tmp_path)
+        runs.read(tmp_path).newest()
     store.write_run(tmp_path, "r", rows(), {}, about())
     (tmp_path / "raw" / "r.csv").write_text("a,b\n1,2\n")
     with pytest.raises(BenchError, match="expected the columns of schema 2"):
-        store.read(tmp_path)
+        store.read_csv(tmp_path / "raw" / "r.csv")
     (tmp_path / "raw" / "r.npz").write_bytes(b"nonsense")
     with pytest.raises(BenchError, match="expected the arrays of run r"):
         store.read_arrays(tmp_path, "r")
+
+
+@pytest.mark.parametrize(
+    ("metric", "value"),
+    [
+        ("accuracy", 7.5),
+        ("auroc", -1.0),
+        ("entropy_nats", -0.1),
+        ("weight_cosine", 1.1),
+    ],
+)
+def test_a_value_that_its_metric_cannot_have_is_neither_written_nor_read(tmp_path, metric, value):
+    with pytest.raises(ValueError, match=f"{metric} = .* is not within"):
+        store.write_run(tmp_path, "r", [schema.row(metric, value, **COMMON)], {}, about())
+    assert not list(tmp_path.rglob("*"))
+    path = store.write_run(tmp_path, "r", [schema.row(metric, 0.5, **COMMON)], {}, about())
+    path.write_text(path.read_text().replace("0.5", repr(value)))
+    with pytest.raises(BenchError, match=f"r.csv: .*{metric} = .* is not within"):
+        store.read_csv(path)
+
+
+def test_rounding_is_within_the_limits_and_other_metrics_have_none():
+    schema.check_range("mutual_information_nats", -1e-7)
+    schema.check_range("aupr_in", 1.0000000000000002)
+    schema.check_range("late_gain", -0.5)
+    schema.check_range("nll_nats", -3.0)  # of a density
+    schema.check_range("accuracy", np.nan)
+    schema.check_range("a_metric_of_a_plug_in", -1e300)
 
 
 def test_a_folder_that_is_a_file_is_an_error(tmp_path):
@@ -82,13 +111,15 @@ def test_a_folder_that_is_a_file_is_an_error(tmp_path):
 
 def test_rows_of_every_version_of_the_schema_are_read(tmp_path):
     path = store.write_run(tmp_path, "r", rows(), {}, about())
-    now, keys = store.read_csv(path), set(read_rows(path))
+    now, keys = store.read_csv(path), set(read_rows(tmp_path, "r"))
+    sealed = path.with_suffix(".json").read_text()
+    path.with_suffix(".json").write_text(sealed.replace(f'"{json.loads(sealed)["rows_sha256"]}"', '""'))
     lines = [line.split(",") for line in path.read_text().splitlines()]
     for version in range(1, schema.SCHEMA + 1):
         kept = [lines[0].index(name) for name in schema.header(version)]
         path.write_text("".join(",".join(line[i] for i in kept) + "\n" for line in lines))
         pd.testing.assert_frame_equal(store.read_csv(path), now)
-        assert set(read_rows(path)) == keys
+        assert set(read_rows(tmp_path, "r")) == keys
     assert schema.header(schema.SCHEMA) == schema.COLUMNS
     assert set(schema.COLUMNS) - set(schema.header(1)) == {"severity", "corruption"}
 
@@ -158,7 +189,7 @@ def test_what_the_writer_refuses_the_reader_refuses(tmp_path, column, text):
     st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1),
 )
 def test_what_is_written_is_read_back(seed, value, name):
-    row = {**rows()[0], "seed": seed, "value": value, "variant": name}
+    row = {**rows()[0], "metric": "weight_mean", "seed": seed, "value": value, "variant": name}
     with tempfile.TemporaryDirectory() as folder:
         frame = store.read_csv(store.write_run(Path(folder), "r", [row], {}, about()))
     assert frame.loc[0, ["seed", "value", "variant"]].tolist() == [seed, value, name]
@@ -168,13 +199,13 @@ def test_of_runs_that_were_written_at_once_the_number_in_the_name_decides_then_t
     cell = "0123456789abcdef"
     names = ["m-t-smoke-s0-01234567", "m-t-smoke-s0-01234567-2", "m-t-smoke-s0-01234567-10", "m-t-smoke-s1-x"]
     abouts = {name: {"cell": cell, "created": f"2026-{9 - i}"} for i, name in enumerate(names)}
-    assert list(store.ages(abouts)) == [names[0], names[3], names[1], names[2]]
-    assert list(store.ages({**abouts, names[0]: {"cell": cell, "order": 1}}))[-1] == names[0]
+    assert list(runs.ages(abouts)) == [names[0], names[3], names[1], names[2]]
+    assert list(runs.ages({**abouts, names[0]: {"cell": cell, "order": 1}}))[-1] == names[0]
 
 
 def test_orders_grow_within_a_family_and_files_that_cannot_be_read_do_not_count(tmp_path):
-    assert store.next_order(tmp_path, "m-t-smoke-s") == 1
+    assert runs.next_order(tmp_path, "m-t-smoke-s") == 1
     store.write_run(tmp_path, "m-t-smoke-s0-1", rows(), {}, about(order=7))
     store.write_run(tmp_path, "m-t-quick-s0-1", rows(), {}, about(order=70))
     (tmp_path / "raw" / "m-t-smoke-s0-2.json").write_text("{")
-    assert store.next_order(tmp_path, "m-t-smoke-s") == 8
+    assert runs.next_order(tmp_path, "m-t-smoke-s") == 8

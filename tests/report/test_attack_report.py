@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from bench import report
-from bench.records import schema, store
+from bench.records import runs, schema, store
 from bench.report.layout.figures import drawing_style, method_styles
 from bench.report.rows import Material, prepare
 from bench.report.sections import attacks
@@ -79,7 +79,7 @@ def test_figures_5_and_10_have_the_short_names_of_the_paper(results):
 
 def entries(folder):
     """The figures of a folder, by name, with their entries."""
-    rows = store.read(folder)
+    rows = runs.read(folder).newest()
     abouts = {run: store.read_about(folder, run) for run in set(rows["run"])}
     prepared = prepare(rows, abouts)
     material = Material(folder, prepared, abouts, pd.DataFrame())
@@ -109,7 +109,7 @@ def test_figures_5_and_10_show_pgd_that_stops_or_what_there_is(kinds, label, sai
 
 def test_only_requested_sizes_out_of_reach_have_lines_without_numbers(tmp_path):
     fake(tmp_path, "hypergan", 0, (5,), 9)
-    rows = prepare(store.read(tmp_path), {})
+    rows = prepare(runs.read(tmp_path).newest(), {})
     assert attacks.attack_means(rows, {})["method"].notna().all()
 
 
@@ -151,7 +151,7 @@ def test_ticks_keep_a_distance_from_zero():
 
 
 def test_images_of_larger_ensembles_are_counted_separately(results):
-    rows = prepare(store.read(results), {})
+    rows = prepare(runs.read(results).newest(), {})
     found = attacks.attack_means(rows, {})
     assert attacks._counts(found, [5, 10, 100]) == "100 images · 1 to 2 seeds"
     fewer = found.assign(examples=found["examples"].where(found["crafted_members"] != 100, 16))

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from bench import report
-from bench.records import schema, store
+from bench.records import runs, schema, store
 from bench.report import published
 from bench.report.layout.tables import text_tables
 from bench.report.output import page
@@ -65,7 +65,7 @@ def write(results, method, seed=0, wrong=5, apart=1.0, sizes=(1, 10), kept=(1, 1
 
 def found(results):
     """The three tables by name."""
-    rows = store.read(results)
+    rows = runs.read(results).newest()
     abouts = {run: store.read_about(results, run) for run in set(rows["run"])}
     published.provide(results)
     material = Material(results, prepare(rows, abouts), abouts, published.read(results))

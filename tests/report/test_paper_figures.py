@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from shown_arrays import shown
 
 from bench import report
-from bench.records import schema, store
+from bench.records import runs, schema, store
 from bench.report import sections
 from bench.report.layout.figures import blank, drawing_style
 from bench.report.output import images
@@ -70,7 +70,7 @@ def unrendered(monkeypatch):
 
 def drawn(results):
     """Every entry and figure of a folder, by name."""
-    rows = store.read(results)
+    rows = runs.read(results).newest()
     abouts = {run: store.read_about(results, run) for run in set(rows["run"])}
     material = Material(results, prepare(rows, abouts), abouts, pd.DataFrame())
     with drawing_style():
@@ -172,7 +172,7 @@ def test_curves_that_hide_each_other_are_named(tmp_path):
         fake_run(tmp_path, method)
     caption = drawn(tmp_path)["figure6-digits"][0].caption
     assert "are the same" not in caption  # their norms differ, by the length of their names
-    rows = store.read(tmp_path)
+    rows = runs.read(tmp_path).newest()
     rows = rows[rows["method"] != "hypergan"]
     rows.loc[rows["metric"] == "weight_norm_sd", "value"] = 0.1
     found = training.hidden_curves(training.traces(prepare(rows, {})))

@@ -17,7 +17,7 @@ from shown_arrays import shown
 
 from bench import registry, report
 from bench.errors import BenchError
-from bench.records import schema, store
+from bench.records import runs, schema, store
 from bench.report.layout.figures import method_styles
 from bench.report.layout.tables import Table, digits, text_tables
 from bench.report.rows import prepare
@@ -154,7 +154,7 @@ def test_report_needs_no_torch():
 
 
 def test_means_are_over_their_rows_and_presets_are_not_mixed(results):
-    rows, table = store.read(results), pd.read_csv(results / "tables" / "accuracy.csv")
+    rows, table = runs.read(results).newest(), pd.read_csv(results / "tables" / "accuracy.csv")
     assert list(dict.fromkeys(table["preset"])) == ["quick", "smoke"]
     for line in table.itertuples():
         same = rows[(rows["evaluation"] == "accuracy") & (rows["metric"] == "accuracy")]
@@ -308,7 +308,7 @@ def test_configurations_are_named_by_the_settings_that_differ(tmp_path):
 
 
 def test_ratio_of_norms_is_computed_per_seed(results):
-    rows, table = store.read(results), pd.read_csv(results / "tables" / "weight-norms.csv")
+    rows, table = runs.read(results).newest(), pd.read_csv(results / "tables" / "weight-norms.csv")
     place = (rows["task"] == "digits") & (rows["preset"] == "quick") & (rows["method"] == "hypergan")
     norms = rows[place & (rows["evaluation"] == "diversity") & (rows["layer"] == "conv1")]
     wide = norms.pivot(index="seed", columns="metric", values="value")
@@ -373,7 +373,7 @@ def test_registered_methods_have_distinct_colours_independent_of_others():
 
 
 def test_of_two_runs_with_the_same_row_the_newest_counts(results):
-    rows = store.read(results)
+    rows = runs.read(results).newest()
     run = rows["run"].iloc[0]
     again = rows[rows["run"] == run].assign(run="newer", value=0.5)
     # The clock of the host of the newer run was behind.

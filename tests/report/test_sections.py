@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from bench import report
-from bench.records import schema, store
+from bench.records import runs, schema, store
 from bench.records.schema import KEY
 from bench.report import sections
 from bench.report.layout.captions import figure_entry
@@ -68,7 +68,7 @@ def test_files_of_a_section_without_rows_are_removed(tmp_path, monkeypatch):
 
 def test_a_figure_of_an_undeclared_kind_is_refused(tmp_path, monkeypatch):
     write(tmp_path)
-    rows = prepare(store.read(tmp_path), {})
+    rows = prepare(runs.read(tmp_path).newest(), {})
     unnamed = SimpleNamespace(**vars(GAINS) | {"FIGURES": {}})
     monkeypatch.setattr(sections, "SECTIONS", (unnamed,))
     with drawing_style(), pytest.raises(ValueError, match=r"section gains: .* found 'gain'; add it there"):
@@ -77,7 +77,7 @@ def test_a_figure_of_an_undeclared_kind_is_refused(tmp_path, monkeypatch):
 
 def test_no_two_sections_share_a_name_a_table_or_a_kind_of_figure(tmp_path):
     write(tmp_path)
-    rows = prepare(store.read(tmp_path), {})
+    rows = prepare(runs.read(tmp_path).newest(), {})
     published = report.published.read(report.published.ORIGINAL.parent)
     tables = sections.all_tables(Material(tmp_path, rows, {}, published))
     for names in (

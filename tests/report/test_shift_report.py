@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.records import schema, store
+from bench.records import runs, schema, store
 from bench.report.layout.figures import drawing_style, method_styles
 from bench.report.layout.tables import text_tables
 from bench.report.rows import Material, plain, prepare
@@ -49,8 +49,9 @@ def material(tmp_path_factory):
     for method in SIZES:
         for seed in (0, 1):
             fake_run(results, method, seed)
-    abouts = store.runs(results)
-    return Material(results, prepare(store.read(results), abouts), abouts, pd.DataFrame())
+    found = runs.read(results)
+    abouts = {name: run.about for name, run in found.runs.items()}
+    return Material(results, prepare(found.newest(), abouts), abouts, pd.DataFrame())
 
 
 def tables(material):
@@ -119,7 +120,7 @@ def test_a_report_without_shift_has_neither_table_nor_figure(tmp_path, material)
 
 def test_runs_without_stored_images_are_drawn_without_them(tmp_path):
     fake_run(tmp_path, "mnf", 0, images=False)
-    part = Material(tmp_path, prepare(store.read(tmp_path), {}), {}, pd.DataFrame())
+    part = Material(tmp_path, prepare(runs.read(tmp_path).newest(), {}), {}, pd.DataFrame())
     with drawing_style():
         entry, figure = next(shift.figures(part, method_styles(["mnf"])))
     assert "Above each panel" not in entry.caption and not any(axes.images for axes in figure.axes)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
-from bench.errors import BenchError
 from bench.records import store, tuning
 from bench.records.schema import row
 from bench.report.layout.tables import text_tables
@@ -58,8 +56,26 @@ def test_without_a_tuning_the_table_has_no_lines(tmp_path):
     assert not len(table.frame)
 
 
-def test_a_damaged_file_says_what_to_do(tmp_path):
-    (tmp_path / "tuning/chosen").mkdir(parents=True)
+def test_damaged_files_are_left_out_with_a_line_that_says_what_to_do(tmp_path, caplog):
+    trial(tmp_path, "mnf-a", 0.05, 0.01, candidate=0, length="1/3")
+    trial(tmp_path, "mnf-b", 0.04, 0.02, candidate=7, length="1/3")
+    ranked = [{"run": f"mnf-{c}", "rank": i} for i, c in enumerate("ba", start=1)]
+    tuning.write_chosen(tmp_path, "mnf-mnist-quick-s0", {"chosen": "mnf-b", "ranked": ranked})
     (tmp_path / "tuning/chosen/x.json").write_text('{"chosen": 3}')
-    with pytest.raises(BenchError, match="run bench tune again"):
-        section.tables(material(tmp_path))
+    (tmp_path / "tuning/chosen/._x.json").write_bytes(b"\0\5")
+    path = tmp_path / "tuning/raw/mnf-b.csv"
+    path.write_text(path.read_text().replace("0.04", "0.01"))
+    (table,) = section.tables(material(tmp_path))
+    assert table.frame["run"].tolist() == ["mnf-a"]
+    broken, edited = (record.getMessage() for record in caplog.records)
+    assert "x.json: " in broken and broken.endswith("run bench tune again")
+    assert "mnf-b.csv: " in edited and "edited or cut" in edited
+
+
+def test_tunings_on_different_data_stand_in_blocks_of_their_own(tmp_path):
+    for run, sums in (("mnf-a", "a"), ("mnf-b", "b")):
+        trial(tmp_path, run, 0.05, 0.01, candidate=0, length="1/3", checksums={"mnist": sums})
+        tuning.write_chosen(tmp_path, run, {"chosen": run, "ranked": [{"run": run, "rank": 1}]})
+    (table,) = section.tables(material(tmp_path))
+    tasks = [text.block["task"] for text in text_tables(table)]
+    assert len(set(tasks)) == 2 and all(task.startswith("mnist [data ") for task in tasks)

@@ -15,7 +15,7 @@ from jobs import SELECTION, job_of
 
 from bench import registry
 from bench.errors import BenchError, DataError
-from bench.records import store
+from bench.records import runs
 from bench.running import launchers, worker
 from bench.running import run as running
 from bench.running.locks import Locks
@@ -24,7 +24,7 @@ from bench.system.progress import Plain
 
 
 def failures(results):
-    frame = store.read(results)
+    frame = runs.read(results).newest()
     return frame.loc[frame["metric"] == "failed", "unit"].tolist()
 
 
@@ -138,7 +138,7 @@ def test_missing_data_of_a_task_do_not_prevent_planning_others(tmp_path):
         "--data", str(tmp_path), results=tmp_path,
     )  # fmt: skip
     assert done.exit_code == 1
-    assert "no data for stripes" in done.output and "--task digits" in done.output
+    assert "not planned: stripes: " in done.output and "--task digits" in done.output
 
 
 def test_a_launcher_that_is_not_installed_names_its_extra(monkeypatch):

@@ -14,6 +14,7 @@ from small import load_stripes, stripes_task
 
 from bench import registry
 from bench.errors import BenchError
+from bench.records import runs as stored
 from bench.records import store, tuning
 from bench.registry import preset_values
 from bench.running import candidates, trials, tune
@@ -122,7 +123,7 @@ def csvs(results):
 def test_lengths_are_shares_of_the_preset_s(tmp_path):
     tuned(tmp_path)
     folder = tuning.folder(tmp_path)
-    abouts = store.runs(folder).values()
+    abouts = [run.about for run in stored.find(folder).runs.values()]
     assert sorted((a["length"], a["config"]["epochs"]) for a in abouts) == [("1/9", 1)] * 2 + [("2/3", 6)] * 2
     assert {a["config"]["batch"] for a in abouts} == {32}
 
@@ -154,12 +155,23 @@ def test_test_data_and_outliers_do_not_change_what_is_chosen(tmp_path, monkeypat
     assert blind.lines == honest.lines
 
 
+def test_a_tuning_on_other_data_replaces_none(tmp_path, monkeypatch):
+    tuned(tmp_path)
+    data = load_stripes(None)
+    other = replace(data, checksums={name: "f" * 64 for name in data.checksums})
+    task = replace(stripes_task, load=lambda root: other)
+    monkeypatch.setattr(registry, "task", lambda name: task)
+    for _ in range(2):  # the second replaces that on the same data
+        tuned(tmp_path)
+    assert sorted(tuning.chosen(tmp_path)) == ["mc_dropout-stripes-smoke-s0", "mc_dropout-stripes-smoke-s0-2"]
+
+
 def test_trials_that_diverge_are_rows_and_no_choice(tmp_path):
     with pytest.raises(BenchError, match="expected a trial that ends, found 2 that failed"):
         tuned(tmp_path, sets=[*SETS, "mc_dropout.lr=1e30"])
     found = [store.read_csv(path) for path in csvs(tmp_path)]
     assert len(found) == 4 and all("failed" in set(frame["metric"]) for frame in found)
-    assert all(about["failure"]["type"] for about in store.runs(tuning.folder(tmp_path)).values())
+    assert all(run.about["failure"]["type"] for run in stored.find(tuning.folder(tmp_path)).runs.values())
 
 
 def test_the_lines_make_the_preset_s_settings_the_chosen(tmp_path):

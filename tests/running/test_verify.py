@@ -58,8 +58,17 @@ def about(results, name):
     return json.loads((results / "raw" / f"{name}.json").read_text())
 
 
+def sealed(results, name):
+    """Store digests of the run's files as they are now, so that it reads as a run with other results."""
+    files = {"rows_sha256": f"{name}.csv", "arrays_sha256": f"{name}.npz"}
+    digest = {
+        k: hashlib.sha256((results / "raw" / file).read_bytes()).hexdigest() for k, file in files.items()
+    }
+    edit_json(results, name, **digest)
+
+
 def edit_rows(results, name, change):
-    """Rewrite the CSV with rows (dicts, in order) changed in place or returned by `change`."""
+    """Rewrite the CSV with rows (dicts, in order) changed in place or returned by `change`, sealed again."""
     path = results / "raw" / f"{name}.csv"
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
     rows = change(rows) or rows
@@ -68,6 +77,7 @@ def edit_rows(results, name, change):
     writer.writeheader()
     writer.writerows(rows)
     path.write_text(out.getvalue())
+    sealed(results, name)
 
 
 def accuracy_of(rows, members="5"):
@@ -170,6 +180,7 @@ def test_a_changed_array_is_reported(stored):
         arrays = dict(packed)
     arrays["noise/5/entropy_nats"][3] += 1e-6
     np.savez_compressed(path, **arrays)
+    sealed(results, name)
     done = verify(results, name)
     assert done.exit_code == 1
     assert "array noise/5/entropy_nats, 1 of 20 values differ, mean: expected" in done.output
@@ -290,10 +301,12 @@ def test_a_failed_run_is_skipped(stored):
 def test_cells_samples_runs_reproducibly_by_seed(stored):
     results, name = stored
     for copy in range(2, 6):
+        other = f"{name}-{copy}"
         for end in ("csv", "json", "npz"):
-            (results / "raw" / f"{name}-{copy}.{end}").write_bytes(
-                (results / "raw" / f"{name}.{end}").read_bytes()
-            )
+            data = (results / "raw" / f"{name}.{end}").read_bytes()
+            (results / "raw" / f"{other}.{end}").write_bytes(data)
+        edit_rows(results, other, lambda rows, other=other: [r | {"run": other} for r in rows])
+        edit_json(results, other, run=other)
     drawn = [verify(results, "all", "--cells", "2", "--seed", s).output for s in ("0", "0", "1")]
     chosen = [{line.split()[1] for line in text.splitlines() if line.startswith("ok")} for text in drawn]
     assert all(len(found) == 2 for found in chosen)
@@ -303,9 +316,23 @@ def test_cells_samples_runs_reproducibly_by_seed(stored):
 def test_an_unreadable_run_does_not_stop_the_others(stored):
     results, name = stored
     (results / "raw" / "broken.csv").write_text("no rows")
+    (results / "raw" / "broken.json").write_text("{}")
     done = verify(results, f"broken,{name}")
     assert done.exit_code == 1
     assert "error    broken: " in done.output and "1 ok, 0 differ, 1 could not" in done.output
+
+
+def test_an_edited_run_is_an_error_and_a_stray_file_is_named(stored):
+    results, name = stored
+    path = results / "raw" / f"{name}.csv"
+    (results / "raw" / "notes.csv").write_text("remember the milk")
+    (results / "raw" / f"._{name}.csv").write_bytes(b"\0\5\x16\7")
+    path.write_text(path.read_text().replace("measured", "Measured", 1))
+    done = verify(results, "all")
+    assert done.exit_code == 1 and "0 ok, 0 differ, 1 could not" in done.output
+    assert "edited or cut" in done.output
+    (stray,) = (line for line in done.output.splitlines() if "notes.csv" in line)
+    assert stray.startswith("left out: ") and stray.endswith("move it away")
 
 
 def test_a_locked_fit_is_not_used(stored):

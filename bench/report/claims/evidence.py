@@ -61,7 +61,7 @@ class Finding:
 class Rows:
     """Rows of one preset and device, queried for values by seed.
 
-    rows: prepared rows; age: of each run (`bench.records.store.ages`). Of several configurations of a
+    rows: prepared rows; age: of each run (`bench.records.runs.ages`). Of several configurations of a
     method on a task, the one with most seeds is used, then the one on most tasks, then the newest; of several
     copies of a data set the one that most methods have read, then the one with the shortest name.
     """

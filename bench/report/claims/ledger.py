@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from bench.records.store import ages
+from bench.records.runs import ages
 from bench.report import flags
 from bench.report.claims.evidence import Finding, Rows
 from bench.report.claims.paper import CLAIMS, FAILS, HOLDS, OPEN, UNKNOWN, Claim
+from bench.report.data_sets import one_each
 from bench.report.layout.tables import MARK, Cell, TextTable
 from bench.report.published import AS_PUBLISHED, JUDGED, named
 from bench.report.rows import BLOCK, Abouts, command, note_on_copies, without_configuration
@@ -57,7 +58,7 @@ def ledger(
     theirs = Rows(paper.assign(task=paper["train"], seed=0, source=""), {})
     own = {claim.name: verdict(claim.check(theirs, AS_PUBLISHED)) for claim in chosen}
     lines = []
-    for (preset, device), part in rows.groupby(list(BLOCK), sort=False):
+    for (preset, device), part in one_each(rows, age).groupby(list(BLOCK), sort=False):
         asked, nothing = Rows(part, age), Rows(part.iloc[:0], {})
         doubts = _doubts(part)
         held = set(zip(without_configuration(part["method"]), part["task"], strict=True))

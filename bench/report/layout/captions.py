@@ -110,4 +110,4 @@ def gap(own: pd.DataFrame, task: str, subject: str, number: int, lacks: str) -> 
 
 
 def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+    return re.sub(r"[^A-Za-z0-9._-]+-*", "-", name).strip("-")

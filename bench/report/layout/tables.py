@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from bench.records.schema import METRICS, Metric
+from bench.report.data_sets import EXPLANATION
+from bench.report.data_sets import MARK as DATA
 from bench.report.rows import command, note_on_copies
 
 GENERAL = (
@@ -84,8 +86,9 @@ class TextTable:
 
 def digits(metric: str, value: float) -> str:
     """The number formatted for its metric, without unit."""
-    _, _, _, _, factor, decimals = METRICS.get(metric, _UNKNOWN)
-    value *= factor
+    found = METRICS.get(metric, _UNKNOWN)
+    decimals = found.decimals
+    value *= found.factor
     if decimals is None:
         power = math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
         decimals = max(0, 2 - power) if abs(value) < 10_000 else 0
@@ -256,7 +259,8 @@ def text_tables(table: Table) -> list[TextTable]:
             names["metric"] = heading(names["metric"])
         text = _written(table, names, block) if table.show else _compared(table, names, block)
         own = dict(table.remarks).get(tuple(str(v) for v in key), "")
-        found.append(replace(text, remark=" ".join(filter(None, (own, text.remark)))))
+        mixed = EXPLANATION if "task" in block and block["task"].str.contains(DATA, regex=False).any() else ""
+        found.append(replace(text, remark=" ".join(filter(None, (own, text.remark, mixed)))))
     return found
 
 

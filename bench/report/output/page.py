@@ -99,6 +99,7 @@ def render(
         anchor=_anchor,
         group_starts=_group_starts,
         facts=_facts(material, failed),
+        alarms=material.alarms,
         blocks=list(_blocks(material, tables, drawn)),
         counts=_counts(ledger),
         explanation=claims.EXPLANATION,

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Protocol
 
+from bench.report.data_sets import EXPLANATION, MARK
 from bench.report.layout.captions import Drawing, with_short_names
 from bench.report.layout.figures import Styles, method_styles
 from bench.report.layout.tables import Table
@@ -82,7 +83,8 @@ def all_figures(material: Material) -> Iterator[Drawing]:
     """All figures that have rows, or gaps if they lack arrays; drawn inside `drawing_style()`."""
     lossy = copies(material.rows)
     for entry, figure in with_short_names(_drawn(material)):
-        caption = " ".join(filter(None, (entry.caption, note_on_copies(lossy, entry.block))))
+        mixed = EXPLANATION if MARK in entry.block["task"] else ""
+        caption = " ".join(filter(None, (entry.caption, note_on_copies(lossy, entry.block), mixed)))
         yield replace(entry, caption=caption), figure
 
 

@@ -20,6 +20,7 @@ from matplotlib.lines import Line2D
 
 from bench.records import store
 from bench.report.arrays import Arrays, first_kept
+from bench.report.data_sets import without_data
 from bench.report.layout.captions import BY_SIZE, Drawing, figure_entry, gap, paper_entry, where
 from bench.report.layout.figures import (
     DASHED,
@@ -124,7 +125,7 @@ def _entropies(part: Material, styles: Styles) -> Iterator[Drawing]:
             "(solid); several seeds are pooled. A solid curve far below its dashed one tells outliers apart. "
             f"With 95 % confidence one seed's curve lies within ± {half:.3f} of its distribution (DKW band)."
         )
-        number = _NUMBERS.get(task)
+        number = _NUMBERS.get(without_data(task))
         title = ("" if number is None else f"Figure {number}: ") + f"predictive entropy — {where(rows, task)}"
         figure = entropy_ecdf(found, styles, title, inside, _classes(part, scores["run"]))
         if number is None:

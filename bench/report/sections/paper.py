@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from bench.records.runs import ages
+from bench.report.data_sets import one_each
 from bench.report.layout.captions import Drawing
 from bench.report.layout.figures import Styles
 from bench.report.layout.tables import Table
@@ -42,7 +44,7 @@ COLUMNS = (
 
 def tables(material: Material) -> list[Table]:
     """Tables 1, 2, 5 and 6 of the paper, one block per preset and device, with published values."""
-    rows, published = material.rows, material.published
+    rows, published = one_each(material.rows, ages(material.abouts)), material.published
     blocks = list(dict.fromkeys(zip(rows["preset"], rows["device"], strict=True)))
     norms = _by_train(weight_norms(rows), rows)
     largest = norms.groupby([*BLOCK, "train", "method"])["members"].transform("max")

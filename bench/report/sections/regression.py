@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from bench.records import store
 from bench.report.arrays import Arrays
+from bench.report.data_sets import without_data
 from bench.report.layout.captions import BY_SIZE, Drawing, paper_entry, where
 from bench.report.layout.figures import (
     COLORS,
@@ -86,13 +87,13 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
         panels = [
             panel
             for _, rows in own.groupby("method", sort=True)
-            if (panel := _panel(part, str(task), rows)) is not None
+            if (panel := _panel(part, without_data(str(task)), rows)) is not None
         ]
         if not panels:
             continue
         sizes = " and ".join(f"{n:,}" for n in sorted({n for panel in panels for n in panel.sizes}))
         seeds = ", ".join(str(seed) for seed in sorted({panel.seed for panel in panels}))
-        points = len(panels[0].arrays[f"{task}/x"])
+        points = len(panels[0].arrays[f"{panels[0].task}/x"])
         note = f"{points} points · {sizes} networks · seed {seeds}"
         caption = (
             f"Figure 2: regression of {points} points (black). Dashed the function without noise; in colour "

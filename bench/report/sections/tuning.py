@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
-from bench.records import store, tuning
+from bench.errors import BenchError
+from bench.records import runs, tuning
+from bench.records.runs import Run
+from bench.report.data_sets import told_apart
 from bench.report.layout.captions import Drawing
 from bench.report.layout.figures import Styles
 from bench.report.layout.tables import MISSING, Table, digits, heading
@@ -15,6 +19,7 @@ from bench.report.rows import BLOCK, TASK, Material
 
 NAME = "tuning"
 FIGURES: dict[str, str] = {}
+_log = logging.getLogger("bench")
 SHOWN = ("nll_nats", "disagreement", "output_sd", "accuracy_single", "accuracy", "trial_cpu_seconds")
 COLUMNS = (*TASK, "dataset", "method", "rank", "candidate", "length", "settings", *SHOWN, "run", "examples")
 _NOTE = (
@@ -47,21 +52,27 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
 
 def trials(material: Material) -> pd.DataFrame:
     """One line for the longest trial of each candidate of every tuning that has ended, by rank."""
-    lines = []
+    folder = tuning.folder(material.results)
+    lines, abouts = [], {}
     for document in tuning.chosen(material.results).values():
-        lines += [_trial(material, item) for item in document["ranked"]]
-    frame = pd.DataFrame(lines, columns=list(COLUMNS))
+        for item in document["ranked"]:
+            try:
+                found = runs.check(folder, str(item["run"]))
+            except BenchError as error:
+                _log.warning("Warning: left out: %s", error)
+                continue
+            lines.append(_trial(found, item))
+            abouts[lines[-1]["run"]] = found.about
+    frame = told_apart(pd.DataFrame(lines, columns=[*COLUMNS, "train"]), abouts)[list(COLUMNS)]
     frame = frame.astype({"rank": "Int64", "candidate": "Int64", "examples": "Int64"})
     return frame.astype(dict.fromkeys(SHOWN, "float64"))
 
 
-def _trial(material: Material, item: Mapping[str, Any]) -> dict[str, Any]:
+def _trial(run: Run, item: Mapping[str, Any]) -> dict[str, Any]:
     """The line of a trial. item: what the tuning wrote of it."""
-    folder, run = tuning.folder(material.results), str(item["run"])
-    about = store.read_about(folder, run)
-    rows = store.read_csv(folder / "raw" / f"{run}.csv")
+    about, rows = run.about, run.rows
     first = rows.iloc[0]
-    line = {column: first[column] for column in (*TASK, "method")}
+    line = {column: first[column] for column in (*TASK, "train", "method")}
     scored = rows[rows["metric"] == "nll_nats"]
     line |= (
         {"dataset": scored["dataset"].iloc[0], "examples": scored["examples"].iloc[0]} if len(scored) else {}
@@ -75,7 +86,7 @@ def _trial(material: Material, item: Mapping[str, Any]) -> dict[str, Any]:
             found = found[single if metric == "accuracy_single" else ~single]
         line[metric] = float(found["value"].iloc[0]) if len(found) else None
     return line | {
-        "run": run,
+        "run": str(item["run"]),
         "rank": item["rank"],
         "candidate": about.get("candidate"),
         "length": about.get("length", ""),
