@@ -2,7 +2,8 @@
 
 Imports go down this list: `output` writes files; `claims` tests the paper's claims; each module of
 `sections` owns the numbers, tables and figures of one subject; `layout` defines how tables and figures look;
-`rows`, `arrays`, `flags`, `costs` and `uncertainty` compute numbers.
+`paired` tests differences of methods, for sections and claims alike; `rows`, `arrays`, `flags`, `costs` and
+`uncertainty` compute numbers.
 """
 
 from __future__ import annotations

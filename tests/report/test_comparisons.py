@@ -9,7 +9,7 @@ from scipy import stats
 
 from bench import report
 from bench.records import schema, store
-from bench.report import published
+from bench.report import paired, published
 from bench.report.layout.tables import text_tables
 from bench.report.output import page
 from bench.report.output.markdown import to_csv, to_markdown
@@ -121,7 +121,7 @@ def test_with_one_shared_seed_images_are_compared(tmp_path):
     assert accuracy["p"] == accuracy["p_holm"] == pytest.approx(2 / 2**12)
     assert (accuracy["verdict"], accuracy["over"], accuracy["seeds"]) == ("a higher", "images", 1)
     area = line(verdicts, metric="auroc")
-    one, other = resampled_aurocs([first, second], comparisons.RESAMPLING_SEED)
+    one, other = resampled_aurocs([first, second], paired.RESAMPLING_SEED)
     expected = paired_resamples(auroc(*first) - auroc(*second), one - other)
     assert area[["difference", "low", "high", "p"]].tolist() == pytest.approx(list(expected))
     assert area["verdict"] == "b higher" and area["over"] == "images"
@@ -164,8 +164,8 @@ def test_methods_are_compared_at_the_largest_size_that_both_have(tmp_path):
     write(tmp_path, "c", sizes=(1,), kept=(1,))
     verdicts = found(tmp_path)["verdicts"]
     reasons = {
-        "accuracy": "not tested: one shared seed, and no predictions per image at 10 networks",
-        "auroc": "not tested: one shared seed, and no entropies per image at 10 networks",
+        "accuracy": "not tested: one shared seed, and no predictions per image at 10 networks: run again",
+        "auroc": "not tested: one shared seed, and no entropies per image at 10 networks: run again",
     }
     for metric, reason in reasons.items():
         gap = line(verdicts, metric=metric, method="a", other="b")
@@ -183,7 +183,7 @@ def test_methods_without_a_shared_seed_or_image_are_not_tested(tmp_path):
     write(tmp_path, "c", 0, labels=(LABELS + 1) % 3)
     write(tmp_path, "d", 0, labels=LABELS[:50])
     verdicts = found(tmp_path)["verdicts"]
-    for metric in comparisons.COMPARED:
+    for metric in paired.COMPARED:
         words = {o: line(verdicts, metric=metric, method="a", other=o)["verdict"] for o in "bcd"}
         other = "not tested: one shared seed, and not the same images"
         assert words == {"b": "not tested: no shared seed", "c": other, "d": other}
