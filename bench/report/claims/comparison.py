@@ -131,8 +131,9 @@ _SIGNS: dict[str, tuple[str, Callable[[float, float, float], tuple[float, float]
 def difference(left: Quantity, right: Quantity | float, test: Test | None = None) -> Difference | None:
     """The difference over shared seeds, or over the images or networks of the only one; None: no shared seed.
 
-    test: a paired test of the two, asked first; it may return None. Where there is none, the intervals of two
-    quantities of one seed are subtracted end from end, which is wider than a paired interval.
+    test: a paired test of the two, asked first; it may return None. Where there is none, the distances of two
+    quantities of one seed from their ends add in squares, as for independent ones: on shared images, which
+    are hard for both or for neither, it is wider than a paired interval. Source: Zou and Donner 2008.
     """
     other = right if isinstance(right, Quantity) else Quantity(pd.Series(right, index=left.values.index))
     if not isinstance(right, Quantity):
@@ -151,11 +152,12 @@ def difference(left: Quantity, right: Quantity | float, test: Test | None = None
         return found._replace(mean=over.mean, **means)
     own = [q for q in (left, other) if q.over or q.lack]
     lack = next((q.lack for q in own if q.lack), "")
-    name = own[0].over if own else ""
-    count = min((q.count for q in own), default=0)
-    return Difference(
-        over.mean, left.low - other.high, left.high - other.low, name, count, lack=lack, **means
-    )
+    if len(left) > 1 or (isinstance(right, Quantity) and len(right) > 1):
+        lack = "one shared seed; run the same seeds of both"
+    name, count = (own[0].over, min(q.count for q in own)) if own else ("", 0)
+    below = math.hypot(means["left"] - left.low, other.high - means["right"])
+    above = math.hypot(left.high - means["left"], means["right"] - other.low)
+    return Difference(over.mean, over.mean - below, over.mean + above, name, count, lack=lack, **means)
 
 
 def decide(found: Difference, sign: str, margin: float = 0.0) -> str:

@@ -33,6 +33,7 @@ _STEPS: tuple[tuple[int, tuple[float, ...]], ...] = (
 )  # fmt: skip
 _AXES = {
     "fit_seconds": ("fit [s]", 1.0),
+    "fit_cpu_seconds": ("fit, CPU time [s]", 1.0),
     "fit_gflop": ("fit [GFLOP]", 1.0),
     "predict_seconds_1000": (f"predict {IMAGES:,} {{}} [s]", 1.0),
     "peak_memory_bytes": ("peak memory [MiB]", 1 / 2**20),
@@ -53,8 +54,9 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
             subject = str(task) if own["dataset"].nunique() == 1 else f"{task}-{dataset}"
             at = placed(part.rows[part.rows["task"] == task])
             at = at.loc[at["dataset"] == dataset, ["run", "method"]].drop_duplicates()
-            counted = place["fit_gflop"].notna().any()
-            fitting = "seconds and counted GFLOP to fit" if counted else "seconds to fit"
+            told = {"fit_cpu_seconds": "CPU seconds of all threads", "fit_gflop": "counted GFLOP"}
+            efforts = ["seconds", *(words for cost, words in told.items() if place[cost].notna().any())]
+            fitting = f"{' and '.join(filter(None, (', '.join(efforts[:-1]), efforts[-1])))} to fit"
             caption = (
                 f"Quality of ensembles against their cost: {fitting}, seconds in which the ensemble "
                 f"predicts {IMAGES:,} images or points, peak memory of the run. One marker per ensemble "
