@@ -62,8 +62,12 @@ def rises(rows: Rows, judged: str) -> list[Finding]:
     for train in TRAINS:
         steps = pairwise(rows.accuracy(judged, train, n) for n in SIZES)
         pairs = [(larger, smaller) for smaller, larger in steps]
-        more = {"test": rows.test, "among": len(TRAINS)}
-        found.append(compare(train, (names[0], names[1]), pairs, PERCENT, cells=[(judged, train)], **more))
+        cells = [(judged, train)]
+        found.append(
+            compare(
+                train, (names[0], names[1]), pairs, PERCENT, cells=cells, test=rows.test, among=len(TRAINS)
+            )
+        )
     return found
 
 
@@ -181,8 +185,8 @@ def _highest(rows: Rows, found: pd.DataFrame) -> Quantity:
     means = found.groupby(["seed", "epsilon"])["value"].mean().groupby("seed").max()
     each = [rows.share(part, TOP) for _, part in found.groupby("epsilon")]
     top = max(each, key=lambda q: float(q.values.mean()))
-    ends = {"low": max(q.low for q in each), "high": max(q.high for q in each)}
-    return replace(top, values=means, **ends)
+    low, high = max(q.low for q in each), max(q.high for q in each)
+    return replace(top, values=means, low=low, high=high)
 
 
 def _fresh(rows: Rows, method: str, attack: str) -> dict[int, pd.DataFrame]:

@@ -68,8 +68,8 @@ class Quantity:
 
     def times(self, factor: float) -> Quantity:
         """The quantity multiplied by a positive factor."""
-        ends = {"low": self.low * factor, "high": self.high * factor}
-        return Quantity(self.values * factor, **ends, over=self.over, count=self.count, lack=self.lack)
+        low, high = self.low * factor, self.high * factor
+        return Quantity(self.values * factor, low, high, self.over, self.count, self.lack)
 
 
 class Difference(NamedTuple):
@@ -141,7 +141,8 @@ def difference(left: Quantity, right: Quantity | float, test: Test | None = None
     both = pd.DataFrame({"a": left.values, "b": other.values}).dropna()
     if not len(both):
         return None
-    means = {"seeds": len(both), "left": float(both["a"].mean()), "right": float(both["b"].mean())}
+    means: dict[str, Any] = {"seeds": len(both), "left": float(both["a"].mean())}
+    means["right"] = float(both["b"].mean())
     found = test(left, other) if test and isinstance(right, Quantity) else None
     over = t_interval((both["a"] - both["b"]).to_numpy(dtype="float64"))
     if over.n > 1:

@@ -146,14 +146,15 @@ class Rows:
         shared = left.values.index.intersection(right.values.index)
         if len(shared) > 1:
             return _over_seeds(left.values[shared], right.values[shared])
-        (a,), (b,) = (list(q[q["seed"].isin(shared)].itertuples()) for q in (a, b))
-        first, second = self._right(a), self._right(b)
-        for own, kept in ((a, first), (b, second)):
+        one: Any = next(a[a["seed"].isin(shared)].itertuples())
+        other: Any = next(b[b["seed"].isin(shared)].itertuples())
+        first, second = self._right(one), self._right(other)
+        for own, kept in ((one, first), (other, second)):
             if kept is None:
                 size = "of single networks" if own.members == 1 else f"at {own.members:,} networks"
                 return _undecided(f"one seed, and no predictions per image {size}: run again")
         assert first is not None and second is not None
-        if first.shape != second.shape or not self._images.same((a.run, b.run), a.dataset):
+        if first.shape != second.shape or not self._images.same((one.run, other.run), one.dataset):
             return _undecided("one seed, and not the same images")
         by_image = mcnemar if first.dtype == second.dtype == bool else paired_t
         try:
