@@ -18,6 +18,9 @@ from bench.task import MIN_VARIANCE
 
 ECE_BINS = 15  # Guo et al. 2017, section 5
 TPR = 0.95  # of FPR at 95 % TPR
+ACCEPTED = (0.99, 0.95, 0.9)  # shares of images that a selective predictor answers
+# The largest share that is rejected: a perfect score then rejects the outliers and nothing else.
+OUTLIER_SHARE = 0.1
 TOLERANCE = 1e-6  # for sums of probabilities: float32 softmax over ten classes is within 1e-7 of one
 
 
@@ -261,6 +264,41 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> float:
     check_scores(inside, outside)
     truth = np.concatenate([np.zeros(len(inside)), np.ones(len(outside))])
     return float(roc_auc_score(truth, np.concatenate([inside, outside])))
+
+
+def accepted_accuracy(
+    inside: np.ndarray,
+    right: np.ndarray,
+    outside: np.ndarray,
+    accepted: float,
+    outlier_share: float = OUTLIER_SHARE,
+) -> float:
+    """Accuracy on the images that are answered, outliers mixed in: an accepted outlier is an error.
+
+    Of a mixture in which outliers weigh `outlier_share`, whatever their number, the share `accepted` with
+    the lowest scores is answered, and the rest rejected. With weights w_i = (1 - outlier_share) / n of an
+    inlier and outlier_share / m of an outlier, and a_i = 1 below the threshold and 0 above it, the value is
+    sum_i w_i a_i right_i / accepted. Images whose score is the threshold count with the fraction that
+    makes sum_i w_i a_i = accepted: the mean over all orders of ties.
+
+    inside: [n] scores of inliers, right: [n], whether they are classified correctly; outside: [m] scores
+    of outliers; larger scores are rejected first. At most min(1, (1 - outlier_share) / accepted).
+    Raises ValueError as `check_scores`, and unless 0 < accepted <= 1 and 0 < outlier_share < 1. Source:
+    Filos et al. 2019, section 4 (accuracy on retained data); Kim et al. 2021 (accepted outliers as errors).
+    """
+    check_scores(inside, outside)
+    if inside.shape != right.shape or not (0 < accepted <= 1 and 0 < outlier_share < 1):
+        raise ValueError(
+            f"expected one answer per inlier and shares within (0, 1), found {right.shape} answers of "
+            f"{inside.shape} inliers, accepted = {accepted} and outlier_share = {outlier_share}"
+        )
+    sets = ((1 - outlier_share, len(inside)), (outlier_share, len(outside)))
+    weight = np.concatenate([np.full(count, share / count) for share, count in sets])
+    earned = weight * np.concatenate([right, np.zeros(len(outside))])
+    _, group = np.unique(np.concatenate([inside, outside]), return_inverse=True)
+    whole, earned = np.bincount(group, weights=weight), np.bincount(group, weights=earned)
+    answered = np.clip(accepted - (np.cumsum(whole) - whole), 0, whole)
+    return float((earned * answered / whole).sum() / accepted)
 
 
 def _check_numbers(**values: np.ndarray) -> None:

@@ -65,6 +65,7 @@ METRICS: dict[str, Metric] = {
     "fpr95_id_positive": Metric("fraction", "lower", heading="outliers accepted at 95 % TPR", decimals=4),
     "fpr95_ood_positive": Metric("fraction", "lower", heading="inliers rejected at 95 % TPR", decimals=4),
     "auroc_draw_sd": Metric("fraction"),
+    "accepted_accuracy": Metric("fraction", "higher", shown="%", factor=100, decimals=2),
     "shared_images": Metric("images", heading="outliers among the inliers", decimals=0),
     "batch_dependence": Metric("1", "lower", heading="change with the batch"),
     "near_duplicates": Metric("images", heading="near-duplicates", decimals=0),
@@ -134,6 +135,15 @@ METRICS: dict[str, Metric] = {
     # Computed by the report from other rows; not written by runs.
     "accuracy_single": Metric(
         "fraction", "higher", heading="accuracy, one network", shown="%", factor=100, decimals=2
+    ),
+    "accepted_accuracy_99": Metric(
+        "fraction", "higher", heading="accuracy, 1 % rejected", shown="%", factor=100, decimals=2
+    ),
+    "accepted_accuracy_95": Metric(
+        "fraction", "higher", heading="accuracy, 5 % rejected", shown="%", factor=100, decimals=2
+    ),
+    "accepted_accuracy_90": Metric(
+        "fraction", "higher", heading="accuracy, 10 % rejected", shown="%", factor=100, decimals=2
     ),
     "itself_auroc": Metric("fraction", heading="test set against itself, AUROC", decimals=4),
     "shuffled_accuracy": Metric(

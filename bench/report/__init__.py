@@ -2,7 +2,8 @@
 
 Imports go down this list: `output` writes files; `claims` tests the paper's claims; each module of
 `sections` owns the numbers, tables and figures of one subject; `layout` defines how tables and figures look;
-`rows`, `arrays`, `flags`, `costs` and `uncertainty` compute numbers.
+`paired` tests differences of methods, for sections and claims alike; `rows`, `arrays`, `flags`, `costs` and
+`uncertainty` compute numbers.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def build(results: Path) -> list[Path]:
     known = {table.name for table in tables} | {"failures", "claims"}
     tables = [table for table in tables if len(table.frame)]
     failed = failures(material.rows, abouts)
-    verdicts = ledger(material.rows, abouts, material.published)
+    verdicts = ledger(material)
     for name, text in _texts(material, tables, failed, verdicts):
         files[results / "tables" / name] = text.encode()
     drawn = []
@@ -127,6 +128,6 @@ def departures(results: Path) -> list[str]:
     ledger = pd.read_csv(Path(results) / "tables" / "claims.csv", keep_default_na=False)
     return [
         f"{line.claim} · {line.judged_on} · {line.preset} · {line.device}: {line.verdict}, "
-        f"expected: {line.expected}. {line.statement} ({line.section}). {line.evidence}"
+        f"expected: {line.expected}, {line.reason}. {line.statement} ({line.section}). {line.evidence}"
         for line in ledger[ledger["departs"] == "yes"].itertuples()
     ]

@@ -73,6 +73,67 @@ def ecdf(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return jumps, np.cumsum(counts) / x.size
 
 
+def share_interval(share: float, n: int) -> tuple[float, float]:
+    """The interval of Clopper and Pearson for a share of n images; for a mean of values in [0, 1] a wide one.
+
+    The ends are quantiles: alpha/2 of Beta(k, n - k + 1) and 1 - alpha/2 of Beta(k + 1, n - k), with
+    k = share * n. Of values within [0, 1] those that are 0 or 1 vary most at the same mean: the interval of
+    a mean of such values (of the share of networks that are right, say) is no wider than this one.
+    Raises: ValueError unless 0 <= share <= 1 and n > 0. Source: Clopper and Pearson 1934.
+    """
+    if not (n > 0 and 0 <= share <= 1):
+        raise ValueError(f"expected a share within [0, 1] of one image or more, found {share} of {n}")
+    k, tail = share * n, (1 - CONFIDENCE) / 2
+    low = float(special.betaincinv(k, n - k + 1, tail)) if k > 0 else 0.0
+    high = float(special.betaincinv(k + 1, n - k, 1 - tail)) if k < n else 1.0
+    return low, high
+
+
+def quantile_interval(values: ArrayLike, q: float) -> tuple[float, float]:
+    """An interval for the q-quantile of the distribution behind values [n], between two of the sorted values.
+
+    The number of values below the quantile is Binomial(n, q): the interval is [x_(l), x_(u + 1)] with l and
+    u its alpha/2 and 1 - alpha/2 quantiles, counted from 1; infinite where n is too small for an end. Needs
+    no assumption on the distribution. Raises: ValueError if there is no value, or a NaN. Source: David and
+    Nagaraja 2003, "Order Statistics", section 7.1.
+    """
+    x = np.sort(_sample(values, "values"))
+    tail = (1 - CONFIDENCE) / 2
+    below, upto = (int(stats.binom.ppf(level, x.size, q)) for level in (tail, 1 - tail))
+    low = float(x[below - 1]) if below > 0 else -math.inf
+    return low, float(x[upto]) if upto < x.size else math.inf
+
+
+def variation_interval(ratio: float, n: int) -> tuple[float, float]:
+    """An interval for sd / mean of a normal quantity, from the ratio (ddof = 1) of n independent values.
+
+    ratio / sqrt(((u + 2) / n - 1) ratio^2 + u / (n - 1)) with u the 1 - alpha/2 and alpha/2 quantiles of
+    chi-squared with n - 1 degrees of freedom: McKay's method, modified by Vangel; accurate for ratios up to
+    a third. Infinite at the upper end where the ratio is too large for an end. Raises: ValueError if n < 2
+    or the ratio is negative. Source: Vangel 1996.
+    """
+    if n < 2 or not ratio >= 0:
+        raise ValueError(f"expected a ratio of two values or more, at least 0, found {ratio} of {n}")
+    tail = (1 - CONFIDENCE) / 2
+    ends = []
+    for level in (1 - tail, tail):
+        u = float(stats.chi2.ppf(level, n - 1))
+        under = ((u + 2) / n - 1) * ratio**2 + u / (n - 1)
+        ends.append(ratio / math.sqrt(under) if under > 0 else math.inf)
+    return ends[0], ends[1]
+
+
+def seeds_to_resolve(sd: float, distance: float, most: int) -> int | None:
+    """The fewest seeds, at most `most`, with which a t-interval of this sd is narrower than the distance.
+
+    t(k-1) * sd / sqrt(k) < distance; None if there is no such number of seeds.
+    """
+    for k in range(2, most + 1):
+        if float(special.stdtrit(k - 1, 0.5 + CONFIDENCE / 2)) * sd / math.sqrt(k) < distance:
+            return k
+    return None
+
+
 def dkw_half_width(n: int) -> float:
     """Half-width of the confidence band of a distribution function: sqrt(ln(2 / alpha) / (2 n)).
 

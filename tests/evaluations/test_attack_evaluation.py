@@ -209,7 +209,7 @@ def test_arrays_are_stored_for_the_first_network_and_the_largest_ensemble(found,
     }
     assert found.arrays.keys() == expected | {"stripes/attacked/label"}
     assert {len(a) for a in found.arrays.values()} == {8}
-    assert all(a.dtype in ("f4", "i2") for a in found.arrays.values())
+    assert all(a.dtype in ("f4", "i2", "u1") for a in found.arrays.values())
     (line,) = pick(
         found, "entropy_nats", variant="fresh", members=3, crafted_members=3, attack="pgd", epsilon=0.3,
         success="all",

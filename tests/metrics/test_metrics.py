@@ -187,6 +187,53 @@ def test_separation_by_hand():
     assert found["fpr95_ood_positive"] == pytest.approx(1 / 4)
 
 
+def test_accepted_accuracy_by_hand():
+    inside, outside = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.35, 0.5])
+    right = np.array([True, True, False, True])
+    # Outliers are a third of the mixture: every image weighs a sixth.
+    for accepted, by_hand in ((1, 3 / 6), (5 / 6, 3 / 5), (4 / 6, 2 / 4), (3 / 6, 2 / 3), (1 / 6, 1)):
+        found = predictions.accepted_accuracy(inside, right, outside, accepted, 1 / 3)
+        assert found == pytest.approx(by_hand, abs=1e-12), accepted
+    # Of the two images at 0.4, one right and one an outlier, half is answered: (2 + 0.5) / 4.
+    tied = np.array([0.4, 0.5])
+    assert predictions.accepted_accuracy(inside, right, tied, 4 / 6, 1 / 3) == pytest.approx(2.5 / 4)
+    # A perfect score rejects the outliers alone; a constant one rejects at random.
+    assert predictions.accepted_accuracy(inside, right, outside + 1, 0.9) == pytest.approx(3 / 4)
+    for accepted in predictions.ACCEPTED:
+        assert predictions.accepted_accuracy(np.zeros(4), right, np.zeros(9), accepted) == pytest.approx(
+            0.9 * 3 / 4
+        )
+
+
+@given(
+    arrays(np.float64, 6, elements=st.integers(0, 3).map(float)),
+    arrays(np.bool_, 6),
+    arrays(np.float64, 4, elements=st.integers(0, 3).map(float)),
+    st.sampled_from((*predictions.ACCEPTED, 0.5)),
+)
+def test_accepted_accuracy_is_the_mean_over_all_orders_of_ties(inside, right, outside, accepted):
+    found = predictions.accepted_accuracy(inside, right, outside, accepted, 0.4)
+    score = np.concatenate([inside, outside])
+    told = np.concatenate([right, np.zeros(4, bool)])
+    # Every image weighs a tenth; by enumeration of the order within the group at the threshold.
+    count = accepted * 10
+    below = np.sort(score)[int(np.ceil(count - 1e-9)) - 1]
+    sure, tied = told[score < below], told[score == below]
+    by_hand = (sure.sum() + (count - len(sure)) * tied.mean()) / count
+    assert found == pytest.approx(by_hand, abs=1e-9)
+    # More copies of the same outliers change nothing.
+    again = predictions.accepted_accuracy(inside, right, np.tile(outside, 3), accepted, 0.4)
+    assert again == pytest.approx(found, abs=1e-9)
+
+
+def test_accepted_accuracy_refuses_shares_and_answers_that_do_not_fit():
+    for right, accepted, share in ((np.ones(3), 0.9, 0.1), (np.ones(2), 0, 0.1), (np.ones(2), 0.9, 1)):
+        with pytest.raises(ValueError, match="expected one answer per inlier"):
+            predictions.accepted_accuracy(np.zeros(2), right, np.zeros(2), accepted, share)
+    with pytest.raises(ValueError, match="2 NaN"):
+        predictions.accepted_accuracy(np.full(2, np.nan), np.ones(2), np.zeros(2), 0.9)
+
+
 @given(
     arrays(np.float64, 7, elements=st.integers(0, 5).map(float)),
     arrays(np.float64, 5, elements=st.integers(0, 5).map(float)),

@@ -30,6 +30,7 @@ SOUND = {
     predictions.classification: (LOG_P, LABELS),
     predictions.separation: (SCORES, SCORES),
     predictions.auroc: (SCORES, SCORES),
+    predictions.accepted_accuracy: (SCORES, RIGHT, SCORES, 0.9),
     predictions.variance: (SCORES,),
     predictions.gaussian_log_likelihoods: (OUTPUTS, SCORES, 3.0),
     predictions.mixture_log_likelihood: (LOGITS[0],),

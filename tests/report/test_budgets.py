@@ -11,7 +11,7 @@ from bench import report
 from bench.report import costs
 from bench.report.costs import dominators
 from bench.report.layout.figures import drawing_style, method_styles
-from bench.report.layout.tables import text_tables
+from bench.report.layout.tables import heading, text_tables
 from bench.report.output.markdown import to_markdown
 from bench.report.rows import PLACE
 from bench.report.sections import budgets, pareto
@@ -322,6 +322,19 @@ def test_a_figure_has_rows_of_metrics_columns_of_costs_and_points_of_sizes(tmp_p
     assert marks(figure, "a", metric=1).get_ydata() == pytest.approx([0.8, 0.8, 0.8])
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a"]
+
+
+def test_a_figure_has_a_panel_of_cpu_time_where_it_was_measured(tmp_path):
+    write(tmp_path, "a", 10.0, 0.9, cpu=20.0, gflop=2e6)
+    write(tmp_path, "b", 20.0, 0.8)
+    ((place, figure),) = drawn(tmp_path)
+    labels = [axes.get_xlabel() for axes in figure.axes][-5:]
+    assert labels[:3] == ["fit [s]", "fit, CPU time [s]", "fit [GFLOP]"]
+    assert "seconds, CPU seconds of all threads and counted GFLOP to fit" in place.caption
+    assert set(marks(figure, "a", cost=1, costs=5).get_xdata()) == {20.0}
+    shown = text_tables(budgets.budget_table(material(tmp_path)))[0]
+    told = [dict(zip(shown.headings, [cell.text for cell in line], strict=True)) for line in shown.lines]
+    assert [line[heading("fit_cpu_seconds")] for line in told] == ["20.0", "—"]
 
 
 def test_a_figure_has_a_panel_of_operations_where_they_were_counted(tmp_path):

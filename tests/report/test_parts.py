@@ -10,7 +10,7 @@ import pytest
 import bench.report
 
 FOLDER = Path(bench.report.__file__).parent
-NUMBERS = {"arrays", "costs", "flags", "published", "rows", "uncertainty"}
+NUMBERS = {"arrays", "costs", "flags", "paired", "published", "rows", "uncertainty"}
 # Top down: what each part may import besides itself.
 BELOW = {
     "__init__": {"output", "claims", "sections", "layout", *NUMBERS},
@@ -18,6 +18,7 @@ BELOW = {
     "claims": {"layout", *NUMBERS},
     "sections": {"layout", *NUMBERS},
     "layout": {"arrays", "rows"},
+    "paired": {"arrays", "rows", "uncertainty"},
     "arrays": {"published", "rows"},
     "costs": {"rows"},
     "flags": {"rows"},

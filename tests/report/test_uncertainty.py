@@ -19,9 +19,13 @@ from bench.report.uncertainty import (
     mcnemar,
     paired_resamples,
     paired_t,
+    quantile_interval,
     resampled_aurocs,
+    seeds_to_resolve,
+    share_interval,
     share_sd,
     t_interval,
+    variation_interval,
     wasserstein_distance,
 )
 
@@ -333,3 +337,52 @@ def test_distances_of_distributions_agree_with_scipy_and_are_symmetric(a, b):
 def test_wasserstein_distance_of_a_shift_is_the_shift():
     x = np.random.default_rng(0).random(50)
     assert wasserstein_distance(x, x + 0.25) == pytest.approx(0.25)
+
+
+def test_the_interval_of_a_share_is_that_of_clopper_and_pearson():
+    for k, n in ((0, 16), (3, 10), (16, 16), (9900, 10_000)):
+        exact = stats.binomtest(k, n).proportion_ci(0.95, "exact")
+        assert share_interval(k / n, n) == pytest.approx((exact.low, exact.high), abs=1e-12)
+    # Between whole numbers, between their intervals.
+    low, high = share_interval(0.35, 10)
+    assert share_interval(0.3, 10)[0] < low < share_interval(0.4, 10)[0]
+    assert share_interval(0.3, 10)[1] < high < share_interval(0.4, 10)[1]
+    for share, n in ((1.1, 10), (-0.1, 10), (0.5, 0), (math.nan, 10)):
+        with pytest.raises(ValueError, match="expected a share"):
+            share_interval(share, n)
+
+
+def test_the_interval_of_a_quantile_covers_it_in_95_of_100_samples():
+    # Of nine values the median lies between the second and the eighth: 1 - 2 * 10 / 512 = 0.961.
+    assert quantile_interval(range(1, 10), 0.5) == (2, 8)
+    assert quantile_interval([1, 2, 3], 0.5) == (-math.inf, math.inf)
+    rng = np.random.default_rng(0)
+    for q in (0.25, 0.5):
+        ends = np.array([quantile_interval(rng.random(200), q) for _ in range(400)])
+        assert 0.93 <= ((ends[:, 0] <= q) & (q <= ends[:, 1])).mean() <= 1
+    with pytest.raises(ValueError, match="1 NaN"):
+        quantile_interval([1, math.nan], 0.5)
+
+
+def test_the_interval_of_a_coefficient_of_variation_covers_it_in_95_of_100_samples():
+    rng = np.random.default_rng(0)
+    for ratio, n in ((0.02, 5), (0.2, 10), (0.3, 100)):
+        x = rng.normal(1, ratio, (1000, n))
+        found = x.std(1, ddof=1) / x.mean(1)
+        ends = np.array([variation_interval(float(r), n) for r in found])
+        assert 0.93 <= ((ends[:, 0] <= ratio) & (ratio <= ends[:, 1])).mean() <= 0.97
+    # For a small ratio that of a standard deviation: sd sqrt((n - 1) / chi2).
+    low, high = variation_interval(1e-6, 5)
+    expected = [1e-6 * math.sqrt(4 / stats.chi2.ppf(level, 4)) for level in (0.975, 0.025)]
+    assert (low, high) == pytest.approx(expected)
+    for ratio, n in ((0.1, 1), (-0.1, 5), (math.nan, 5)):
+        with pytest.raises(ValueError, match="expected a ratio"):
+            variation_interval(ratio, n)
+
+
+def test_the_seeds_that_resolve_a_difference():
+    for sd, distance in ((1.0, 0.5), (0.2, 0.5)):
+        k = seeds_to_resolve(sd, distance, 100)
+        half = [stats.t.ppf(0.975, n - 1) * sd / math.sqrt(n) for n in (k, k - 1)]
+        assert half[0] < distance and (k == 2 or distance <= half[1])
+    assert seeds_to_resolve(1.0, 0.0, 100) is None and seeds_to_resolve(1.0, 0.01, 100) is None

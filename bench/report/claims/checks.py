@@ -14,22 +14,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pandas as pd
 
-from bench.report.claims.evidence import (
-    ANY,
+from bench.report.claims.comparison import (
     GIGABYTES,
     NATS,
     PERCENT,
     RATIO,
+    UNKNOWN,
     Finding,
-    Rows,
-    by_seed,
+    Quantity,
     compare,
-    largest,
-)  # fmt: skip
+    exact,
+)
+from bench.report.claims.evidence import ANY, Rows, by_seed, largest
 from bench.report.published import SIZES, TRAINS
 
 STANDARD, NORMAL = "standard_ensemble", "standard_ensemble-n01"
@@ -42,6 +43,7 @@ SINGLE = 0.98  # minimum accuracy of single networks on MNIST
 SAME = 0.01  # accuracies closer than this count as equal: the resolution of the paper's curves
 COVERED = 0.95  # minimum share of the target function inside the band
 NEAR = 0.9  # share of the maximum entropy that counts as approaching it
+TOP = math.log(10)  # maximum entropy on MNIST
 HARDLY = 0.05  # success rate up to which attacks "hardly succeed"
 SMALL = 0.01  # epsilon of small perturbations
 GPU_BYTES = {"mnist": 1.5e9, "cifar10": 4e9}
@@ -53,18 +55,19 @@ def _gap(place: str, have: Mapping[str, bool]) -> tuple[tuple[str, str], ...]:
     return lacking or tuple((method, place) for method in have)
 
 
-def _accuracy(rows: Rows, method: str, train: str, members: int) -> pd.Series:
-    return rows.values(method, train, "accuracy", "accuracy", members=members)
-
-
 def rises(rows: Rows, judged: str) -> list[Finding]:
     """HyperGAN's accuracy from each ensemble size to the next."""
     found = []
     names = tuple("/".join(map(str, sizes)) + " networks" for sizes in (SIZES[1:], SIZES[:-1]))
     for train in TRAINS:
-        steps = pairwise(_accuracy(rows, judged, train, n) for n in SIZES)
+        steps = pairwise(rows.accuracy(judged, train, n) for n in SIZES)
         pairs = [(larger, smaller) for smaller, larger in steps]
-        found.append(compare(train, (names[0], names[1]), pairs, PERCENT, missing=[(judged, train)]))
+        cells = [(judged, train)]
+        found.append(
+            compare(
+                train, (names[0], names[1]), pairs, PERCENT, cells=cells, test=rows.test, among=len(TRAINS)
+            )
+        )
     return found
 
 
@@ -72,19 +75,19 @@ def most_accurate(rows: Rows, judged: str) -> list[Finding]:
     """HyperGAN's accuracy with 100 networks against each other method's."""
     found = []
     for train in TRAINS:
-        values = {m: _accuracy(rows, m, train, HUNDRED) for m in (judged, *OTHERS)}
+        values = {m: rows.accuracy(m, train, HUNDRED) for m in (judged, *OTHERS)}
         for other in OTHERS:
             gap = _gap(train, {m: bool(len(values[m])) for m in (judged, other)})
             pair = (values[judged], values[other])
-            found.append(compare(train, (judged, other), [pair], PERCENT, missing=gap))
+            found.append(compare(train, (judged, other), [pair], PERCENT, cells=gap, test=rows.test))
     return found
 
 
 def singles(rows: Rows, judged: str) -> list[Finding]:
     """Accuracy of single networks on MNIST."""
-    pairs = [(_accuracy(rows, judged, "mnist", 1), SINGLE)]
+    pairs = [(rows.accuracy(judged, "mnist", 1), SINGLE)]
     gap = [(judged, "mnist")]
-    return [compare("mnist", ("single networks", ""), pairs, PERCENT, "≥", missing=gap)]
+    return [compare("mnist", ("single networks", ""), pairs, PERCENT, "≥", cells=gap)]
 
 
 def order_stays(rows: Rows, judged: str) -> list[Finding]:
@@ -92,16 +95,17 @@ def order_stays(rows: Rows, judged: str) -> list[Finding]:
     found = []
     for train in ("mnist", "cifar10"):
         few = f"{train}-5000"
-        values = {(m, t): _accuracy(rows, m, t, HUNDRED) for m in (judged, *OTHERS) for t in (train, few)}
+        values = {(m, t): rows.accuracy(m, t, HUNDRED) for m in (judged, *OTHERS) for t in (train, few)}
         gap = tuple(cell for cell, series in values.items() if not len(series))
         if gap:
-            found.append(Finding(few, None, missing=gap))
+            found.append(Finding(few, UNKNOWN, cells=gap))
             continue
-        order = sorted((judged, *OTHERS), key=lambda m: -float(values[m, train].mean()))
+        order = sorted((judged, *OTHERS), key=lambda m: -float(values[m, train].values.mean()))
         pairs = [(values[upper, few], values[lower, few]) for upper, lower in pairwise(order)]
         names = ("/".join(order[:-1]), "/".join(order[1:]))
         cells = [(m, few) for m in order]
-        found.append(compare(f"{few} in the order of {train}", names, pairs, PERCENT, missing=cells))
+        place = f"{few} in the order of {train}"
+        found.append(compare(place, names, pairs, PERCENT, cells=cells, test=rows.test))
     return found
 
 
@@ -110,7 +114,7 @@ def _norms(rows: Rows, place: str, left: str, right: str, sign: str) -> Finding:
     a, b = rows.norms(left, place), rows.norms(right, place)
     pairs = [(a[layer], b[layer]) for layer in a] if a.keys() == b.keys() else []
     gap = _gap(place, {left: bool(a), right: bool(b)})
-    return compare(place, (f"sd/mean {left}", right), pairs, RATIO, sign, missing=gap)
+    return compare(place, (f"sd/mean {left}", right), pairs, RATIO, sign, cells=gap)
 
 
 def norms_vary(rows: Rows, judged: str) -> list[Finding]:
@@ -127,15 +131,15 @@ def norms_without_both(rows: Rows, judged: str) -> list[Finding]:
 def toy(rows: Rows, judged: str) -> list[Finding]:
     """Coverage of the target by the band of 100 networks; its width against 10 networks outside the data."""
 
-    def ask(metric: str, part: str, members: int) -> pd.Series:
+    def ask(metric: str, part: str, members: int) -> Quantity:
         return rows.values(judged, "toy", "regression", metric, dataset=f"toy:{part}", members=members)
 
     gap = [(judged, "toy")]
     covered = [(ask("band_coverage", part, HUNDRED), COVERED) for part in ("inside", "outside")]
     width = [(ask("band_width", "outside", HUNDRED), ask("band_width", "outside", 10))]
     return [
-        compare("toy", ("target in the band inside/outside", ""), covered, PERCENT, "≥", missing=gap),
-        compare("toy", ("width outside of 100 networks", "of 10"), width, RATIO, missing=gap),
+        compare("toy", ("target in the band inside/outside", ""), covered, PERCENT, "≥", cells=gap),
+        compare("toy", ("width outside of 100 networks", "of 10"), width, RATIO, cells=gap),
     ]
 
 
@@ -143,15 +147,15 @@ def _outlying(rows: Rows, task: str, left: str, right: str, sign: str) -> Findin
     """Quartiles of two methods' entropy on outliers, at the largest size up to 100 that both have."""
     where = {"dataset": rows.outlying_set(task)}
 
-    def ask(method: str, members: int, q: float) -> pd.Series:
-        return rows.values(method, task, "ood", "entropy_nats", members=members, quantile=q, **where)
+    def ask(method: str, members: int, q: float) -> Quantity:
+        return rows.quantile(method, task, "entropy_nats", q, members=members, **where)
 
     sizes = {m: rows.sizes(m, task, "ood", "entropy_nats", quantile=0.5, **where) for m in (left, right)}
     common = [n for n in sizes[left] & sizes[right] if n <= HUNDRED]
     size = max(common, default=0)
     pairs = [(ask(left, size, q), ask(right, size, q)) for q in QUARTILES] if size else []
     gap = _gap(task, {m: bool(found) for m, found in sizes.items()})
-    return compare(task, (f"{size} of {left}", right), pairs, NATS, sign, missing=gap)
+    return compare(task, (f"{size} of {left}", right), pairs, NATS, sign, cells=gap)
 
 
 def entropy_notmnist(rows: Rows, judged: str) -> list[Finding]:
@@ -170,10 +174,19 @@ def standard_overconfident(rows: Rows, judged: str) -> list[Finding]:
     return [_outlying(rows, task, STANDARD, other, "<") for task in tasks for other in others]
 
 
-def _over_epsilon(*frames: pd.DataFrame) -> list[pd.Series]:
-    """Values by seed, each the mean over the epsilons that all frames have."""
+def _over_epsilon(rows: Rows, *frames: pd.DataFrame, top: float = 1.0) -> list[Quantity]:
+    """Means over the epsilons that all frames have, of values within [0, top]."""
     common = set.intersection(*(set(frame["epsilon"]) for frame in frames))
-    return [by_seed(frame[frame["epsilon"].isin(common)]) for frame in frames]
+    return [rows.share(frame[frame["epsilon"].isin(common)], top) for frame in frames]
+
+
+def _highest(rows: Rows, found: pd.DataFrame) -> Quantity:
+    """The mean entropy at the epsilon where it is highest, by seed; its ends are the highest of all ends."""
+    means = found.groupby(["seed", "epsilon"])["value"].mean().groupby("seed").max()
+    each = [rows.share(part, TOP) for _, part in found.groupby("epsilon")]
+    top = max(each, key=lambda q: float(q.values.mean()))
+    low, high = max(q.low for q in each), max(q.high for q in each)
+    return replace(top, values=means, low=low, high=high)
 
 
 def _fresh(rows: Rows, method: str, attack: str) -> dict[int, pd.DataFrame]:
@@ -197,18 +210,15 @@ def adversarial_entropy(rows: Rows, judged: str) -> list[Finding]:
     for attack in UNTIL_FOOLED:
         ours, theirs = _fresh(rows, judged, attack), _fresh(rows, STANDARD, attack)
         gap = _gap(place, {judged: bool(ours), STANDARD: bool(theirs)})
-        top: list[tuple[pd.Series, float]] = []
-        if ours:
-            means = ours[max(ours)].groupby(["seed", "epsilon"])["value"].mean()
-            top = [(means.groupby("seed").max(), NEAR * math.log(10))]
+        top = [(_highest(rows, ours[max(ours)]), NEAR * TOP)] if ours else []
         highest = (f"{attack}: highest mean of {max(ours, default=0)} of {judged}", "90 % of ln 10:")
-        found.append(compare(place, highest, top, NATS, "≥", missing=[(judged, place)]))
+        found.append(compare(place, highest, top, NATS, "≥", cells=[(judged, place)]))
         common = sorted(set(ours) & set(theirs))
         for size in common:
-            a, b = _over_epsilon(ours[size], theirs[size])
-            found.append(compare(place, (f"{size} of {judged}", STANDARD), [(a, b)], NATS, missing=gap))
+            a, b = _over_epsilon(rows, ours[size], theirs[size], top=TOP)
+            found.append(compare(place, (f"{size} of {judged}", STANDARD), [(a, b)], NATS, cells=gap))
         if not common:
-            found.append(Finding(place, None, missing=gap))
+            found.append(Finding(place, UNKNOWN, cells=gap))
     return found + detected_at_worst(rows, judged)
 
 
@@ -226,9 +236,9 @@ def detected_at_worst(rows: Rows, judged: str) -> list[Finding]:
         for method in (judged, STANDARD)
     }  # fmt: skip
     gap = _gap(place, {method: bool(len(share)) for method, share in shares.items()})
-    ours, theirs = _over_epsilon(*shares.values())
+    ours, theirs = _over_epsilon(rows, *shares.values())
     names = (f"detected under the worst attack {judged}", STANDARD)
-    return [compare(place, names, [(ours, theirs)], PERCENT, missing=gap)]
+    return [compare(place, names, [(ours, theirs)], PERCENT, cells=gap)]
 
 
 def small_perturbations(rows: Rows, judged: str) -> list[Finding]:
@@ -242,8 +252,8 @@ def small_perturbations(rows: Rows, judged: str) -> list[Finding]:
         frame = frame[(frame["members"] >= HUNDRED).fillna(False)]
         parts = _by_size(frame)
         label = f"{attack} on {'/'.join(map(str, parts))} networks"
-        pairs = [(by_seed(part), HARDLY) for part in parts.values()]
-        found.append(compare(place, (label, ""), pairs, PERCENT, "≤", missing=[(judged, place)]))
+        pairs = [(rows.share(part), HARDLY) for part in parts.values()]
+        found.append(compare(place, (label, ""), pairs, PERCENT, "≤", cells=[(judged, place)]))
     return found
 
 
@@ -263,19 +273,19 @@ def one_to_many(rows: Rows, judged: str) -> list[Finding]:
     """The share of other networks fooled, mean over epsilon, within 50 and 70 %."""
     place, found = "mnist-attack", []
     for attack in UNTIL_FOOLED:
-        (share,) = _over_epsilon(_transferred(rows, judged, attack))
+        (share,) = _over_epsilon(rows, _transferred(rows, judged, attack))
         for bound, sign in ((0.5, "≥"), (0.7, "≤")):
             names = (f"{attack} fools", "")
             gap = [(judged, place)]
-            found.append(compare(place, names, [(share, bound)], PERCENT, sign, missing=gap))
+            found.append(compare(place, names, [(share, bound)], PERCENT, sign, cells=gap))
     return found
 
 
 def fgsm_transfers(rows: Rows, judged: str) -> list[Finding]:
     """The share of other networks that FGSM fools against that of PGD that stops, mean over epsilon."""
     place = "mnist-attack"
-    fgsm, pgd = _over_epsilon(*(_transferred(rows, judged, attack) for attack in UNTIL_FOOLED))
-    return [compare(place, UNTIL_FOOLED, [(fgsm, pgd)], PERCENT, missing=[(judged, place)])]
+    fgsm, pgd = _over_epsilon(rows, *(_transferred(rows, judged, attack) for attack in UNTIL_FOOLED))
+    return [compare(place, UNTIL_FOOLED, [(fgsm, pgd)], PERCENT, cells=[(judged, place)])]
 
 
 def _ablated(rows: Rows, place: str, judged: str, variant: str, much: bool) -> list[Finding]:
@@ -285,20 +295,20 @@ def _ablated(rows: Rows, place: str, judged: str, variant: str, much: bool) -> l
     spread, whole = (rows.trace(m, place, "weight_norm_ratio")[1] for m in (variant, judged))
     names = (variant, judged)
     final = (f"at the end {variant}", judged)
-    found = [compare(place, final, [late], PERCENT, "≈", SAME, missing=gap)]
+    found = [compare(place, final, [late], PERCENT, "≈", SAME, cells=gap)]
     if much:
         names = (f"sd/mean {variant}", f"half of {judged}'s:")
-        found.insert(0, compare(place, (f"first {variant}", judged), [early], PERCENT, "<", missing=gap))
-        found.append(compare(place, names, [(spread, whole / 2)], RATIO, "<", missing=gap))
+        found.insert(0, compare(place, (f"first {variant}", judged), [early], PERCENT, "<", cells=gap))
+        found.append(compare(place, names, [(spread, whole.times(0.5))], RATIO, "<", cells=gap))
     else:
         names = (f"sd/mean {variant}", judged)
-        found.append(compare(place, names, [(spread, whole)], RATIO, "<", missing=gap))
+        found.append(compare(place, names, [(spread, whole)], RATIO, "<", cells=gap))
     return found
 
 
 def _measured(parts: Sequence[list[Finding]]) -> list[Finding]:
     """The findings of all places with numbers, or of the first if none has any."""
-    known = [part for part in parts if any(f.holds is not None for f in part)]
+    known = [part for part in parts if any(f.verdict != UNKNOWN for f in part)]
     return [finding for part in known or parts[:1] for finding in part]
 
 
@@ -319,7 +329,7 @@ def diversity_falls(rows: Rows, judged: str) -> list[Finding]:
     for place in ("cifar10", *(t for t in TRAINS if t != "cifar10")):
         first, last = rows.trace(judged, place, "weight_norm_ratio")
         names, gap = ("sd/mean last", "first"), [(judged, place)]
-        parts.append([compare(place, names, [(last, first)], RATIO, "<", missing=gap)])
+        parts.append([compare(place, names, [(last, first)], RATIO, "<", cells=gap)])
     return _measured(parts)
 
 
@@ -327,7 +337,7 @@ def gpu_memory(rows: Rows, judged: str) -> list[Finding]:
     """Peak memory of HyperGAN's runs on a GPU."""
     found = []
     for place, limit in GPU_BYTES.items():
-        peak = by_seed(largest(rows.frame(judged, place, "cost", "peak_memory_bytes")))
+        peak = exact(by_seed(largest(rows.frame(judged, place, "cost", "peak_memory_bytes"))))
         gap = [(judged, place)]
-        found.append(compare(place, ("", ""), [(peak, limit)], GIGABYTES, "<", missing=gap))
+        found.append(compare(place, ("", ""), [(peak, limit)], GIGABYTES, "<", cells=gap))
     return found

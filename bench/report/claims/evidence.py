@@ -1,72 +1,51 @@
-"""Evidence for claims: rows of one preset and device, and comparisons of them over seeds.
+"""Evidence for claims: rows and arrays of one preset and device, as quantities with intervals.
 
-A comparison pairs seeds. It holds if the 95 % t-interval of the difference excludes zero;
-with one seed the point value decides. A finding with several comparisons holds if all do.
+Where there is one seed, a share has its interval over images, a quantile of entropies that of the entropies
+per image, a spread over networks that over networks; two accuracies are tested image by image, by the same
+tests as in the tables of the report (`bench.report.paired`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from bench.report.rows import norm_ratio, without_configuration
-from bench.report.uncertainty import t_interval
+from bench.report import paired
+from bench.report.arrays import Images
+from bench.report.claims.comparison import ALONE, IMAGES, NETWORKS, SEEDS, Difference, Quantity, exact
+from bench.report.rows import TASK, norm_ratio, without_configuration
+from bench.report.uncertainty import (
+    Paired,
+    mcnemar,
+    paired_t,
+    quantile_interval,
+    share_interval,
+    variation_interval,
+)
 
 ANY: Final = object()  # matches any value of a column
 # Columns that are empty if not applicable: a query that omits one matches only empty values.
 _TEXT = ("variant", "layer", "attack", "success", "corruption")
 _NUMBERS = ("epoch", "quantile", "epsilon", "severity", "crafted_members")
-
-
-class Unit(NamedTuple):
-    """Formatting of the values of a comparison: factor, decimals, unit."""
-
-    factor: float
-    decimals: int
-    name: str = ""
-
-    def number(self, value: float) -> str:
-        """The value without its unit, and without a sign if it rounds to zero."""
-        text = f"{value * self.factor:.{self.decimals}f}"
-        return text if any(c in "123456789" for c in text) else text.lstrip("-")
-
-    def text(self, values: Sequence[float]) -> str:
-        return "/".join(map(self.number, values)) + self.name
-
-
-PERCENT = Unit(100, 2, " %")
-RATIO = Unit(1, 3)
-NATS = Unit(1, 3, " nats")
-GIGABYTES = Unit(1e-9, 2, " GB")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One comparison of a claim: its task, whether it holds (None: rows are missing), and the numbers.
-
-    seeds: number of seeds. missing: cells (method, task) whose rows it needs.
-    """
-
-    place: str
-    holds: bool | None
-    text: str = ""
-    seeds: int = 0
-    missing: tuple[tuple[str, str], ...] = ()
+Interval = Callable[[float, int], tuple[float, float]]  # (value, number of things) -> its ends
 
 
 class Rows:
     """Rows of one preset and device, queried for values by seed.
 
-    rows: prepared rows; age: of each run (`bench.records.runs.ages`). Of several configurations of a
-    method on a task, the one with most seeds is used, then the one on most tasks, then the newest; of several
-    copies of a data set the one that most methods have read, then the one with the shortest name.
+    rows: prepared rows; age: of each run (`bench.records.runs.ages`). Of several configurations of a method
+    on a task, the one with most seeds is used, then the one on most tasks, then the newest; of several copies
+    of a data set the one that most methods have read, then the one with the shortest name. images: arrays
+    of the runs; None: the rows are printed numbers without images or networks, taken as they are.
     """
 
-    def __init__(self, rows: pd.DataFrame, age: Mapping[str, int]) -> None:
+    def __init__(self, rows: pd.DataFrame, age: Mapping[str, int], images: Images | None = None) -> None:
+        self._images = images
+        self._verdicts = _verdicts(rows, images)
         rows = rows[(rows["metric"] != "failed") & rows["value"].notna()]
         rows = _one_copy(_one_configuration(rows, age))
         norms = rows[rows["evaluation"].isin(("diversity", "trace"))]
@@ -104,21 +83,118 @@ class Rows:
                 return part[keep]
         return self._none
 
-    def values(self, method: str, place: str, evaluation: str, metric: str, **where: Any) -> pd.Series:
-        """One value per seed, indexed by seed; may be empty."""
-        return by_seed(self.frame(method, place, evaluation, metric, **where))
+    def values(self, method: str, place: str, evaluation: str, metric: str, **where: Any) -> Quantity:
+        """A quantity that has no interval of its own; may be empty."""
+        return self._quantity(self.frame(method, place, evaluation, metric, **where), "")
+
+    def accuracy(self, method: str, place: str, members: int) -> Quantity:
+        """Accuracy on test images."""
+        return self.share(self.frame(method, place, "accuracy", "accuracy", members=members))
+
+    def share(self, found: pd.DataFrame, top: float = 1.0) -> Quantity:
+        """The mean of these rows, shares or means of values within [0, top] over images."""
+
+        def ends(value: float, n: int) -> tuple[float, float]:
+            low, high = share_interval(min(value / top, 1.0), n)  # rounding may exceed the top
+            return low * top, high * top
+
+        return self._quantity(found, IMAGES, "examples", ends)
+
+    def quantile(self, method: str, place: str, metric: str, q: float, **where: Any) -> Quantity:
+        """A quantile over images of a quantity whose values per image are stored."""
+        found = self.frame(method, place, "ood", metric, quantile=q, **where)
+        if self._images is None or len(found) != 1:
+            return self._quantity(found, "")
+        run, dataset, members = (found[c].iloc[0] for c in ("run", "dataset", "members"))
+        kept = self._images.array(str(run), f"{dataset}/{members}/{metric}")
+        if kept is None or not len(kept) or np.isnan(kept).any():
+            lack = f"one seed, and no {metric} per image at {members:,} networks: run again"
+            return Quantity(by_seed(found), lack=lack, rows=found)
+        low, high = quantile_interval(kept, q)
+        return Quantity(by_seed(found), low, high, IMAGES, len(kept), rows=found)
+
+    def _quantity(
+        self, found: pd.DataFrame, over: str, counted: str = "", interval: Interval | None = None
+    ) -> Quantity:
+        """Rows as a quantity; with one seed, the mean of their intervals over the counted things."""
+        values = by_seed(found)
+        if self._images is None:
+            return exact(values)
+        if len(values) != 1 or interval is None:
+            return Quantity(values, lack="" if len(values) > 1 else ALONE, rows=found)
+        counts = found[counted]
+        if counts.isna().any() or (counts < 1).any():
+            return Quantity(values, lack=f"one seed, and no number of {over}: run again", rows=found)
+        ends = [interval(float(v), int(n)) for v, n in zip(found["value"], counts, strict=True)]
+        low, high = (float(np.mean(end)) for end in zip(*ends, strict=True))
+        return Quantity(values, low, high, over, int(counts.min()), rows=found)
+
+    def spread(self, found: pd.DataFrame) -> Quantity:
+        """The mean of these rows, each sd / mean of a norm over networks."""
+        return self._quantity(found[found["members"] > 1], NETWORKS, "members", variation_interval)
+
+    def test(self, left: Quantity, right: Quantity) -> Difference | None:
+        """The paired test of two accuracies: the table's, if it compares the two, or one of their own.
+
+        None if neither seeds nor images can be paired; printed numbers are not tested.
+        """
+        if self._images is None:
+            return None
+        a, b = left.rows, right.rows
+        if (told := self._told(a, b)) is not None:
+            return told
+        shared = left.values.index.intersection(right.values.index)
+        if len(shared) > 1:
+            return _over_seeds(left.values[shared], right.values[shared])
+        one: Any = next(a[a["seed"].isin(shared)].itertuples())
+        other: Any = next(b[b["seed"].isin(shared)].itertuples())
+        first, second = self._right(one), self._right(other)
+        for own, kept in ((one, first), (other, second)):
+            if kept is None:
+                size = "of single networks" if own.members == 1 else f"at {own.members:,} networks"
+                return _undecided(f"one seed, and no predictions per image {size}: run again")
+        assert first is not None and second is not None
+        if first.shape != second.shape or not self._images.same((one.run, other.run), one.dataset):
+            return _undecided("one seed, and not the same images")
+        by_image = mcnemar if first.dtype == second.dtype == bool else paired_t
+        try:
+            return _tested(by_image(first, second), IMAGES, len(first))
+        except ValueError as error:
+            return _undecided(str(error))
+
+    def _right(self, line: Any) -> NDArray[Any] | None:
+        """Per image, whether an ensemble is right, or the share of the single networks that are."""
+        assert self._images is not None
+        if line.members > 1:
+            return self._images.right(line.run, line.dataset, int(line.members))
+        kept = self._images.array(line.run, f"{line.dataset}/1/right_share")
+        return None if kept is None else kept.astype(np.float64)
+
+    def _told(self, a: pd.DataFrame, b: pd.DataFrame) -> Difference | None:
+        """The verdict of the paired table on two accuracies; None if it does not compare them."""
+        one, other = ((q["task"].iloc[0], q["dataset"].iloc[0], q["members"].iloc[0]) for q in (a, b))
+        names = a["configured"].iloc[0], b["configured"].iloc[0]
+        for flip, (method, against) in ((1, names), (-1, names[::-1])):
+            line = self._verdicts.get((*one, method, against))
+            if one == other and line is not None:
+                if line.verdict.startswith(paired.UNTESTED):
+                    return _undecided(line.verdict.removeprefix(f"{paired.UNTESTED}: "))
+                low, high = sorted((flip * line.low, flip * line.high))
+                mean, n = flip * line.difference, line.examples if line.over == IMAGES else line.seeds
+                return Difference(mean, low, high, line.over, int(n), line.p_holm, adjusted=True)
+        return None
 
     def sizes(self, method: str, place: str, evaluation: str, metric: str, **where: Any) -> set[int]:
         """The ensemble sizes for which a metric was measured."""
         found = self.frame(method, place, evaluation, metric, members=ANY, **where)
         return set(map(int, found["members"].dropna()))
 
-    def norms(self, method: str, place: str) -> dict[str, pd.Series]:
+    def norms(self, method: str, place: str) -> dict[str, Quantity]:
         """sd/mean of the weight norm of each layer, of the largest ensemble."""
         found = largest(self.frame(method, place, "diversity", "weight_norm_ratio", layer=ANY, members=ANY))
-        return {str(layer): by_seed(part) for layer, part in found.groupby("layer")}
+        return {str(layer): self.spread(part) for layer, part in found.groupby("layer")}
 
-    def trace(self, method: str, place: str, metric: str) -> tuple[pd.Series, pd.Series]:
+    def trace(self, method: str, place: str, metric: str) -> tuple[Quantity, Quantity]:
         """A traced quantity at the first and at the last round, mean over layers if it has any.
 
         Accuracy is that of single networks; other quantities are of the largest ensemble traced. Seeds
@@ -128,7 +204,8 @@ class Rows:
         found = largest(self.frame(method, place, "trace", metric, layer=ANY, members=members, epoch=ANY))
         ends = [found.groupby("seed")["epoch"].transform(end) for end in ("min", "max")]
         found = found[ends[0] < ends[1]]
-        first, last = (by_seed(found[found["epoch"] == end[found.index]]) for end in ends)
+        as_quantity = self.share if metric == "accuracy" else self.spread
+        first, last = (as_quantity(found[found["epoch"] == end[found.index]]) for end in ends)
         return first, last
 
     def outlying_set(self, task: str) -> str:
@@ -137,6 +214,38 @@ class Rows:
             if (name, evaluation, metric) == (task, "ood", "auroc"):
                 return str(part.loc[part["variant"] == "", "dataset"].min())
         return ""
+
+
+def _undecided(lack: str) -> Difference:
+    return Difference(np.nan, np.nan, np.nan, IMAGES, 0, lack=lack)
+
+
+def _tested(found: Paired, over: str, n: int) -> Difference:
+    return Difference(found.difference, found.low, found.high, over, n, found.p)
+
+
+def _over_seeds(left: pd.Series, right: pd.Series) -> Difference | None:
+    """Two methods or sizes over shared seeds; None if the interval alone can tell, as it has no width."""
+    try:
+        return _tested(paired_t(left.to_numpy(), right.to_numpy()), SEEDS, len(left))
+    except ValueError:
+        return None
+
+
+def _verdicts(rows: pd.DataFrame, images: Images | None) -> dict[tuple[Any, ...], Any]:
+    """The lines of the table of paired verdicts on accuracy, by task, data set, size and methods."""
+    if images is None:
+        return {}
+    lines = [
+        line
+        for _, part in rows.groupby(list(TASK), sort=False)
+        for family in paired.families(part, images, ("accuracy",))
+        for line in paired.verdicts(family)
+    ]
+    frame = pd.DataFrame(lines, columns=list(paired.VERDICTS))
+    return {
+        (line.task, line.dataset, line.members, line.method, line.other): line for line in frame.itertuples()
+    }
 
 
 def largest(found: pd.DataFrame) -> pd.DataFrame:
@@ -153,7 +262,9 @@ def by_seed(found: pd.DataFrame) -> pd.Series:
 def _one_configuration(rows: pd.DataFrame, age: Mapping[str, int]) -> pd.DataFrame:
     """One configuration per method and task, under the method's own name."""
     rows = rows.assign(
-        base=without_configuration(rows["method"]), age=[age.get(run, -1) for run in rows["run"]]
+        configured=rows["method"],
+        base=without_configuration(rows["method"]),
+        age=[age.get(run, -1) for run in rows["run"]],
     )
     tasks = rows.groupby(["base", "config"])["task"].transform("nunique")
     rank = (
@@ -176,53 +287,3 @@ def _one_copy(rows: pd.DataFrame) -> pd.DataFrame:
         best = min(counts.index, key=lambda name: (-counts[name], len(name), name))
         drop |= set(part.loc[part["dataset"] != best, "run"])
     return rows[~rows["run"].isin(drop)]
-
-
-# sign -> (negated sign, slack of the interval of left - right, whether a slack of 0 suffices)
-_SIGNS: dict[str, tuple[str, Callable[[float, float, float], float], bool]] = {
-    ">": ("≯", lambda low, high, margin: low, False),
-    "<": ("≮", lambda low, high, margin: -high, False),
-    "≥": ("≱", lambda low, high, margin: low, True),
-    "≤": ("≰", lambda low, high, margin: -high, True),
-    "≈": ("≉", lambda low, high, margin: min(margin - high, margin + low), True),
-}
-
-
-def compare(
-    place: str,
-    names: tuple[str, str],
-    pairs: Iterable[tuple[pd.Series, pd.Series | float]],
-    unit: Unit,
-    sign: str = ">",
-    margin: float = 0.0,
-    missing: Sequence[tuple[str, str]] = (),
-) -> Finding:
-    """Whether every pair satisfies the relation `sign`, paired by seed.
-
-    pairs: values by seed on the left, on the right values by seed or a constant. names: of left and
-    right; empty for a constant. margin: tolerance of ≈. missing: the cells that would fill a gap.
-    """
-    failure, slack_of, touching = _SIGNS[sign]
-    left, right, overs = [], [], []
-    for a, b in pairs:
-        both = pd.DataFrame({"a": a, "b": b if isinstance(b, pd.Series) else pd.Series(b, index=a.index)})
-        both = both.dropna()
-        if not len(both):
-            return Finding(place, None, missing=tuple(missing))
-        over = t_interval((both["a"] - both["b"]).to_numpy(dtype="float64"))
-        # One seed has no interval: the point value decides.
-        overs.append(over if over.n > 1 else over._replace(low=over.mean, high=over.mean))
-        left.append(float(both["a"].mean()))
-        right.append(float(both["b"].mean()))
-    if not overs:
-        return Finding(place, None, missing=tuple(missing))
-    slacks = [slack_of(over.low, over.high, margin) for over in overs]
-    weakest = overs[slacks.index(min(slacks))]
-    holds = min(slacks) > 0 or (touching and min(slacks) == 0)
-    sides = (f"{names[0]} {unit.text(left)}".strip(), f"{names[1]} {unit.text(right)}".strip())
-    text = f"{sides[0]} {sign if holds else failure} {sides[1]}"
-    if weakest.n > 1:
-        low, high = unit.number(weakest.low), unit.number(weakest.high)
-        name = "weakest difference" if len(overs) > 1 else "difference"
-        text += f" ({name} {unit.number(weakest.mean)} [{low}, {high}])"
-    return Finding(place, holds, text, min(over.n for over in overs))

@@ -1,11 +1,11 @@
 """The ledger: the paper's claims tested on rows, with actual and expected verdicts.
 
 Each claim is judged on HyperGAN as published and, in a line of its own, on HyperGAN at this project's
-best. It *holds* if all its comparisons do, *does not hold* if one fails, and is *not measured* as
-long as rows that could decide it are missing. A comparison holds if the 95 % interval of the difference
-excludes zero; with one seed the point value decides, and the ledger says so. `expected` is what this
-project expects of its own recipe and data: *open* if in doubt, for HyperGAN as published, and always at
-preset smoke.
+best. It *holds* if all its comparisons do, *does not hold* if one fails, is *not measured* as long as rows
+that it needs are missing, and otherwise *undecided*. A comparison holds or fails if the whole 95 % interval
+of the difference lies on one side and no paired test calls it a tie (`bench.report.claims.comparison`).
+`expected` is what the committed rows of this project's own recipe show, with its reason: *open* where they
+show nothing, for HyperGAN as published, and always at preset smoke.
 """
 
 from __future__ import annotations
@@ -17,49 +17,54 @@ import pandas as pd
 
 from bench.records.runs import ages
 from bench.report import flags
-from bench.report.claims.evidence import Finding, Rows
-from bench.report.claims.paper import CLAIMS, FAILS, HOLDS, OPEN, UNKNOWN, Claim
+from bench.report.arrays import Images
+from bench.report.claims.comparison import SEEDS, UNDECIDED, UNKNOWN, Finding, verdict
+from bench.report.claims.evidence import Rows
+from bench.report.claims.paper import CLAIMS, OPEN, Claim
 from bench.report.data_sets import one_each
 from bench.report.layout.tables import MARK, Cell, TextTable
-from bench.report.published import AS_PUBLISHED, JUDGED, named
-from bench.report.rows import BLOCK, Abouts, command, note_on_copies, without_configuration
+from bench.report.published import AS_PUBLISHED, JUDGED, PROPOSED, named
+from bench.report.rows import BLOCK, Material, command, note_on_copies, without_configuration
 
 COLUMNS = (
-    "claim", "statement", "section", "test", *BLOCK, "judged_on", "verdict", "expected", "departs",
+    "claim", "statement", "section", "test", *BLOCK, "judged_on", "verdict", "expected", "reason", "departs",
     "paper_numbers", "seeds", "evidence", "command",
 )  # fmt: skip
 EXPLANATION = (
     "The paper's claims, tested on these rows: on hypergan-published, the paper's method as published, and, "
-    "in a line of its own, on hypergan, the best recipe of this project. A comparison holds if the 95 % "
-    "interval of the difference over seeds excludes zero; with one seed the point value decides. A claim "
-    "holds if all its comparisons do, and fails if one does; otherwise, with rows missing, it is not "
-    "measured. Expected is what this project expects of its own recipe and data; verdicts that differ from "
-    "it are bold. Paper's numbers is the verdict of the same test on the paper's own tables. Of several "
+    "in a line of its own, on hypergan, the best recipe of this project. A comparison holds, or fails, if "
+    "the whole 95 % interval of the difference lies on one side; otherwise it is undecided. Over several "
+    "seeds the interval is Student's, of paired differences. With one seed it is over images, or for the "
+    "spread of weights over networks: it speaks of these trained networks alone; what has neither is "
+    "undecided. Two accuracies are judged by the table of paired verdicts, whose ties are undecided here, "
+    "and otherwise by the same tests of the same images. A claim fails if one of its comparisons does, is "
+    "not measured as long as rows are missing, and holds if all of them do. Expected is what the committed "
+    "rows of this project's own recipe show; verdicts that differ from it are bold. Paper's numbers is the "
+    "verdict on the paper's own tables, printed values without intervals, taken as they are. Of several "
     "configurations of a method the one with most seeds counts, then the one found on most tasks."
 )
+ENOUGH = 5  # seeds proposed where a claim is undecided, unless more are known to be needed
 HEADINGS = (
     "claim", "section", "judged on", "verdict", "expected", "paper's numbers", "evidence",
 )  # fmt: skip
 
 
-def ledger(
-    rows: pd.DataFrame, abouts: Abouts, published: pd.DataFrame, chosen: Sequence[Claim] = CLAIMS
-) -> pd.DataFrame:
+def ledger(material: Material, chosen: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
     """One line per preset, device, claim and HyperGAN: presets in report order, HyperGAN as published first.
 
-    rows: prepared rows. Columns: verdict; `departs`, yes if it is not the expected one;
+    Columns: verdict; `departs`, yes if it is not the expected one; `reason`, why it is expected;
     `paper_numbers`, the verdict of the same check on the paper's own tables, empty if they lack the
     numbers, and for HyperGAN at its best, of which they do not speak; `evidence`, the numbers in a
     sentence; `command`, what would fill the gaps.
     """
-    age = ages(abouts)
+    age = ages(material.abouts)
     # Published rows have no task and no seed; their sources differ between mean and sd of the same norm.
-    paper = named(published, AS_PUBLISHED)
+    paper = named(material.published, AS_PUBLISHED)
     theirs = Rows(paper.assign(task=paper["train"], seed=0, source=""), {})
     own = {claim.name: verdict(claim.check(theirs, AS_PUBLISHED)) for claim in chosen}
     lines = []
-    for (preset, device), part in one_each(rows, age).groupby(list(BLOCK), sort=False):
-        asked, nothing = Rows(part, age), Rows(part.iloc[:0], {})
+    for (preset, device), part in one_each(material.rows, age).groupby(list(BLOCK), sort=False):
+        asked, nothing = Rows(part, age, Images(material.results)), Rows(part.iloc[:0], {})
         doubts = _doubts(part)
         held = set(zip(without_configuration(part["method"]), part["task"], strict=True))
         for claim, judged in itertools.product(chosen, JUDGED):
@@ -68,9 +73,9 @@ def ledger(
             numbers = own[claim.name] if judged == AS_PUBLISHED else UNKNOWN
             line = _line(claim, judged, found, str(preset), str(device), numbers)
             if claim.attacked and line["verdict"] != UNKNOWN:
-                tasks = sorted({f.place for f in found if f.holds is not None} & doubts.keys())
+                tasks = sorted({f.place for f in found if f.verdict != UNKNOWN} & doubts.keys())
                 line["evidence"] += "".join(f" Flagged{MARK} on {task}: {doubts[task]}." for task in tasks)
-            if line["command"] and here and any(cell in held for f in found for cell in f.missing):
+            if line["verdict"] == UNKNOWN and here and any(cell in held for cell in _missing(found)):
                 line["command"] += " --stale"  # finished by an earlier version of the code, which lacks rows
             lines.append(line)
     return pd.DataFrame(lines, columns=list(COLUMNS))
@@ -88,11 +93,9 @@ def _doubts(rows: pd.DataFrame) -> dict[str, str]:
     return {task: "; ".join(parts) for task, parts in texts.items()}
 
 
-def verdict(findings: Sequence[Finding]) -> str:
-    """The verdict on a claim from its comparisons."""
-    if any(finding.holds is False for finding in findings):
-        return FAILS
-    return UNKNOWN if not findings or any(f.holds is None for f in findings) else HOLDS
+def _missing(findings: Sequence[Finding]) -> list[tuple[str, str]]:
+    """The cells whose rows are missing."""
+    return [cell for finding in findings if finding.verdict == UNKNOWN for cell in finding.cells]
 
 
 def _line(
@@ -102,7 +105,7 @@ def _line(
     found = verdict(findings)
     expected = OPEN if preset == "smoke" else claim.expects(judged)
     departs = expected != OPEN and found not in (UNKNOWN, expected)
-    known = sorted({f.seeds for f in findings if f.holds is not None})
+    known = sorted({f.seeds for f in findings if f.verdict != UNKNOWN})
     return {
         "claim": claim.name,
         "statement": claim.statement,
@@ -113,11 +116,12 @@ def _line(
         "judged_on": judged,
         "verdict": found,
         "expected": expected,
+        "reason": claim.reason if judged == PROPOSED and preset != "smoke" else "",
         "departs": "yes" if departs else "no",
         "paper_numbers": "" if theirs == UNKNOWN else theirs,
         "seeds": "–".join(map(str, dict.fromkeys((known[0], known[-1])))) if known else "",
         "evidence": _sentence(claim, findings, found, known),
-        "command": _command(claim, findings, preset, device) if found == UNKNOWN else "",
+        "command": _command(claim, findings, found, preset, device),
     }
 
 
@@ -125,21 +129,22 @@ def _sentence(claim: Claim, findings: Sequence[Finding], found: str, seeds: Sequ
     """The numbers of a verdict, the number of seeds, and what is missing."""
     places: dict[str, list[str]] = {}
     for finding in findings:
-        if finding.holds is not None:
+        if finding.verdict != UNKNOWN:
             places.setdefault(finding.place, []).append(finding.text)
     if not places:
         return f"Needs {claim.test}."
     numbers = "; ".join(f"{place}: {', '.join(texts)}" for place, texts in places.items())
     parts = [f"{'So far ' if found == UNKNOWN else ''}{numbers}."]
-    if seeds[-1] == 1:
-        parts.append("One seed: the point value decides.")
-    elif seeds[0] == 1:
-        parts.append(f"1 to {seeds[-1]} seeds: with one the point value decides.")
+    over = sorted({name for finding in findings for name in finding.over if name != SEEDS})
+    if seeds[0] == 1:
+        count = "One seed" if seeds[-1] == 1 else f"1 to {seeds[-1]} seeds; one alone"
+        only = f", judged over {' and '.join(over)}: others may differ" if over else ""
+        parts.append(f"{count}{only}.")
     else:
         count = str(seeds[0]) if seeds[0] == seeds[-1] else f"{seeds[0]} to {seeds[-1]}"
         parts.append(f"95 % intervals over {count} seeds.")
     missing: dict[str, dict[str, None]] = {}
-    for method, task in (cell for finding in findings for cell in finding.missing):
+    for method, task in _missing(findings):
         missing.setdefault(task, {})[method] = None
     if missing:
         lacking = "; ".join(f"{task} ({', '.join(methods)})" for task, methods in missing.items())
@@ -147,12 +152,19 @@ def _sentence(claim: Claim, findings: Sequence[Finding], found: str, seeds: Sequ
     return " ".join(parts)
 
 
-def _command(claim: Claim, findings: Sequence[Finding], preset: str, device: str) -> str:
-    """The command that runs the missing cells."""
-    cells = [cell for finding in findings for cell in finding.missing]
+def _command(claim: Claim, findings: Sequence[Finding], found: str, preset: str, device: str) -> str:
+    """The command that runs the missing cells, or further seeds of those that leave a claim undecided."""
+    if found not in (UNKNOWN, UNDECIDED):
+        return ""
+    own = [finding for finding in findings if finding.verdict == found]
+    cells = [cell for finding in own for cell in finding.cells]
     methods = list(dict.fromkeys(method for method, _ in cells))
     tasks = list(dict.fromkeys(task for _, task in cells))
-    return command(methods, tasks, preset, claim.device or device)
+    text = command(methods, tasks, preset, claim.device or device)
+    if found == UNKNOWN:
+        return text
+    seeds = max(ENOUGH, *(finding.wanted or 0 for finding in own), *(f.seeds + 1 for f in own))
+    return f"{text} --seed 0-{seeds - 1}"
 
 
 def text_tables(ledger: pd.DataFrame, copies: Sequence[Mapping[str, str]]) -> list[TextTable]:

@@ -19,7 +19,7 @@ import pandas as pd
 from bench.errors import BenchError
 from bench.records import store
 from bench.report.claims import ledger as claims
-from bench.report.claims.paper import FAILS, HOLDS, UNKNOWN
+from bench.report.claims.comparison import FAILS, HOLDS, UNDECIDED, UNKNOWN
 from bench.report.layout.captions import FigureEntry
 from bench.report.layout.tables import (
     GAPS,
@@ -34,7 +34,7 @@ from bench.report.rows import BLOCK, Material, copies, paper_first
 from bench.system.code import NOT_STORED, changed_since
 
 FOLDED = 40  # tables of a task with more lines are collapsed
-VERDICTS = (HOLDS, FAILS, UNKNOWN)
+VERDICTS = (HOLDS, FAILS, UNDECIDED, UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _figure(entry: FigureEntry, svg: bytes) -> ShownFigure:
 
 
 def _counts(ledger: pd.DataFrame) -> str:
-    """The numbers of claims that hold, fail and are not measured, by block and method judged."""
+    """The numbers of claims by verdict, by block and method judged."""
     found = []
     for (preset, device, judged), part in ledger.groupby([*BLOCK, "judged_on"], sort=False):
         counts = Counter(part["verdict"])

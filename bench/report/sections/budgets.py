@@ -32,8 +32,8 @@ MAX_NAMES = 3  # dominating methods listed in a cell, the most accurate first
 EQUAL = 1.25  # budgets that differ by no larger factor are called equal: a trace seldom falls on T
 COLUMNS = (
     *PLACE, "method", "members", "budget_seconds", "epoch", "epochs", "reached_seconds", "traced_members",
-    "trace_accuracy", "trace_accuracy_single", "trace_examples", "gap", *COSTS, *QUALITIES, "front",
-    "dominated_by", "seeds", "examples",
+    "trace_accuracy", "trace_accuracy_single", "trace_examples", "gap", *COSTS, *EFFORTS[1:], *QUALITIES,
+    "front", "dominated_by", "seeds", "examples",
 )  # fmt: skip
 MEASURES = {"seconds": " s", "cpu_seconds": " s of CPU time", "gflop": " GFLOP"}  # of `EFFORTS`, with units
 MEASURE_COLUMNS = (
@@ -187,6 +187,8 @@ def budget_table(material: Material) -> Table:
             ("within T: validation accuracy [%]\u00a0↑", lambda item: _text("accuracy", item.trace_accuracy)),
             ("within T: one network [%]\u00a0↑", lambda item: _text("accuracy", item.trace_accuracy_single)),
             (heading("fit_seconds"), lambda item: _text("fit_seconds", item.fit_seconds)),
+            (heading("fit_cpu_seconds"), lambda item: _text("fit_cpu_seconds", item.fit_cpu_seconds)),
+            (heading("fit_gflop"), lambda item: _text("fit_gflop", item.fit_gflop)),
             (f"predict {IMAGES:,} images [s]\u00a0↓",
              lambda item: _text("predict_seconds", item.predict_seconds_1000)),
             (heading("peak_memory_bytes"), lambda item: _text("peak_memory_bytes", item.peak_memory_bytes)),

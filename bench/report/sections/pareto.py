@@ -33,9 +33,10 @@ _STEPS: tuple[tuple[int, tuple[float, ...]], ...] = (
 )  # fmt: skip
 _AXES = {
     "fit_seconds": ("fit [s]", 1.0),
+    "fit_cpu_seconds": ("fit, CPU time [s]", 1.0),
     "fit_gflop": ("fit [GFLOP]", 1.0),
-    "predict_seconds_1000": (f"predict {IMAGES:,} {{}} [s]", 1.0),
-    "peak_memory_bytes": ("peak memory [MiB]", 1 / 2**20),
+    "predict_seconds_1000": (f"predict\n{IMAGES:,} {{}} [s]", 1.0),
+    "peak_memory_bytes": ("peak memory\n[MiB]", 1 / 2**20),
 }
 
 
@@ -53,8 +54,9 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
             subject = str(task) if own["dataset"].nunique() == 1 else f"{task}-{dataset}"
             at = placed(part.rows[part.rows["task"] == task])
             at = at.loc[at["dataset"] == dataset, ["run", "method"]].drop_duplicates()
-            counted = place["fit_gflop"].notna().any()
-            fitting = "seconds and counted GFLOP to fit" if counted else "seconds to fit"
+            told = {"fit_cpu_seconds": "CPU seconds of all threads", "fit_gflop": "counted GFLOP"}
+            efforts = ["seconds", *(words for cost, words in told.items() if place[cost].notna().any())]
+            fitting = f"{' and '.join(filter(None, (', '.join(efforts[:-1]), efforts[-1])))} to fit"
             caption = (
                 f"Quality of ensembles against their cost: {fitting}, seconds in which the ensemble "
                 f"predicts {IMAGES:,} images or points, peak memory of the run. One marker per ensemble "
@@ -100,7 +102,7 @@ def pareto(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
         axes.set_xlabel(_AXES[cost][0].format(noun))
         x = frame[cost].dropna().to_numpy(float) * _AXES[cost][1]
         if cost == "peak_memory_bytes":
-            _memory(axes, x)
+            _memory(axes, x, 4 if len(costs) < 5 else 2)
         else:
             _plain_numbers(axes, x, LETTER * len(costs) / 3)
     legend(figure, [handle(name, styles[name], linestyle="") for name in names])
@@ -150,11 +152,11 @@ def _stretch(axes: Axes, y: NDArray[np.float64]) -> None:
     axes.set_ylim(*back(np.array([1.07 * least, -0.07 * least])))
 
 
-def _memory(axes: Axes, x: NDArray[np.float64]) -> None:
+def _memory(axes: Axes, x: NDArray[np.float64], marks: int) -> None:
     """A linear axis spanning at least a tenth of its largest value: tiny differences are irrelevant."""
     middle, half = (x.max() + x.min()) / 2, max((x.max() - x.min()) / 2, x.max() / 20) * 1.1
     axes.set_xlim(middle - half, middle + half)
-    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_locator(MaxNLocator(marks))
     axes.ticklabel_format(axis="x", useOffset=False)
 
 
