@@ -337,9 +337,9 @@ def compare(first: str, second: str, which: str) -> None:
     for name in found:
         with told("compare", name):
             c = agreement.Comparison()
-            a, b = (agreement.read_rows(paths[name]) for paths in (here, there))
-            agreement.compare_rows(a, b, tolerance, c)
             pairs = ((first, here), (second, there))
+            a, b = (agreement.read_rows(Path(f), paths[name].stem) for f, paths in pairs)
+            agreement.compare_rows(a, b, tolerance, c)
             arrays = (store.read_arrays(Path(f), paths[name].stem) for f, paths in pairs)
             agreement.compare_arrays(*arrays, tolerance, c)
             rows += c.rows

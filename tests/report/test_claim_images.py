@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from claim_rows import HG, OTHERS, SE, accuracy, norms, outliers, row, toy
 
-from bench.records import store
+from bench.records import runs, store
 from bench.report import published
 from bench.report.arrays import Images
 from bench.report.claims import checks
@@ -38,14 +38,16 @@ def answers(wrong):
     return np.where(np.isin(np.arange(IMAGES), wrong), (LABELS + 1) % 10, LABELS).astype("u1")
 
 
-def built(tmp_path, runs):
+def built(tmp_path, written):
     """A report's material from (rows, arrays) of each run."""
-    for rows, arrays in runs:
+    for rows, arrays in written:
         run = rows[0]["run"]
         store.write_run(tmp_path, run, rows, arrays, {"cell": run, "created": "2025", "failure": None})
-    frame = store.read(tmp_path)
-    abouts = {run: store.read_about(tmp_path, run) for run in set(frame["run"])}
-    return Material(tmp_path, prepare(frame, abouts), abouts, published.read(published.ORIGINAL.parent))
+    found = runs.read(tmp_path)
+    abouts = {name: run.about for name, run in found.runs.items()}
+    return Material(
+        tmp_path, prepare(found.newest(), abouts), abouts, published.read(published.ORIGINAL.parent)
+    )
 
 
 def asked(material):

@@ -23,7 +23,7 @@ def differences(first: Path, second: Path) -> list[str]:
     found = []
     for name in sorted(path.stem for path in (second / "raw").glob("*.csv")):
         part = Comparison()
-        compare_rows(*(read_rows(f / "raw" / f"{name}.csv") for f in (first, second)), None, part)
+        compare_rows(*(read_rows(f, name) for f in (first, second)), None, part)
         compare_arrays(*(store.read_arrays(f, name) for f in (first, second)), None, part)
         found += [f"{name}: {text}" for text in [*part.differing, *part.missing, *part.added]]
     return found
