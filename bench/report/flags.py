@@ -22,6 +22,7 @@ MIXTURE = ("apgd-ce", "apgd-t", "fab", "square-mixture")
 APGD = ("apgd-ce", "apgd-t", "apgd-eot", "apgd-margin")  # stronger than PGD, or something is wrong
 # Attacks that stop on the way of another, for their entropy: how strong the ascent is, its end says.
 STOPPED = {"pgd-stop": "pgd"}
+WORST = "worst"  # no attack: of each image the worst version of all attacks
 WEAK = 0.5  # minimum success on the attacked networks at the largest epsilon
 LARGE = 0.1  # minimum epsilon at which success is expected
 LATE = 0.05  # maximum late_gain, above random changes of single images

@@ -96,7 +96,7 @@ def test_claims_rest_on_one_data_set_that_most_methods_have_read():
     one = data_sets.one_each(rows, age)
     assert set(one["run"]) == {"r0", "r1"} and set(one["task"]) == {"notmnist"}
     found = Rows(one, age)
-    assert found.values("m", "notmnist", "accuracy", "accuracy", members=5).to_dict() == {0: 0.9}
+    assert found.values("m", "notmnist", "accuracy", "accuracy", members=5).values.to_dict() == {0: 0.9}
     (note,) = data_sets.notes(rows, abouts)
     assert note.startswith("One name holds several data sets: ") and "checksums of out differ" in note
     used = rows.loc[rows["run"] == "r0", "task"].iloc[0]

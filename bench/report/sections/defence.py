@@ -14,7 +14,6 @@ from bench.report.layout.captions import Drawing
 from bench.report.layout.figures import Styles
 from bench.report.layout.tables import MARK, MISSING, Table, digits, heading
 from bench.report.rows import ATTACK, PLACE, TASK, Material, ordered, summarise
-from bench.report.sections.robustness import WORST
 
 NAME = "defence"
 FIGURES: dict[str, str] = {}
@@ -106,7 +105,7 @@ def _adaptive(rows: pd.DataFrame, whole: pd.DataFrame) -> Table:
     own = own[own["members"] == own["crafted_members"]]
     own = own[(own["variant"] == "fresh") | (own["metric"] == "success_rate")]
     # Not a measure of robustness, and of no images of its own (table `robustness`).
-    own = own[~own["attack"].isin((*flags.STOPPED, WORST))]
+    own = own[~own["attack"].isin((*flags.STOPPED, flags.WORST))]
     kept = {"same": "own", "fresh": ""}
     # Categorical, so that sorting puts the oblivious attacks first.
     others = sorted(set(own["attack"]) - set(ORDER))

@@ -20,10 +20,9 @@ from bench.report.rows import ATTACK, PLACE, Material, ordered, summarise
 
 NAME = "robustness"
 FIGURES = {"robustness": "robustness"}
-WORST = "worst"
 # From the strongest to the controls; an unknown attack comes before these.
 ORDER = (
-    WORST, "apgd-t", "apgd-ce", "fab", "square-mixture", "apgd-eot", "apgd-margin", "eot", "margin",
+    flags.WORST, "apgd-t", "apgd-ce", "fab", "square-mixture", "apgd-eot", "apgd-margin", "eot", "margin",
     "low-entropy", "low-entropy-targeted", "pgd", "fgsm", "square", "noise",
 )  # fmt: skip
 # Metric with the images that count, by column.
@@ -85,7 +84,7 @@ def means(rows: pd.DataFrame) -> pd.DataFrame:
     found = found[found["members"] == found["crafted_members"]]
     found = found[~found["attack"].isin(flags.STOPPED)]  # not a measure of robustness
     place = [*PLACE, "method", "crafted_members"]
-    found = found.merge(found.loc[found["attack"] == WORST, place].drop_duplicates(), on=place)
+    found = found.merge(found.loc[found["attack"] == flags.WORST, place].drop_duplicates(), on=place)
     kept = {"same": "own", "fresh": "", "adaptive": ""}
     found = found[found["variant"].isin(tuple(kept))]
     frame = summarise(found.assign(variant=found["variant"].map(kept)), ATTACK)
@@ -128,7 +127,7 @@ def robustness(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
                 drawn["markersize"] = _SIZES[str(variant)]
                 hollow: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": styles[name].color}
                 axes.plot(100 * part["mean"], y, **drawn, **(hollow if variant == "own" else EDGE))
-        axes.axhspan(height[WORST] - 0.5, height[WORST] + 0.5, color="0.93", zorder=0)
+        axes.axhspan(height[flags.WORST] - 0.5, height[flags.WORST] + 0.5, color="0.93", zorder=0)
         axes.set_title(f"epsilon {epsilon:g}")
         axes.set_xlim(-4, 104)
         sns.despine(ax=axes)
