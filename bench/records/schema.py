@@ -76,10 +76,17 @@ METRICS: dict[str, Metric] = {
         "fraction", heading="agreement gap", shown="points", factor=100, decimals=1, limits=UP_TO_ONE
     ),
     "swapped_classes": Metric("pairs", heading="swapped classes", decimals=0),
-    "class_share_gap": Metric("fraction", heading="class share gap", shown="points", factor=100, decimals=1),
+    "class_share_gap": Metric(
+        "fraction", heading="class share gap", shown="points", factor=100, decimals=1, limits=UP_TO_ONE
+    ),
     "pixel_mean_gap": Metric("1", heading="mean pixel gap", decimals=3),
     "record_share_gap": Metric(
-        "fraction", heading="class shares from record", shown="points", factor=100, decimals=1
+        "fraction",
+        heading="class shares from record",
+        shown="points",
+        factor=100,
+        decimals=1,
+        limits=UP_TO_ONE,
     ),
     "record_distance": Metric("1", heading="class means from record", decimals=3),
     "record_agreement_gap": Metric(

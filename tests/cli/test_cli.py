@@ -31,7 +31,7 @@ def test_a_run_writes_rows_of_the_schema_and_no_partial_files(tmp_path):
     done = run(tmp_path)
     assert done.exit_code == 0, done.output
     frame = runs.read(tmp_path).newest()
-    assert set(frame["evaluation"]) == {"accuracy", "diversity", "ood", "cost", "trace"}
+    assert set(frame["evaluation"]) == {"data", "canary", "accuracy", "diversity", "ood", "cost", "trace"}
     accuracy = frame[(frame["metric"] == "accuracy") & (frame["evaluation"] == "accuracy")]
     assert accuracy["members"].tolist() == [1, 2, 5]
     assert set(frame["method"]) == {"standard_ensemble"}

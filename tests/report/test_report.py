@@ -1,7 +1,6 @@
 """The report, on a small synthetic results folder."""
 
 import hashlib
-import json
 import math
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from sealing import sealed
 from shown_arrays import shown
 
 from bench import registry, report
@@ -276,6 +276,7 @@ def test_devices_are_not_mixed(tmp_path):
     run = fake_run(tmp_path, "hypergan", "digits", "quick", 1)
     path = tmp_path / "raw" / f"{run}.csv"
     path.write_text(path.read_text().replace(",cpu,", ",cuda,"))
+    sealed(tmp_path, run)
     report.build(tmp_path)
     frame = pd.read_csv(tmp_path / "tables" / "accuracy.csv")
     assert set(frame["device"]) == {"cpu", "cuda"} and set(frame["seeds"]) == {1}
@@ -288,6 +289,7 @@ def test_configurations_become_separate_methods(tmp_path):
     run = fake_run(tmp_path, "hypergan", "digits", "quick", 1)
     path = tmp_path / "raw" / f"{run}.csv"
     path.write_text(path.read_text().replace(",c0ffee,", ",badc0de,"))
+    sealed(tmp_path, run)
     report.build(tmp_path)
     frame = pd.read_csv(tmp_path / "tables" / "accuracy.csv")
     assert set(frame["method"]) == {"hypergan [c0ffee]", "hypergan [badc0de]"}
@@ -299,9 +301,7 @@ def test_configurations_are_named_by_the_settings_that_differ(tmp_path):
         run = fake_run(tmp_path, "hypergan", "digits", "quick", seed)
         path = tmp_path / "raw" / f"{run}.csv"
         path.write_text(path.read_text().replace(",c0ffee,", f",c0ffee{epochs},"))
-        path = path.with_suffix(".json")
-        config = {"epochs": epochs, "beta": 1.0, "trace_every": epochs}
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"config": config}))
+        sealed(tmp_path, run, config={"epochs": epochs, "beta": 1.0, "trace_every": epochs})
     report.build(tmp_path)
     frame = pd.read_csv(tmp_path / "tables" / "accuracy.csv")
     assert set(frame["method"]) == {"hypergan [epochs=34]", "hypergan [epochs=140]"}
