@@ -309,4 +309,4 @@ def test_a_call_out_of_memory_is_repeated_with_half_the_members():
 
 def test_a_network_with_buffers_is_refused():
     with pytest.raises(ValueError, match="without buffers"):
-        Engine(nn.Sequential(OrderedDict(norm=nn.BatchNorm1d(3))))
+        Engine(nn.Sequential(OrderedDict(norm=nn.InstanceNorm1d(3, track_running_stats=True))))
