@@ -7,7 +7,6 @@ import platform
 from pathlib import Path
 
 import numpy as np
-from threadpoolctl import threadpool_info
 
 # Files with a control group's memory limit and usage in bytes: cgroup 2, then 1.
 _GROUPS = (
@@ -43,6 +42,8 @@ def kernels() -> dict[str, str]:
     the cores that loaded BLAS libraries have kernels for; libc: of the elementary functions; kernel_settings:
     the variables that choose among the kernels of oneDNN, MKL, OpenBLAS, PyTorch and NumPy. Empty if unknown.
     """
+    from threadpoolctl import threadpool_info  # the report needs no such libraries
+
     about = _processor_lines()
     flags = f"{about.get('flags', '')} {about.get('Features', '')}".split()
     model = [about[k] for k in ("vendor_id", "cpu family", "model", "stepping") if about.get(k)]
