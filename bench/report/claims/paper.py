@@ -75,7 +75,7 @@ CLAIMS = (
         "sd/mean of the weight norms on mnist, layer by layer",
         checks.norms_vary,
         HOLDS,
-        "0.12 to 0.23 against 0.03 at most: networks trained from one initialisation have nearly equal "
+        "0.13 to 0.28 against 0.03 at most: networks trained from one initialisation have nearly equal "
         "norms, however different they are",
     ),
     Claim(
@@ -105,7 +105,7 @@ CLAIMS = (
         "quartiles of entropy_nats on notmnist, at the largest size that both have",
         checks.entropy_notmnist,
         FAILS,
-        "every baseline is above it, at every quartile, by more than 0.2 nats",
+        "every baseline is above it, at every quartile, by more than 0.1 nats",
     ),
     Claim(
         "entropy-cifar",
@@ -135,7 +135,7 @@ CLAIMS = (
         "against its",
         checks.adversarial_entropy,
         FAILS,
-        "the highest mean, over few fooling images, is a ninth of the maximum or less",
+        "the highest mean, over few fooling images, is a quarter of the maximum",
         attacked=True,
     ),
     Claim(
@@ -145,8 +145,8 @@ CLAIMS = (
         "success_rate (variant same, fused) of fgsm and pgd at epsilon 0.01 with 100 networks or more: at "
         "most 5 %",
         checks.small_perturbations,
-        HOLDS,
-        "none of 99 images is fooled at the smallest epsilon",
+        UNDECIDED,
+        "one of 100 images of one seed is fooled, by an interval that 5 % lies in",
         attacked=True,
     ),
     Claim(
@@ -155,8 +155,8 @@ CLAIMS = (
         "A.5, Fig. 10",
         "fooled_share (variant one-to-many) of fgsm and pgd-stop, mean over epsilon",
         checks.one_to_many,
-        UNDECIDED,
-        "one seed with as few as 25 fooling images: the two bounds lie within the intervals",
+        FAILS,
+        "pgd-stop fools 29 % of the others, below the lower bound by more than the interval",
         attacked=True,
     ),
     Claim(
@@ -166,7 +166,7 @@ CLAIMS = (
         "fooled_share (variant one-to-many) of fgsm against pgd-stop, mean over epsilon",
         checks.fgsm_transfers,
         HOLDS,
-        "81 % against 48 % on one seed, with intervals apart",
+        "60 % against 29 % on one seed, with intervals apart",
         attacked=True,
     ),
     Claim(
