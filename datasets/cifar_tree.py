@@ -195,7 +195,7 @@ def _write_cache(path: Path, pictures: Pictures, sources: str) -> None:
     out = io.BytesIO()
     arrays = {key: getattr(pictures, key) for key in ("train", "train_labels", "test", "test_labels")}
     about = {"name": pictures.name, "checksum": pictures.checksum, "sources": sources}
-    np.savez(out, **{key: np.array(text) for key, text in about.items()}, **arrays)
+    np.savez(out, allow_pickle=False, **{key: np.array(text) for key, text in about.items()}, **arrays)
     try:
         write(path, out.getvalue())
     except DataError as error:

@@ -184,14 +184,15 @@ def _picture(data: bytes, name: str) -> np.ndarray | None:
                 return None
             if image.mode.startswith("I"):  # Pillow's conversion to 8 bits would cut off at 255
                 return np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)
+            grey: Image.Image = image
             if "A" in image.mode or "transparency" in image.info:
-                image = image.convert("RGBA")
-                if image.getchannel("A").getextrema() != (255, 255):
+                grey = image.convert("RGBA")
+                if grey.getchannel("A").getextrema() != (255, 255):
                     raise DataError(
                         f"{name}: expected an opaque image, found transparent pixels; save it without an "
                         "alpha channel, white letters on black"
                     )
-            return np.asarray(image.convert("L"))
+            return np.asarray(grey.convert("L"))
     except _BROKEN_PICTURE:
         return None
 

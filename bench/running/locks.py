@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,10 +15,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from filelock import FileLock, SoftFileLock, Timeout
+from filelock import FileLock, Timeout
 
 from bench.errors import BenchError
 from bench.system.files import read_bytes, write_atomic
+
+with suppress(ImportError):  # Windows, whose locks are of another kind
+    import fcntl
 
 MAX_HOLDER_BYTES = 4096
 POLL_SECONDS = 0.5  # between two tries of a lock that another process holds
@@ -62,7 +68,7 @@ class Locks:
                 # Removed while held, so that no process can lock a file that is about to be removed.
                 with suppress(OSError):
                     _holder(path).unlink(missing_ok=True)
-                    if not isinstance(lock, SoftFileLock):  # which removes its own
+                    if not self.by_existence:  # such a lock removes its own
                         path.unlink()
                 with suppress(OSError):  # a lock that cannot be released ends with its process
                     lock.release()
@@ -85,12 +91,12 @@ class Locks:
         path = self._path(name)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            self.by_existence |= _lacks_flock(self.folder)
             lock = FileLock(path)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # that there is no flock: `check` says so
                 lock.acquire(blocking=False)
         except Timeout:
-            self.by_existence |= isinstance(lock, SoftFileLock)
             self.blocked = name
             return False
         except OSError as error:
@@ -100,7 +106,6 @@ class Locks:
                 "with --results, or have its locks enabled (NFS: a running lockd; Lustre: mount option flock)"
             ) from error
         held.append(lock)
-        self.by_existence |= isinstance(lock, SoftFileLock)
         with suppress(BenchError):  # is only told to others
             document = {"host": socket.gethostname(), "pid": os.getpid()}
             write_atomic(_holder(path), json.dumps(document).encode())
@@ -133,6 +138,18 @@ class Locks:
 
     def _attempts(self, name: str) -> Path:
         return self.folder / f"{name}.attempts"
+
+
+def _lacks_flock(folder: Path) -> bool:
+    """Whether the file system of a folder has no flock; filelock, which then uses files, tells it in no lock."""
+    if "fcntl" not in sys.modules:
+        return False
+    with tempfile.TemporaryFile(dir=folder) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            return error.errno == errno.ENOSYS
+    return False
 
 
 def _holder(lock: Path) -> Path:

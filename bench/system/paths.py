@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parent.parent.parent  # or the folder of installed packages
+PACKAGES = ("bench", "methods", "datasets")
 # A place where a path can begin: not within a word, an address or another path.
 _BEGIN = r"(?<![\w./~-])"
 _NAME = r"[^\s/'\"<>|,;:()\[\]{}]+"
@@ -41,6 +42,7 @@ def _folders(known: Mapping[str, Path]) -> list[tuple[str, str]]:
     words = [(Path.home(), "~"), (Path(tempfile.gettempdir()), "TMP"), (Path.cwd(), "CWD")]
     words += [(Path(sysconfig.get_path(kind)), "python") for kind in ("stdlib", "platstdlib")]
     words += [(CHECKOUT, "."), *((place, place.name) for place in installed)]
+    words += [(CHECKOUT / name, name) for name in PACKAGES]  # also where it is one of the installed ones
     words += [(folder, word) for word, folder in known.items()]
     found = {form: word for path, word in words for form in (str(path), str(path.resolve()))}
     found.pop(os.sep, None)

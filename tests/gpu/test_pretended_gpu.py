@@ -19,7 +19,7 @@ from bench.evaluations import EVALUATIONS, Subject
 from bench.rng import Streams, stream
 from bench.running import run
 from bench.running.plan import Selection, cells
-from bench.task import AdaptiveScale, AttackScale, Data, Reference, Scale, Split
+from bench.task import SHIFT_GREY, AdaptiveScale, AttackScale, Data, Reference, Scale, Split
 from bench.training import FitSettings, cross_entropy, mse
 
 METHODS = list(registry.methods())
@@ -135,6 +135,7 @@ def test_rounds_that_variants_share_are_read_on_a_gpu(tmp_path):
 ATTACKS = AttackScale(
     8, (2,), (0.1,), steps=2, others=2, searched=2, adaptive=AdaptiveScale(2, 8, 2, 2, 2, 5)
 )
+SCALE = Scale((1, 2), attacks=(ATTACKS,), shift=replace(SHIFT_GREY, images=8))
 
 
 @pytest.mark.parametrize("evaluation", [name for name in EVALUATIONS if name != "regression"])
@@ -145,7 +146,7 @@ def test_an_evaluation_asks_networks_on_a_gpu(evaluation):
     for device in (GPU, torch.device("cpu")):
         with pretended_gpu():
             drawn = fitted("standard_ensemble", torch.device("cpu")).sample(4, 0).to(device)
-            subject = Subject(drawn[:2], data, Scale((1, 2), attacks=(ATTACKS,)), (1, 2), drawn)
+            subject = Subject(drawn[:2], data, SCALE, (1, 2), drawn)
             rows.append(EVALUATIONS[evaluation](subject, Streams(0, evaluation)).rows)
     assert rows[0] and [r["metric"] for r in rows[0]] == [r["metric"] for r in rows[1]]
     np.testing.assert_allclose(*([r["value"] for r in part] for part in rows), rtol=1e-3, atol=1e-3)
