@@ -141,7 +141,7 @@ class Locks:
 
 
 def _lacks_flock(folder: Path) -> bool:
-    """Whether the file system of a folder has no flock; filelock, which then uses files, tells it in no lock."""
+    """Whether the file system of a folder has no flock, which no lock of filelock tells."""
     if "fcntl" not in sys.modules:
         return False
     with tempfile.TemporaryFile(dir=folder) as file:
