@@ -273,6 +273,16 @@ class Scale:
         return replace(self, sizes=sizes, attacks=tuple(other(part) for part in self.attacks[:1]))
 
 
+def shifted(
+    scales: Mapping[str, Scale], strengths: ShiftScale, images: Mapping[str, int | None]
+) -> dict[str, Scale]:
+    """Scales by preset with corruptions of these strengths. images: of test images, by preset (None: all)."""
+    return {
+        preset: replace(scale, shift=replace(strengths, images=images[preset]))
+        for preset, scale in scales.items()
+    }
+
+
 @dataclass(frozen=True)
 class Task:
     """A data set with a target network and evaluations, the same for every method.

@@ -26,7 +26,7 @@ from bench.datasets.known import known as record
 from bench.datasets.known import parts
 from bench.datasets.splits import stratified
 from bench.errors import DataError
-from bench.task import SHIFT_COLOUR, Data, Scale, Split, Task
+from bench.task import SHIFT_COLOUR, Data, Scale, Split, Task, shifted
 
 KNOWN = 5  # `cifar5` and `cifar5-open` train on classes 0-4, as the paper did
 VALIDATION = 5_000  # training images of all ten classes that are held out, for every task on CIFAR-10
@@ -239,8 +239,5 @@ cifar10_shift = Task(
     load=load,
     network=networks.cifar,
     evaluations=("accuracy", "shift"),
-    scales={
-        preset: replace(scale, shift=replace(SHIFT_COLOUR, images=SHIFTED[preset]))
-        for preset, scale in SCALES.items()
-    },
+    scales=shifted(SCALES, SHIFT_COLOUR, SHIFTED),
 )

@@ -17,7 +17,7 @@ from bench.datasets.known import known as record
 from bench.datasets.known import parts
 from bench.datasets.letters import letters
 from bench.datasets.splits import split, stratified, unit
-from bench.task import ADAPTIVE, SHIFT_GREY, AttackScale, Data, Scale, Task
+from bench.task import ADAPTIVE, SHIFT_GREY, AttackScale, Data, Scale, Task, shifted
 
 LEVELS = 16  # the brightest value of scikit-learn's digits; 17 values in all
 SPLIT_SEED = 0  # of the splits; a constant, so that all run seeds train on the same images
@@ -133,8 +133,5 @@ digits_shift = Task(
     evaluations=("accuracy", "shift"),
     embedded=True,
     # Noise of the digits' own 8x8: their images are smooth, and finer noise would be another kind of image.
-    scales={
-        preset: replace(scale, shift=replace(SHIFT_GREY, images=SHIFTED[preset], grain=8))
-        for preset, scale in SCALES.items()
-    },
+    scales=shifted(SCALES, replace(SHIFT_GREY, grain=8), SHIFTED),
 )

@@ -15,7 +15,7 @@ from bench import networks
 from bench.datasets.files import File, Files, idx
 from bench.datasets.known import known, parts
 from bench.datasets.splits import split, stratified, unit
-from bench.task import ADAPTIVE, SHIFT_GREY, AttackScale, Data, Scale, Split, Task
+from bench.task import ADAPTIVE, SHIFT_GREY, AttackScale, Data, Scale, Split, Task, shifted
 
 VALIDATION = 5_000  # training images that are held out, for every task on MNIST
 SUBSET = 5_000  # training images of `mnist-5000`: the first ones of `mnist`
@@ -148,10 +148,7 @@ mnist_shift = Task(
     load=load,
     network=networks.mnist,
     evaluations=("accuracy", "shift"),
-    scales={
-        preset: replace(scale, shift=replace(SHIFT_GREY, images=SHIFTED[preset]))
-        for preset, scale in SCALES.items()
-    },
+    scales=shifted(SCALES, SHIFT_GREY, SHIFTED),
 )
 
 

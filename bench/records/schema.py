@@ -45,6 +45,11 @@ class Metric(NamedTuple):
     limits: tuple[float, float] | None = None
 
 
+def _points(heading: str, limits: tuple[float, float] | None = None) -> Metric:
+    """A difference of two shares, shown in percentage points."""
+    return Metric("fraction", heading=heading, shown="points", factor=100, decimals=1, limits=limits)
+
+
 # Only names of cost metrics that vary between runs contain seconds, bytes or per_s.
 METRICS: dict[str, Metric] = {
     "accuracy": Metric("fraction", "higher", heading="accuracy", shown="%", factor=100, decimals=2),
@@ -67,36 +72,18 @@ METRICS: dict[str, Metric] = {
     "auroc_draw_sd": Metric("fraction"),
     "accepted_accuracy": Metric("fraction", "higher", shown="%", factor=100, decimals=2),
     "shared_images": Metric("images", heading="outliers among the inliers", decimals=0),
-    "batch_dependence": Metric("1", "lower", heading="change with the batch"),
+    "batch_dependence": Metric("1", heading="change with the batch", shown="1e-6", factor=1e6, decimals=1),
     "near_duplicates": Metric("images", heading="near-duplicates", decimals=0),
     "invalid_images": Metric("images", heading="invalid images", decimals=0),
     "constant_images": Metric("images", heading="images of one colour", decimals=0),
     "label_agreement": Metric("fraction", heading="labels that agree", shown="%", factor=100, decimals=1),
-    "label_agreement_gap": Metric(
-        "fraction", heading="agreement gap", shown="points", factor=100, decimals=1, limits=UP_TO_ONE
-    ),
+    "label_agreement_gap": _points("agreement gap", limits=UP_TO_ONE),
     "swapped_classes": Metric("pairs", heading="swapped classes", decimals=0),
-    "class_share_gap": Metric(
-        "fraction", heading="class share gap", shown="points", factor=100, decimals=1, limits=UP_TO_ONE
-    ),
+    "class_share_gap": _points("class share gap"),
     "pixel_mean_gap": Metric("1", heading="mean pixel gap", decimals=3),
-    "record_share_gap": Metric(
-        "fraction",
-        heading="class shares from record",
-        shown="points",
-        factor=100,
-        decimals=1,
-        limits=UP_TO_ONE,
-    ),
+    "record_share_gap": _points("class shares from record", limits=UP_TO_ONE),
     "record_distance": Metric("1", heading="class means from record", decimals=3),
-    "record_agreement_gap": Metric(
-        "fraction",
-        heading="agreement from record",
-        shown="points",
-        factor=100,
-        decimals=1,
-        limits=UP_TO_ONE,
-    ),
+    "record_agreement_gap": _points("agreement from record", limits=UP_TO_ONE),
     "weight_norm_mean": Metric("1", heading="mean", limits=POSITIVE),
     "weight_norm_sd": Metric("1", heading="sd", limits=POSITIVE),
     "weight_spread": Metric("1", heading="spread", decimals=3, limits=POSITIVE),

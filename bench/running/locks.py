@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import socket
-import sys
 import tempfile
 import time
 import warnings
@@ -15,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, Timeout, has_fcntl
 
 from bench.errors import BenchError
 from bench.system.files import read_bytes, write_atomic
@@ -42,7 +41,7 @@ class Locks:
     def __init__(self, results: Path, sweep: str) -> None:
         self.folder = results / "locks"
         self.sweep = sweep
-        self.by_existence = False  # known once a lock has been asked for
+        self._without_flock: bool | None = None  # None: not asked yet
         self.blocked = ""  # the name that another process held when it was last asked for
 
     def check(self) -> str:
@@ -55,6 +54,11 @@ class Locks:
             f"{self.folder}: its file system has no flock, so that locks outlive a process that is killed "
             "on another host; choose a folder on another file system with --results, or mount it with flock"
         )
+
+    @property
+    def by_existence(self) -> bool:
+        """Whether a lock is the existence of its file; known once one has been asked for."""
+        return bool(self._without_flock)
 
     @contextmanager
     def take(self, *names: str) -> Iterator[bool]:
@@ -91,7 +95,8 @@ class Locks:
         path = self._path(name)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.by_existence |= _lacks_flock(self.folder)
+            if self._without_flock is None:
+                self._without_flock = _lacks_flock(self.folder)
             lock = FileLock(path)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # that there is no flock: `check` says so
@@ -142,7 +147,7 @@ class Locks:
 
 def _lacks_flock(folder: Path) -> bool:
     """Whether the file system of a folder has no flock, which no lock of filelock tells."""
-    if "fcntl" not in sys.modules:
+    if not has_fcntl:
         return False
     with tempfile.TemporaryFile(dir=folder) as file:
         try:

@@ -85,7 +85,7 @@ class TextTable:
 
 
 def digits(metric: str, value: float) -> str:
-    """The number formatted for its metric, without unit."""
+    """The number formatted for its metric, without unit, and without a sign if it rounds to zero."""
     found = METRICS.get(metric, _UNKNOWN)
     decimals = found.decimals
     value *= found.factor
@@ -93,7 +93,8 @@ def digits(metric: str, value: float) -> str:
         power = math.floor(math.log10(abs(value))) if value and math.isfinite(value) else 0
         decimals = max(0, 2 - power) if abs(value) < 10_000 else 0
         decimals = min(decimals, 6)
-    return f"{value:.{decimals}f}"
+    text = f"{value:.{decimals}f}"
+    return text if any(c in "123456789" for c in text) else text.lstrip("-")
 
 
 def heading(metric: str, unit: bool = True) -> str:
