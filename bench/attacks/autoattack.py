@@ -5,9 +5,14 @@ for pixels in [0, 1]. `apgd-ce` ascends the cross-entropy, `apgd-t` the differen
 class after another (targeted DLR), `fab` searches the nearest image of another class, `square-mixture`
 searches without gradients. These four attack the mixture: its logits are ln mean_m p_m, and an image fools if
 their argmax is not its label. `apgd-eot` and `apgd-margin` ascend the objectives of `eot` and `margin`, which
-are to fool the mean logits. Only images still classified correctly are attacked. Sources: Croce & Hein 2020,
-"Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks"; Croce &
-Hein 2020, "Minimally Distorted Adversarial Examples with a Fast Adaptive Boundary Attack".
+are to fool the mean logits. Only images still classified correctly are attacked.
+
+torchattacks' own FAB, Square and APGD on `MeanProbability` fool the same images (tests/test_peers.py). The
+single runs inside them are called here because as a whole they return an image that does not fool as it was
+before the attack, so that clean images would enter entropies and detection; they seed the global generators,
+always with the same number; and they take neither another objective nor fewer targets. Sources: Croce and
+Hein 2020, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks";
+Croce and Hein 2020, "Minimally Distorted Adversarial Examples with a Fast Adaptive Boundary Attack".
 """
 
 from __future__ import annotations
