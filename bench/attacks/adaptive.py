@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.attacks.oblivious import BATCH, STEP, check_images, check_inputs
+from bench.attacks.inputs import batches, check_images, where
+from bench.attacks.oblivious import STEP
 from bench.ensemble import Ensemble, MeanProbability
 from bench.rng import Streams
 
@@ -150,17 +151,14 @@ def attack(
     """
     if name not in GRADIENT:
         raise ValueError(f"expected one of {', '.join(GRADIENT)}, found {name}")
-    check_inputs(attacked, images, labels)
-    device = next(attacked.parameters()).device
     parts = []
-    for begin in range(0, len(images), BATCH):
-        x, y = (t[begin : begin + BATCH].to(device) for t in (images, labels))
+    for begin, x, y in batches(attacked, images, labels):
         score_objective = cross_entropy(attacked, y) if name == "eot" else None
         best: AttackResult | None = None
         for restart in range(restarts):
             generator = rng(name, repr(epsilon), begin, restart)
             shift = torch.rand(x.shape, generator=generator).mul(2).sub(1).mul(epsilon)
-            place = (x + shift.to(device)).clamp(0, 1)
+            place = (x + shift.to(x.device)).clamp(0, 1)
             objective = _objective(name, attacked, pool, x, y, draws, steps)
             found = ascend(objective, x, epsilon, steps, place, score_objective)
             best = found if best is None else _better(best, found)
@@ -186,8 +184,5 @@ def _objective(
 def _better(one: AttackResult, other: AttackResult) -> AttackResult:
     """For each image, the one with the higher score."""
     wins = other.score > one.score
-
-    def pick(a: Tensor, b: Tensor) -> Tensor:
-        return torch.where(wins.view(-1, *[1] * (a.dim() - 1)), b, a)
-
-    return AttackResult(*(pick(getattr(one, f.name), getattr(other, f.name)) for f in fields(AttackResult)))
+    pairs = [(getattr(other, f.name), getattr(one, f.name)) for f in fields(AttackResult)]
+    return AttackResult(*(where(wins, *pair) for pair in pairs))

@@ -5,9 +5,14 @@ for pixels in [0, 1]. `apgd-ce` ascends the cross-entropy, `apgd-t` the differen
 class after another (targeted DLR), `fab` searches the nearest image of another class, `square-mixture`
 searches without gradients. These four attack the mixture: its logits are ln mean_m p_m, and an image fools if
 their argmax is not its label. `apgd-eot` and `apgd-margin` ascend the objectives of `eot` and `margin`, which
-are to fool the mean logits. Only images still classified correctly are attacked. Sources: Croce & Hein 2020,
-"Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks"; Croce &
-Hein 2020, "Minimally Distorted Adversarial Examples with a Fast Adaptive Boundary Attack".
+are to fool the mean logits. Only images still classified correctly are attacked.
+
+torchattacks' own FAB, Square and APGD on `MeanProbability` fool the same images (tests/test_peers.py). The
+single runs inside them are called here because as a whole they return an image that does not fool as it was
+before the attack, so that clean images would enter entropies and detection; they seed the global generators,
+always with the same number; and they take neither another objective nor fewer targets. Sources: Croce and
+Hein 2020, "Reliable Evaluation of Adversarial Robustness with an Ensemble of Diverse Parameter-free Attacks";
+Croce and Hein 2020, "Minimally Distorted Adversarial Examples with a Fast Adaptive Boundary Attack".
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ import torchattacks
 from torch import Tensor, nn
 
 from bench.attacks import adaptive
-from bench.attacks.oblivious import BATCH
+from bench.attacks.inputs import batches, where
 from bench.ensemble import Ensemble, MeanLogits, MeanProbability
 from bench.rng import Streams
 
@@ -62,17 +67,14 @@ def attack(
     pool: networks of `apgd-eot`. An image that does not fool the ensemble is returned where its first ascent
     (Square: its search) had the highest loss, and for `fab` moved by at most epsilon towards the other class;
     one that is misclassified as it is, unchanged. The same streams give the same images on every device.
-    Raises ValueError for another name, pixels outside [0, 1], or `apgd-t` with fewer than four classes.
+    Raises ValueError for another name, `apgd-t` with fewer than four classes, and, as `fgsm`, for images,
+    labels and networks.
     """
     if name not in ATTACKS:
         raise ValueError(f"expected one of {', '.join(ATTACKS)}, found {name}")
-    if images.min() < 0 or images.max() > 1:
-        raise ValueError(f"expected pixels in [0, 1], found {images.min():.3g} to {images.max():.3g}")
-    device = next(attacked.parameters()).device
     view = MeanLogits(attacked) if name in OBJECTIVES else MeanProbability(attacked)
     parts = []
-    for begin in range(0, len(images), BATCH):
-        x, y = (t[begin : begin + BATCH].to(device) for t in (images, labels))
+    for begin, x, y in batches(attacked, images, labels):
         with torch.no_grad():
             logits = view(x)
         classes = logits.shape[-1]
@@ -96,7 +98,7 @@ def _in_turns(view: nn.Module, run: Run, turns: int, x: Tensor, y: Tensor, right
         moved = run(at, truth, turn).detach()
         with torch.no_grad():
             holds = view(moved).argmax(-1) == truth
-        kept = moved if turn == 0 else _where(holds, found[left], moved)
+        kept = moved if turn == 0 else where(holds, found[left], moved)
         found[left], right[left] = kept, holds
     return found
 
@@ -135,7 +137,7 @@ def _run(
         else:
             apgd = _OnObjective(view, adaptive.margin(attacked, y), **how)
         best, holds, _, fooling = apgd.attack_single_run(x, y)
-        return _where(holds, best, fooling)
+        return where(holds, best, fooling)
 
     return ascent
 
@@ -159,10 +161,6 @@ class _OnObjective(torchattacks.APGD):
         value = self._objective(self._images, self._step)
         self._step += 1
         return value
-
-
-def _where(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    return torch.where(mask.view(-1, *[1] * (one.dim() - 1)), one, other)
 
 
 @contextmanager

@@ -18,11 +18,10 @@ import torchattacks
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from bench.attacks.inputs import along, batches, check_images, where
 from bench.ensemble import Ensemble, MeanLogits
-from bench.metrics.predictions import check_labels
 
 ATTACKS = ("fgsm", "pgd", "pgd-stop")
-BATCH = 1000  # images attacked at once
 STEP = 2.5  # PGD's step size times the number of steps over epsilon: Madry et al. 2018 (2.5 eps / 100)
 
 
@@ -135,18 +134,14 @@ class _Watch(nn.Module):
         if self._first is None:
             self._first = x.detach()  # the start, which does not count
         else:
-            self._first = self._where(self._fools, self._first, x.detach())
+            self._first = where(self._fools, self._first, x.detach())
             self._fools = self._fools | (logits.detach().argmax(-1) != self._labels).all(0)
         return logits.mean(0)
 
     def stopped(self, last: Tensor) -> Tensor:
         """The first fooling iterate of each image [B, ...], the last where none of those before it fools."""
         assert self._first is not None
-        return self._where(self._fools, self._first, last)
-
-    @staticmethod
-    def _where(mask: Tensor, one: Tensor, other: Tensor) -> Tensor:
-        return torch.where(mask.view(-1, *[1] * (one.dim() - 1)), one, other)
+        return where(self._fools, self._first, last)
 
 
 class _StartOnCPU(TorchFunctionMode):
@@ -194,29 +189,6 @@ def _seed(rng: torch.Generator) -> int:
     return rng.initial_seed() if unused else drawn
 
 
-def check_images(images: Tensor) -> None:
-    """Raises ValueError unless these are images [B, ...], at least one, with pixels in [0, 1]."""
-    if not images.numel():
-        raise ValueError(f"expected images [B, ...] of at least one image, found {list(images.shape)}")
-    if not (images.min() >= 0 and images.max() <= 1):  # also of NaN
-        raise ValueError(f"expected pixels in [0, 1], found {images.min():.3g} to {images.max():.3g}")
-
-
-def check_inputs(ensemble: Ensemble, images: Tensor, labels: Tensor) -> None:
-    """Raises ValueError unless images have pixels in [0, 1], labels are classes and outputs are finite.
-
-    images: [B, ...]; labels: [B]. The outputs are those on the first image.
-    """
-    check_images(images)
-    if labels.shape != images.shape[:1]:
-        raise ValueError(f"expected a label for each of {len(images)} images, found {list(labels.shape)}")
-    with torch.no_grad():
-        outputs = ensemble(images[:1].to(next(ensemble.parameters()).device))
-    if not outputs.isfinite().all():
-        raise ValueError("expected finite outputs of networks, found NaN or infinity; has the fit diverged?")
-    check_labels(labels.cpu().numpy(), outputs.shape[-1])
-
-
 def _in_batches(
     ensemble: Ensemble,
     images: Tensor,
@@ -225,13 +197,10 @@ def _in_batches(
     run: Callable[[float | Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:
     """What `run` makes of batches of epsilon, images and labels on the ensemble's device, on the CPU."""
-    check_inputs(ensemble, images, labels)
-    device = next(ensemble.parameters()).device
     found = []
-    for start in range(0, len(images), BATCH):
-        part = slice(start, start + BATCH)
+    for start, x, y in batches(ensemble, images, labels):
         eps = epsilon
         if isinstance(epsilon, Tensor):
-            eps = epsilon[part].view(-1, *[1] * (images.dim() - 1)).to(device)
-        found.append(run(eps, images[part].to(device), labels[part].to(device)).cpu())
+            eps = along(epsilon[start : start + len(x)], x).to(x.device)
+        found.append(run(eps, x, y).cpu())
     return torch.cat(found)

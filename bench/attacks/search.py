@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.attacks.oblivious import BATCH, check_inputs, fgsm, pgd
+from bench.attacks.inputs import BATCH, along, check_inputs
+from bench.attacks.oblivious import fgsm, pgd
 from bench.attacks.success import SENSES, fooled
 from bench.ensemble import Ensemble
 
@@ -79,7 +80,7 @@ def _direction(ensemble: Ensemble, images: Tensor, labels: Tensor) -> Callable[[
     sign = (fgsm(ensemble, images, labels, PROBE_EPSILON) - images).sign()
 
     def craft(chosen: Tensor, epsilon: Tensor) -> Tensor:
-        moved = images[chosen] + epsilon.view(-1, *[1] * (images.dim() - 1)) * sign[chosen]
+        moved = images[chosen] + along(epsilon, images) * sign[chosen]
         return moved.clamp(0, 1)
 
     return craft

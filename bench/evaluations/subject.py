@@ -27,7 +27,7 @@ class Result:
 
 @dataclass
 class Subject:
-    """An ensemble with the data it is evaluated on; predictions are computed once per split.
+    """An ensemble with the data it is evaluated on; predictions are computed once for the same images.
 
     sizes: ensemble sizes to evaluate, ascending. drawn: all sampled networks; `ensemble` holds the first
     ones, as many as the largest size. progress: called with a split's name, images done and images in
@@ -45,7 +45,8 @@ class Subject:
     seconds: float = 0.0
     cpu_seconds: float = 0.0
     predicted: int = 0
-    _logits: dict[str, np.ndarray] = field(default_factory=dict)
+    # With the split, so that no other images are ever at its address.
+    _logits: dict[tuple[int, int], tuple[Split, np.ndarray]] = field(default_factory=dict)
 
     @property
     def test(self) -> Split:
@@ -72,14 +73,16 @@ class Subject:
         return self.logits(self.test).shape[-1]
 
     def logits(self, split: Split) -> np.ndarray:
-        """Logits [M, B, K] of all members on a split, float32 on the host."""
-        if split.name not in self._logits:
+        """Logits [M, B, K] of all members on a split, float32 on the host; of the same images once."""
+        # Not by name: training and test images share one, and so do parts of a split of different lengths.
+        key = split.images.data_ptr(), len(split)
+        if key not in self._logits:
             started, cpu = time.perf_counter(), time.process_time()
-            self._logits[split.name] = self.predict(split)
+            self._logits[key] = split, self.predict(split)
             self.seconds += time.perf_counter() - started
             self.cpu_seconds += time.process_time() - cpu
             self.predicted += len(split)
-        return self._logits[split.name]
+        return self._logits[key][1]
 
     def predict(self, split: Split) -> np.ndarray:
         """Logits [M, B, K] of all members on any split, not cached."""

@@ -10,7 +10,7 @@ from small import stripes
 from torch.nn.functional import cross_entropy
 from torchattacks import PGD
 
-from bench.attacks import oblivious
+from bench.attacks import inputs, oblivious
 from bench.engine import Engine
 from bench.ensemble import Ensemble, MeanLogits
 from bench.rng import stream
@@ -117,7 +117,7 @@ def test_parts_of_the_images_and_parts_of_the_graph_stop_at_the_same_iterates(mo
     # Without a random start, which is drawn batch by batch.
     images, labels = data.images, data.labels
     still = oblivious.pgd_stop(ensemble, images, labels, EPSILON, STEPS)
-    monkeypatch.setattr(oblivious, "BATCH", 7)
+    monkeypatch.setattr(inputs, "BATCH", 7)
     parts = oblivious.pgd_stop(ensemble, images, labels, torch.full((40,), EPSILON), STEPS)
     assert torch.equal(parts.stopped, still.stopped) and torch.equal(parts.last, still.last)
 
