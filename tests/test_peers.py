@@ -221,7 +221,7 @@ def test_square_is_that_of_torchattacks_bit_for_bit_where_it_fools(mixture, epsi
 
 def test_square_fools_as_many_images_as_that_of_art_on_average(mixture):
     # A search at random: from seed to seed either fools three images of 100 more or less. ART's starts at the
-    # image where stripes do not help, ours at the stripes, as its authors' does.
+    # image where stripes do not help, ours at the stripes, as torchattacks does.
     few = STRENGTH._replace(queries=100)
     peer = SquareAttack(mixture.art, eps=0.05, max_iter=few.queries, verbose=False)
     counts = []
