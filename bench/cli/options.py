@@ -13,7 +13,7 @@ from bench.errors import UsageError
 from bench.records.schema import MAX_INTEGER
 from bench.system.numbers import positive, whole
 
-DEFAULT_RESULTS = "results"
+DEFAULT_RESULTS = "runs"  # ignored by git; `results` of this repository is evidence, written only if named
 NAMES = "NAME[,NAME..]|all"
 MAX_SEEDS = 100_000  # per command; a typed range could exceed memory
 # The weights of a million of the smallest of the image networks need 126 GB.

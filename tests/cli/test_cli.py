@@ -19,6 +19,8 @@ from bench.records import runs, store
 from bench.running import launchers
 from bench.running.plan import Selection, cells
 
+ROOT = Path(__file__).parents[2]
+
 
 def values(results):
     """All rows except costs, without columns that may differ between equal runs."""
@@ -232,6 +234,19 @@ def test_report_reads_the_output_of_run(tmp_path):
     assert (tmp_path / "report.html").exists()
     empty = bench("report", results=tmp_path / "empty")
     assert empty.exit_code == 1 and "make one: bench run" in empty.output
+
+
+def test_without_a_name_rows_go_to_a_folder_that_git_ignores_and_the_evidence_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evidence = tmp_path / "results" / "report.html"
+    evidence.parent.mkdir()
+    evidence.write_text("committed")
+    done = run(None)
+    assert done.exit_code == 0 and "1 run" in done.output and "bench report --results runs" in done.output
+    assert bench("report").exit_code == 0
+    assert (tmp_path / "runs" / "report.html").exists()
+    assert [path for path in evidence.parent.rglob("*")] == [evidence] and evidence.read_text() == "committed"
+    assert "/runs/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def test_lists_print_one_name_per_line_without_a_terminal():

@@ -14,7 +14,7 @@ SMALL = [
 
 def bench(*arguments, results=None):
     extra = ["--results", str(results)] if results is not None else []
-    return CliRunner(env={"BENCH_DATA": None}).invoke(main, [*arguments, *extra], catch_exceptions=False)
+    return CliRunner(env={"BENCH_DATA": None, "BENCH_RESULTS": None}).invoke(main, [*arguments, *extra], catch_exceptions=False)
 
 
 def run(results, *arguments, command="run"):
