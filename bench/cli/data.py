@@ -73,6 +73,22 @@ def verify(ctx: click.Context, name: list[str], data: Path | None) -> None:
 
 @data.command()
 @data_option
-def where(data: Path | None) -> None:
-    """Print the data folder."""
-    click.echo(_root(data).resolve())
+@click.pass_context
+def where(ctx: click.Context, data: Path | None) -> None:
+    """Print the data folder; without one, exit code 1, and what can be run and fetched.
+
+    \b
+    Example:
+      bench data where --data ~/data
+    """
+    if data is not None:
+        click.echo(data.resolve())
+        return
+    # On standard error, so that `$(bench data where)` is a folder or nothing.
+    without = [name for name in registry.tasks() if registry.task(name).embedded]
+    click.echo("No data folder is set: give --data DIR, or export BENCH_DATA=DIR.", err=True)
+    click.echo(f"Tasks that need none: {', '.join(without)}", err=True)
+    click.echo("Fill one for the others:", err=True)
+    for name, entry in registry.sources().items():
+        click.echo(f"  bench data fetch {name} --data DIR   # {entry.about}", err=True)
+    ctx.exit(1)

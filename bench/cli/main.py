@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from bench import __version__
+from bench.cli.completion import Runs
 from bench.cli.data import data
 from bench.cli.listing import list_
 from bench.cli.options import (
@@ -176,7 +177,7 @@ def plan(methods: list[str], tasks: list[str], **options: Any) -> None:
 
 
 @main.command("verify")
-@click.argument("runs", metavar="RUN[,RUN..]|all")
+@click.argument("runs", type=Runs(), metavar="RUN[,RUN..]|all")
 @click.option("--cells", type=COUNT, metavar="N", help="Verify a random sample of N runs.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of that sample.")
 @threads_option

@@ -265,7 +265,7 @@ def test_help_shows_examples():
 
 def test_data_commands_need_a_folder(monkeypatch):
     monkeypatch.delenv("BENCH_DATA", raising=False)
-    done = bench("data", "where")
+    done = bench("data", "fetch", "mnist")
     assert done.exit_code == 2 and "--data DIR or set BENCH_DATA" in done.output
 
 
