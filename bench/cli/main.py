@@ -10,6 +10,7 @@ import click
 from bench import __version__
 from bench.cli.completion import Runs
 from bench.cli.data import data
+from bench.cli.export import export
 from bench.cli.listing import list_
 from bench.cli.options import (
     COUNT,
@@ -241,7 +242,7 @@ def report(ctx: click.Context, results: Path, check: bool) -> None:
         ctx.exit(1)
 
 
-for command in (tune, list_, data):
+for command in (tune, list_, data, export):
     main.add_command(command)
 
 
