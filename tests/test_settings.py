@@ -147,6 +147,13 @@ def test_rules_over_several_settings_name_what_was_set():
     assert resolved("sgld", epochs=1, keep=1).method.kept == 1
 
 
+@pytest.mark.parametrize("name", registry.methods())
+def test_a_smoke_fit_of_mnist_is_a_pass_or_two_in_large_steps(name):
+    entry = registry.method(name)
+    found = resolve(entry, entry.load().Config, "smoke", "mnist", {}).document()
+    assert found["epochs"] <= 2 and found["batch"] >= 32
+
+
 def test_list_settings_shows_defaults_and_ranges():
     lines = [line.split("\t")[:4] for line in bench("list", "settings", "mc_dropout-p01").output.splitlines()]
     assert ["p", "number", "at least 0 and below 1", "0.1"] in lines

@@ -145,7 +145,7 @@ def list_settings(method: list[str], preset: str | None, task: list[str] | None)
 
     entry = registry.method(_one("method", method))
     train = registry.task(_one("task", task)).train if task else ""
-    changed = entry.values(preset, train) if preset or train else entry.settings
+    changed = entry.values(preset or "", train)
     config = entry.load().Config
     notes = fields.fields(LoopConfig.__module__, LoopConfig.__name__)
     notes |= fields.fields(config.__module__, config.__name__)

@@ -43,6 +43,7 @@ def _column(runs: pd.Series, configs: Mapping[str, Mapping[str, Any]], name: str
     """A setting by row, of one type: integers, numbers, switches, or text where methods differ in it."""
     values = {run: config[name] for run, config in configs.items() if name in config}
     kinds = {type(value) for value in values.values()}
+    kind: Any  # a name of a type
     if kinds == {bool}:
         kind = "boolean"
     elif kinds == {int}:

@@ -64,7 +64,8 @@ def _fields(found: ast.ClassDef, text: str) -> Iterator[tuple[str, Field]]:
     for node in found.body:
         if not (isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)):
             continue
-        parts, above = [], node.lineno - 1
+        parts: list[str] = []
+        above = node.lineno - 1
         while above in comments and lines[above - 1].lstrip().startswith("#"):
             parts.insert(0, comments[above])
             above -= 1

@@ -43,8 +43,10 @@ def _cell(cell: Cell) -> str:
 
 def escaped(text: str) -> str:
     """Text for LaTeX: its special characters, and signs that pdfLaTeX lacks, as commands."""
-    special = {c: f"\\{c}" for c in "&%$#_{}"} | {
-        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-        "<": r"\textless{}", ">": r"\textgreater{}", "\n": " ",
-    }  # fmt: skip
-    return text.translate(str.maketrans(special | SIGNS))
+    special: dict[str, str | int | None] = {
+        **{c: f"\\{c}" for c in "&%$#_{}"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "\n": " "},
+        **SIGNS,
+    }
+    return text.translate(str.maketrans(special))

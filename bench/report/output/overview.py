@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -25,9 +26,10 @@ def overview(rows: pd.DataFrame, columns: Sequence[tuple[str, str, int]], preset
     for i, (task, metric, members) in enumerate(columns):
         own = plain(rows, (metric,), "accuracy" if metric == "accuracy" else "ood")
         own = own[(own["task"] == task) & (own["members"] == members)]
-        for item in summarise(own).itertuples(index=False) if len(own) else ():
-            spread = "" if pd.isna(item.sd) else f" ± {digits(metric, item.sd)}"
-            found.setdefault(item.method, {})[i] = item.mean, digits(metric, item.mean) + spread
+        means = summarise(own) if len(own) else own.assign(mean=[], sd=[])
+        for method, mean, sd in zip(means["method"], means["mean"], means["sd"], strict=True):
+            spread = "" if math.isnan(sd) else f" ± {digits(metric, sd)}"
+            found.setdefault(method, {})[i] = mean, digits(metric, mean) + spread
     order = sorted(found, key=lambda method: (-found[method].get(0, (-1.0, ""))[0], method))
     names = [
         f"{task}: {heading(metric)}, {members} network{'s' if members > 1 else ''}"
