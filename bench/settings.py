@@ -21,7 +21,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, dataclass_transform, get_args, get_origin
 
 import pydantic.dataclasses
 from pydantic import ConfigDict, Field, ValidationError
@@ -153,22 +153,42 @@ def changed(found: Settings, values: Mapping[str, Any]) -> Settings:
     return _settings(type(found.method), found.document() | dict(values))
 
 
-def described(config: type, changed: Mapping[str, Any]) -> Iterator[tuple[str, Any, str]]:
-    """Name, default and allowed values of every setting of a method. changed: a variant's defaults."""
+class Described(NamedTuple):
+    """A setting: its default, its type in a word, and the range of its values, empty where all are valid."""
+
+    name: str
+    default: Any
+    kind: str
+    range: str
+
+
+def described(config: type, changed: Mapping[str, Any]) -> Iterator[Described]:
+    """Every setting of a method. changed: other defaults, as a variant's."""
     for name, info in (_fields(config) | _fields(LoopConfig)).items():
-        yield name, changed.get(name, info.default), expected(info)
+        kind = _NAMES.get(info.annotation, "value").split()[-1]
+        limits = " and ".join(_bounds(info))
+        if get_origin(info.annotation) is Literal:
+            kind, limits = "choice", ", ".join(map(str, get_args(info.annotation)))
+        elif info.annotation is bool:
+            kind, limits = "switch", "true, false"
+        yield Described(name, changed.get(name, info.default), kind, limits)
+
+
+def _bounds(info: FieldInfo) -> list[str]:
+    """The limits of a number in words, as `at least 0` and `below 1`."""
+    return [
+        f"{text} {getattr(bound, sign):g}"
+        for bound in info.metadata
+        for sign, text in _SIGNS.items()
+        if hasattr(bound, sign)
+    ]
 
 
 def expected(info: FieldInfo) -> str:
     """The allowed values of a setting in words, as `a number of at least 0 and below 1`."""
     if get_origin(info.annotation) is Literal:
         return f"one of {', '.join(map(str, get_args(info.annotation)))}"
-    bounds = [
-        f"{text} {getattr(bound, sign):g}"
-        for bound in info.metadata
-        for sign, text in _SIGNS.items()
-        if hasattr(bound, sign)
-    ]
+    bounds = _bounds(info)
     kind = _NAMES.get(info.annotation, str(info.annotation)) if info.annotation else "a value"
     if not bounds:
         return kind
@@ -230,6 +250,11 @@ def parse_sets(texts: Iterable[str], methods: Iterable[str]) -> dict[str, dict[s
             raise UsageError(f"--set {text}: method {name!r} is not in this command ({', '.join(methods)})")
         found.setdefault(name, {})[key] = value
     return found
+
+
+def written(value: Any) -> str:
+    """A value as `--set` takes it: the inverse of its reading."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _parse(text: str) -> Any:

@@ -51,25 +51,25 @@ NEGLIGIBLE = 1e-10
 class APDConfig:
     """Settings of APD; the chain's come first, then the generator's."""
 
-    # wgan: paper; none: the chain's own networks; gaussian: mean and diagonal variance.
+    # wgan: a generator; gaussian: mean and diagonal variance; none: the networks themselves [paper: wgan]
     distil: Literal["wgan", "gaussian", "none"] = "wgan"
-    epochs: Count = 100  # of the chain; the HyperGAN paper gives APD 100, the code has 400
+    epochs: Count = 100  # of the chain [the HyperGAN paper gives APD 100, the code has 400]
     passes: Count = 1  # over the data in an epoch; more where few images make few steps
-    batch: Count = 100  # images per step, of the chain; reference code
-    step_size: Positive = 0.05  # eta, reference code
-    first_step_size: Positive = 0.05  # falls to step_size by a cosine in burn-in; reference code: constant
-    precision: NotNegative = 50.0  # of the prior, N lambda: the code's lambda 1e-3 at its N of 50,000
-    burn_in: Share = 0.2  # of the epochs, our choice; the code's 500 steps keep untrained networks
-    keep: Count = 27  # networks per epoch: every 20th step at N = 55,000, reference code
+    batch: Count = 100  # images per step of the chain [reference code]
+    step_size: Positive = 0.05  # eta, of the chain after burn-in [reference code]
+    first_step_size: Positive = 0.05  # falls to step_size by a cosine in burn-in [reference code: constant]
+    precision: NotNegative = 50.0  # of the prior, N lambda [reference code: lambda 1e-3 at its N of 50,000]
+    burn_in: Share = 0.2  # of the epochs, not kept [our choice; the code's 500 steps keep untrained ones]
+    keep: Count = 27  # networks kept per epoch [reference code: every 20th step at N = 55,000]
     span: bool = True  # the generator emits coordinates in the span of the kept networks
     blocks: Count = 100  # of generator steps: how often a fit can be looked at and stopped
-    block_steps: Count = 1000  # 100,000 generator steps in all, reference code
-    latent: Count = 32  # reference code, fully-connected networks
-    hidden: Count = 100  # of generator and critic, three layers each, reference code
-    samples: Count = 100  # networks per step of generator and critic, reference code
-    critic_steps: Count = 5  # per generator step, reference code
-    penalty: NotNegative = 10.0  # weight of the gradient penalty, reference code
-    lr: Positive = 1e-4  # Adam, generator and critic; reference code
+    block_steps: Count = 1000  # generator steps per block [reference code: 100,000 in all]
+    latent: Count = 32  # numbers that the generator starts from [reference code, fully-connected networks]
+    hidden: Count = 100  # width of generator and critic, three layers each [reference code]
+    samples: Count = 100  # networks per step of generator and critic [reference code]
+    critic_steps: Count = 5  # per generator step [reference code]
+    penalty: NotNegative = 10.0  # weight of the gradient penalty [reference code]
+    lr: Positive = 1e-4  # of generator and critic, Adam [reference code]
 
     def __post_init__(self) -> None:
         if self.distil != "none" and self.kept < 2:

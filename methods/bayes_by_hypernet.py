@@ -45,23 +45,23 @@ PROBES = 256
 class BayesByHypernetConfig:
     """Settings of Bayes by Hypernet; the code's are those of its runs on MNIST."""
 
-    epochs: Count = 100  # code's commands
-    networks: Annotated[int, Field(ge=2)] = 5  # K per step, code; at least 2, for a sample needs a neighbour
-    batch: Count = 100  # images per network, code
-    shared: bool = False  # one batch for all K networks; else K slices. The code's loss has one network
-    noise: Count = 8  # normal numbers a network, or a tensor; the code's commands have 1, 8 and 64
-    independent_noise: bool = False  # own numbers for every tensor, an option of the code
-    hidden: Count = 512  # width of the last of three hidden layers; code: 64, 256, 512
-    sliced: bool = False  # one output channel at a time, named to the hypernetwork; code's slice_last_dim
-    # full: neighbours among whole networks, as the code's commands; weight: in each weight.
+    epochs: Count = 100  # passes over the data [code's commands]
+    networks: Annotated[int, Field(ge=2)] = 5  # K per step; at least 2, for a sample needs a neighbour [code]
+    batch: Count = 100  # images per network [code]
+    shared: bool = False  # one batch for all K networks; else K slices [the code's loss has one network]
+    noise: Count = 8  # normal numbers a network, or a tensor [the code's commands have 1, 8 and 64]
+    independent_noise: bool = False  # own numbers for every tensor [an option of the code]
+    hidden: Count = 512  # width of the last of three hidden layers [code: 64, 256, 512]
+    sliced: bool = False  # one output channel at a time, named to the hypernetwork [code's slice_last_dim]
+    # Neighbours among whole networks (full) or in each weight (weight) [full: code's commands]
     kernel: Literal["full", "weight"] = "full"
-    prior_sd: Positive = 1.0  # code's commands
-    prior_samples: Count = 5  # drawn from the prior each step; code: as many as networks
-    free_epochs: CountOrZero = 5  # without divergence at the start, code
-    rise_epochs: CountOrZero = 15  # in which its weight then rises to 1/N, code
-    # The noise's share in the rms of all weights at the start, code; less: around a network.
+    prior_sd: Positive = 1.0  # standard deviation of the prior on weights [code's commands]
+    prior_samples: Count = 5  # drawn from the prior each step [code: as many as networks]
+    free_epochs: CountOrZero = 5  # without divergence at the start [code]
+    rise_epochs: CountOrZero = 15  # in which the divergence's weight then rises to 1/N [code]
+    # The noise's share in the rms of all weights at the start; below 1: around a network [code: 1]
     spread: Annotated[float, Field(gt=0, le=1)] = 1.0
-    lr: Positive = 1e-4  # code, there RMSProp; Adam annealed by a cosine here
+    lr: Positive = 1e-4  # of Adam, annealed by a cosine [code: 1e-4, there RMSProp]
 
 
 class BayesByHypernet(Method):

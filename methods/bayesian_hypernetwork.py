@@ -44,17 +44,17 @@ COUPLING_SD = 1e-4
 class BayesianHypernetworkConfig:
     """Settings of the Bayesian hypernetwork; the code's are those of its script on MNIST."""
 
-    epochs: Count = 100  # as the other methods; the code's script has 10
-    networks: Count = 8  # K per step; the code draws one a batch, or one an image
-    batch: Count = 32  # images per network, code
+    epochs: Count = 100  # passes over the data [as the other methods; the code's script has 10]
+    networks: Count = 8  # K per step [the code draws one a batch, or one an image]
+    batch: Count = 32  # images per network [code]
     shared: bool = False  # one batch for all K networks; else K slices
-    couplings: CountOrZero = 4  # code's runs of regression; the script's own 0 leaves a diagonal Gaussian
-    hidden: Count = 200  # units of a coupling, code
-    log_sd: LogSd = -7.0  # of the scales at the start, code
-    # Of every filter at the start: sqrt(2), He's for ReLU; the code sets it from a batch.
+    couplings: CountOrZero = 4  # of the flow; 0: a diagonal Gaussian [code's regression; its script has 0]
+    hidden: Count = 200  # units of a coupling [code]
+    log_sd: LogSd = -7.0  # log standard deviation of the scales at the start [code]
+    # Of every filter at the start [sqrt(2), He's for ReLU; the code sets it from a batch]
     norm: Positive = 1.414
-    prior_sd: Positive = 1.0  # of the scales, code (its lbda = 1)
-    lr: Positive = 1e-4  # directions, biases and flow; Adam, code; annealed by a cosine here
+    prior_sd: Positive = 1.0  # standard deviation of the prior on scales [code: lbda = 1]
+    lr: Positive = 1e-4  # of directions, biases and flow, annealed by a cosine [code: Adam at 1e-4]
 
 
 class BayesianHypernetwork(Method):

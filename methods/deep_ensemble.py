@@ -35,11 +35,11 @@ from bench.training import (
 class DeepEnsembleConfig:
     """Settings of the deep ensemble."""
 
-    networks: Count = 5  # paper, section 3: M = 5 in its experiments unless said otherwise
-    epochs: Count = 100  # as the standard ensemble's; the paper gives 40 for regression alone
-    batch: Count = 100  # per network; paper, section 3.1
-    lr: Positive = 1e-3  # Adam's default, annealed by a cosine; the paper's fixed 0.1 is for its regressions
-    epsilon: NotNegative = 0.01  # of each feature's range; paper, section 2.3
+    networks: Count = 5  # M networks [paper, section 3: 5 in its experiments unless said otherwise]
+    epochs: Count = 100  # passes over the data [as the standard ensemble; the paper: 40, for regression]
+    batch: Count = 100  # images per network and step [paper, section 3.1]
+    lr: Positive = 1e-3  # annealed by a cosine [Adam's default; the paper's fixed 0.1 is for its regressions]
+    epsilon: NotNegative = 0.01  # size of the adversarial step, of each feature's range [paper, section 2.3]
 
 
 class DeepEnsemble(Method):

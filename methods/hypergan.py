@@ -44,38 +44,38 @@ WATCHED = 10
 class HyperGANConfig:
     """Settings of HyperGAN. The paper states neither beta, nor learning rates, nor K, nor epochs."""
 
-    epochs: Count = 100  # passes of all K networks together over the data; the paper's MNF and APD have 100
+    epochs: Count = 100  # passes of all K networks together over the data [100 as the paper's MNF and APD]
     patience: CountOrZero = 0  # epochs without a better validation accuracy that end the fit; 0: none do
-    networks: Annotated[int, Field(ge=2)] = 16  # K per step, normalised over them; the reference code has 32
-    batch: Count = 32  # images per network; the reference code has 32
-    shared: bool = False  # one batch for all K networks, as in the reference code; else K slices
-    averaged: bool = False  # one network a step, the mean of all K, as the reference code on CIFAR
-    code: Count = 256  # j, paper section 4.1
-    latent: Count = 128  # d on MNIST, paper section 4.1; 256 on CIFAR
-    hidden: Count = 512  # paper section 4.1, two hidden layers everywhere
-    # ELU's alpha. 0: ReLU, as the paper says; the code on MNIST has 1 in generators, ReLU in the mixer.
+    networks: Annotated[int, Field(ge=2)] = 16  # K per step, normalised over them [the reference code has 32]
+    batch: Count = 32  # images per network [the reference code has 32]
+    shared: bool = False  # one batch for all K networks; else K slices [true: reference code]
+    averaged: bool = False  # one network a step, the mean of K; needs shared [true: reference code on CIFAR]
+    code: Count = 256  # j, numbers that the mixer starts from [paper, section 4.1]
+    latent: Count = 128  # d, numbers that a generator starts from [paper, section 4.1; 256 on CIFAR]
+    hidden: Count = 512  # units of both hidden layers of mixer, generators and D [paper, section 4.1]
+    # Of ELU in the generators; 0: ReLU [the paper has 0, the reference code on MNIST 1]
     alpha: NotNegative = 1.0
-    alpha_mixer: NotNegative = 1.0
-    biases: bool = True  # the networks have biases; the reference code on MNIST has none
-    mixer: bool = True  # without: q_i ~ N(0, I_d), independent per layer (paper section 5)
-    input_noise: NotNegative = 0.0  # sd of noise added to the mixer's input; reference code: 0.01
-    discriminator: bool = True  # without: beta = 0 (paper section 5)
-    beta: NotNegative = 1.0  # weight of the adversarial term, equation 2
-    saturating: bool = False  # the adversarial term as in equation 2, log(1 - D(q)); else -log D(q)
-    summed: bool = False  # the adversarial term is summed over layers, as in equation 2; else its mean
-    fresh_codes: bool = False  # D learns from codes drawn after the mixer's step, as in the reference code
+    alpha_mixer: NotNegative = 1.0  # of ELU in the mixer; 0: ReLU [the paper and the reference code have 0]
+    biases: bool = True  # the networks have biases [the reference code on MNIST has none]
+    mixer: bool = True  # without: q_i ~ N(0, I_d), independent per layer [paper, section 5]
+    input_noise: NotNegative = 0.0  # sd of noise added to the mixer's input [reference code: 0.01]
+    discriminator: bool = True  # without: beta = 0 [paper, section 5]
+    beta: NotNegative = 1.0  # weight of the adversarial term [paper, equation 2]
+    saturating: bool = False  # adversarial term log(1 - D(q)); else -log D(q) [true: paper, equation 2]
+    summed: bool = False  # adversarial term summed over layers; else its mean [true: paper, equation 2]
+    fresh_codes: bool = False  # D learns from codes drawn after the mixer's step [true: reference code]
     scaled: bool = True  # outputs start at a scale per layer; else at that of PyTorch's layers, about 0.4
-    # Of sqrt(2 / fan_in), the rms of scaled outputs at the start; 0.41 is PyTorch's own start of a layer.
+    # Of sqrt(2 / fan_in), the rms of scaled outputs at the start [0.41: PyTorch's own start of a layer]
     gain: Positive = 0.41
-    # Frozen: batch normalisation's statistics of many codes; batch: of K codes drawn with each network.
+    # Batch normalisation's; frozen: of many codes, batch: of K codes drawn with each network
     statistics: Literal["frozen", "batch"] = "frozen"
-    lr: Positive = 1e-3  # mixer; the reference code has 5e-4
-    lr_generators: Positive = 1e-3  # generators' hidden layers; the reference code has 1e-4
-    lr_last: Positive = 3e-4  # generators' last layers; the reference code has 1e-4
-    lr_discriminator: Positive = 1e-4  # reference code
-    schedule: Literal["cosine", "constant"] = "cosine"  # of all rates; the reference code's are constant
-    weight_decay: NotNegative = 0.0  # mixer and generators; reference code: 1e-4 on 3,200 times the mean loss
-    decay_discriminator: NotNegative = 0.0  # reference code: 1e-4
+    lr: Positive = 1e-3  # of the mixer [the reference code has 5e-4]
+    lr_generators: Positive = 1e-3  # of the generators' hidden layers [the reference code has 1e-4]
+    lr_last: Positive = 3e-4  # of the generators' last layers [the reference code has 1e-4]
+    lr_discriminator: Positive = 1e-4  # of the discriminator [reference code]
+    schedule: Literal["cosine", "constant"] = "cosine"  # of all rates [the reference code's are constant]
+    weight_decay: NotNegative = 0.0  # mixer and generators [reference code: 1e-4 of 3,200 times mean loss]
+    decay_discriminator: NotNegative = 0.0  # weight decay of the discriminator [reference code: 1e-4]
 
     def __post_init__(self) -> None:
         if self.averaged and not self.shared:

@@ -37,13 +37,13 @@ from bench.training import (
 class MCDropoutConfig:
     """Settings of MC dropout."""
 
-    p: Share = 0.5  # share dropped; HyperGAN paper, section 4
-    epochs: Count = 100  # HyperGAN paper, section 4.1
-    batch: Count = 100  # as the MNF and APD code
-    lr: Positive = 1e-3  # Adam's default, the HyperGAN code on MNIST; annealed by a cosine
-    # The dropout script of the HyperGAN code. Gal's prior N(0, 1 / l^2) on weights is a decay of
+    p: Share = 0.5  # share dropped [HyperGAN paper, section 4]
+    epochs: Count = 100  # passes over the data [HyperGAN paper, section 4.1]
+    batch: Count = 100  # images per step [as the MNF and APD code]
+    lr: Positive = 1e-3  # annealed by a cosine [Adam's default, the HyperGAN code on MNIST]
+    # Times weights, added to the gradient. Gal's prior N(0, 1 / l^2) on weights is a decay of
     # (1 - p) l^2 / N beside the mean loss (equation 7, tau = 1): 9e-6 l^2 for p = 0.5 and N = 55,000, so that
-    # 1e-4 stands for l = 3.3.
+    # 1e-4 stands for l = 3.3 [dropout script of the HyperGAN code].
     weight_decay: NotNegative = 1e-4
 
 

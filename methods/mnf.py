@@ -44,18 +44,18 @@ Posteriors = dict[str, tuple[Tensor, Tensor]]
 class MNFConfig:
     """Settings of MNF; the code's are those of its LeNet on MNIST."""
 
-    epochs: Count = 100  # code
-    batch: Count = 100  # code
-    lr: Positive = 1e-3  # Adam's default, code; annealed by a cosine here, constant there
-    flows_q: CountOrZero = 2  # steps of q's flow, code
-    flows_r: CountOrZero = 2  # steps of r's flow, code
-    hidden: Count = 50  # width of q's flow, code; r's flow is twice as wide, as in the code
-    log_sd: LogSd = -9.0  # of every weight at the start, code (its logvar_W is a log sd)
-    bias_log_sd: LogSd = -4.5  # of every bias at the start, code (there as log variance -9)
-    max_sd: Positive = 0.5  # sd is clipped to it wherever weights act, code (thres_var)
-    z_mean: float = 0.0  # centre of z's initial mean; code: 0 with a flow, 1 without
-    z_sd: Positive = 0.316  # of z before the flow at the start; code: variance 0.1
-    anneal_kl: CountOrZero = 0  # epochs in which the divergence's weight rises from 0; code: off by default
+    epochs: Count = 100  # passes over the data [code]
+    batch: Count = 100  # images per step [code]
+    lr: Positive = 1e-3  # annealed by a cosine [Adam's default, code; constant there]
+    flows_q: CountOrZero = 2  # steps of q's flow [code]
+    flows_r: CountOrZero = 2  # steps of r's flow [code]
+    hidden: Count = 50  # width of q's flow; r's is twice as wide [code]
+    log_sd: LogSd = -9.0  # of every weight at the start [code; its logvar_W is a log sd]
+    bias_log_sd: LogSd = -4.5  # of every bias at the start [code; there as log variance -9]
+    max_sd: Positive = 0.5  # sd is clipped to it wherever weights act [code: thres_var]
+    z_mean: float = 0.0  # centre of z's initial mean [code: 0 with a flow, 1 without]
+    z_sd: Positive = 0.316  # of z before the flow at the start [code: variance 0.1]
+    anneal_kl: CountOrZero = 0  # epochs in which the divergence's weight rises from 0 [code: off by default]
 
 
 class MNF(Method):

@@ -33,13 +33,13 @@ HE = math.sqrt(6)  # of sqrt(2 / fan_in) to PyTorch's sqrt(1 / (3 fan_in))
 class StandardEnsembleConfig:
     """Settings of the standard ensemble."""
 
-    networks: Count = 10  # paper, Table 1: 10 networks
-    epochs: Count = 100  # the paper gives 100 to its other baselines and none for this one
-    batch: Count = 100  # per network; the MNF and APD code have 100
-    lr: Positive = 1e-3  # Adam's default, reference code on MNIST; annealed by a cosine
-    weight_decay: NotNegative = 0.0  # reference code on MNIST has none
+    networks: Count = 10  # trained independently [paper, Table 1: 10 networks]
+    epochs: Count = 100  # passes over the data [the paper has 100 for its other baselines, none for this]
+    batch: Count = 100  # images per network and step [the MNF and APD code have 100]
+    lr: Positive = 1e-3  # annealed by a cosine [Adam's default, reference code on MNIST]
+    weight_decay: NotNegative = 0.0  # times weights, added to the gradient [reference code on MNIST: none]
     # Weights at the start: pytorch: uniform, rms sqrt(1 / (3 fan_in)); he: those times sqrt(6), rms
-    # sqrt(2 / fan_in) (He et al. 2015); normal: convolutions from N(0, 1), as the reference code's on MNIST.
+    # sqrt(2 / fan_in) (He et al. 2015); normal: convolutions from N(0, 1) [normal: reference code on MNIST].
     initialisation: Literal["pytorch", "he", "normal"] = "pytorch"
 
 

@@ -147,14 +147,19 @@ def test_rules_over_several_settings_name_what_was_set():
     assert resolved("sgld", epochs=1, keep=1).method.kept == 1
 
 
+@pytest.mark.parametrize("name", registry.methods())
+def test_a_smoke_fit_of_mnist_is_a_pass_or_two_in_large_steps(name):
+    entry = registry.method(name)
+    found = resolve(entry, entry.load().Config, "smoke", "mnist", {}).document()
+    assert found["epochs"] <= 2 and found["batch"] >= 32
+
+
 def test_list_settings_shows_defaults_and_ranges():
-    lines = [
-        line.split(maxsplit=2) for line in bench("list", "settings", "mc_dropout-p01").output.splitlines()
-    ]
-    assert ["p", "0.1", "a number of at least 0 and below 1"] in lines
-    assert ["epochs", "100", "an integer of at least 1"] in lines
-    assert ["tf32", "False", "true or false"] in lines
-    assert "one of wgan, gaussian, none" in bench("list", "settings", "apd").output
+    lines = [line.split("\t")[:4] for line in bench("list", "settings", "mc_dropout-p01").output.splitlines()]
+    assert ["p", "number", "at least 0 and below 1", "0.1"] in lines
+    assert ["epochs", "integer", "at least 1", "100"] in lines
+    assert ["tf32", "switch", "true, false", "false"] in lines
+    assert "choice\twgan, gaussian, none" in bench("list", "settings", "apd").output
     assert bench("list", "settings", "apd,mnf").exit_code == 2
 
 
@@ -188,8 +193,8 @@ def test_a_config_without_ranges_is_refused():
 
 def test_described_shows_a_variant_s_own_defaults():
     assert list(described(Config, {"a": 7}))[:2] == [
-        ("a", 7, "an integer of at least 1"),
-        ("b", 0.5, "a number of at most 2"),
+        ("a", 7, "integer", "at least 1"),
+        ("b", 0.5, "number", "at most 2"),
     ]
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bench import __version__, registry
+from bench import __version__
+from bench.cli.completion import Runs
+from bench.cli.data import data
+from bench.cli.export import export
+from bench.cli.listing import list_
 from bench.cli.options import (
     COUNT,
     MAX_MINUTES,
-    NAMES,
     SEED,
     WORKERS,
-    Names,
     Positive,
     data_option,
     device_option,
@@ -27,9 +27,9 @@ from bench.cli.options import (
     threads_option,
 )
 from bench.cli.tuning import tune
-from bench.errors import BenchError, DataError, UsageError
+from bench.errors import BenchError, UsageError
 from bench.running import launchers
-from bench.system.output import is_terminal, unfailing, warnings_logged
+from bench.system.output import unfailing
 
 
 class Commands(click.Group):
@@ -63,6 +63,9 @@ def main() -> None:
     First steps, without downloads:
       bench run --method hypergan --task digits
       bench report
+
+    Rows, tables and figures go to the folder `runs`; `bench report --results results` reads the
+    rows that a clone of the repository brings.
     """
 
 
@@ -175,7 +178,7 @@ def plan(methods: list[str], tasks: list[str], **options: Any) -> None:
 
 
 @main.command("verify")
-@click.argument("runs", metavar="RUN[,RUN..]|all")
+@click.argument("runs", type=Runs(), metavar="RUN[,RUN..]|all")
 @click.option("--cells", type=COUNT, metavar="N", help="Verify a random sample of N runs.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of that sample.")
 @threads_option
@@ -186,8 +189,9 @@ def verify_runs(ctx: click.Context, runs: str, **options: Any) -> None:
     """Repeat stored runs and compare rows and arrays; exit code 1 if one is not reproduced.
 
     \b
-    Example:
+    Examples:
       bench verify all --cells 3
+      bench verify all --cells 3 --results results
 
     A stored fit is loaded; without one the method is trained again. With the same machine, packages and
     code, results must agree bit for bit, whatever the number of threads, otherwise within a tolerance that
@@ -223,8 +227,8 @@ def report(ctx: click.Context, results: Path, check: bool) -> None:
 
     \b
     Examples:
-      bench report --results results
-      bench report --check
+      bench report
+      bench report --results results --check
     """
     from bench.report import build, departures
 
@@ -238,7 +242,8 @@ def report(ctx: click.Context, results: Path, check: bool) -> None:
         ctx.exit(1)
 
 
-main.add_command(tune)
+for command in (tune, list_, data, export):
+    main.add_command(command)
 
 
 @main.command()
@@ -270,129 +275,3 @@ def perf(kind: str, device: str, threads: int | None, file: Path | None) -> None
     click.echo(benchmark.about())
     if file is not None:
         write_atomic(file, (json.dumps(benchmark.documents(found), indent=1) + "\n").encode())
-
-
-@main.group("list")
-def list_() -> None:
-    """Show methods, tasks, presets, and the settings of a method.
-
-    When output is not a terminal, only names are printed, one per line; settings keep defaults and ranges.
-    """
-
-
-@list_.command("methods")
-def list_methods() -> None:
-    """Methods and their variants."""
-    _print_names((name, entry.about) for name, entry in registry.methods().items())
-
-
-@list_.command("tasks")
-def list_tasks() -> None:
-    """Tasks: data, network and evaluations."""
-    _print_names((name, entry.about) for name, entry in registry.tasks().items())
-
-
-@list_.command("presets")
-def list_presets() -> None:
-    """Presets: the scale of training and evaluation."""
-    _print_names(registry.PRESETS.items())
-
-
-@list_.command("settings")
-@click.argument("name", type=Names("method", registry.methods), metavar="METHOD")
-def list_settings(name: list[str]) -> None:
-    """Settings of a method: name, default, and the values that --set accepts.
-
-    \b
-    Example:
-      bench list settings mc_dropout
-
-    The preset `paper` uses these defaults, unless the method's TOML file changes them.
-    """
-    from bench.settings import described
-
-    if len(name) != 1:
-        raise UsageError(f"expected one method, found {len(name)}; name one of them")
-    entry = registry.method(name[0])
-    rows = [(key, repr(value), what) for key, value, what in described(entry.load().Config, entry.settings)]
-    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    for key, default, what in rows:
-        click.echo(f"{key:<{widths[0]}}  {default:<{widths[1]}}  {what}")
-
-
-def _print_names(items: Any) -> None:
-    rows = [(str(name), str(about)) for name, about in items]
-    if not is_terminal(sys.stdout):
-        click.echo("\n".join(name for name, _ in rows))
-        return
-    width = max(len(name) for name, _ in rows)
-    terminal = max(40, shutil.get_terminal_size().columns)
-    for name, about in rows:
-        indent = " " * (width + 2)
-        text = click.wrap_text(about, terminal - 1, f"{name:<{width}}  ", indent)
-        click.echo(text)
-
-
-@main.group()
-def data() -> None:
-    """Fetch, verify and locate the files of data sets."""
-
-
-def _root(folder: Path | None) -> Path:
-    if folder is None:
-        raise UsageError("expected a data folder, found none; give --data DIR or set BENCH_DATA")
-    return folder
-
-
-@data.command()
-@click.argument("name", type=Names("data source", registry.sources), metavar=NAMES)
-@data_option
-def fetch(name: list[str], data: Path | None) -> None:
-    """Download a data set and verify its checksums.
-
-    \b
-    Example:
-      bench data fetch mnist,notmnist --data ~/data
-    """
-    for each in name:
-        for path in registry.source(each).fetch(_root(data), is_terminal(sys.stderr)):
-            click.echo(path)
-
-
-@data.command()
-@click.argument("name", type=Names("data source", registry.sources), metavar=NAMES, default="all")
-@data_option
-@click.pass_context
-def verify(ctx: click.Context, name: list[str], data: Path | None) -> None:
-    """Check the files of data sets against their checksums, and what is in them as before training.
-
-    Exit code 1 if a file is wrong or missing, or is accepted with a warning, or if images or labels are
-    wrong or in doubt.
-    """
-    from bench.running.data import checked
-
-    states: list[tuple[str, object]] = []
-    with warnings_logged() as warnings:
-        for each in name:
-            try:
-                files = [(state, path) for path, state in registry.source(each).verify(_root(data))]
-                states += files
-                if each in registry.tasks() and all(state == "ok" for state, _ in files):
-                    states += checked(each, _root(data))
-            except DataError as error:  # its task needs other sets too
-                states.append(("unreadable", error))
-            except BenchError as error:  # of one plug-in: the others are verified all the same
-                states.append((str(error), each))
-    for state, what in states:
-        click.echo(f"{state}  {what}")
-    for text in warnings:
-        click.echo(f"warning: {text}", err=True)
-    if warnings or any(state != "ok" for state, _ in states):
-        ctx.exit(1)
-
-
-@data.command()
-@data_option
-def where(data: Path | None) -> None:
-    """Print the data folder."""
-    click.echo(_root(data).resolve())

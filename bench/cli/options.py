@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from bench import registry
+from bench.cli.completion import Setting
 from bench.errors import UsageError
 from bench.records.schema import MAX_INTEGER
 from bench.system.numbers import positive, whole
 
-DEFAULT_RESULTS = "results"
+DEFAULT_RESULTS = "runs"  # ignored by git; `results` of this repository is evidence, written only if named
 NAMES = "NAME[,NAME..]|all"
 MAX_SEEDS = 100_000  # per command; a typed range could exceed memory
 # The weights of a million of the smallest of the image networks need 126 GB.
@@ -146,7 +147,12 @@ _selectors = (
     click.option("--seed", "seeds", default="0", show_default=True, help="Seeds: 0, 0,1,2 or 0-4."),
     click.option("--members", help="Ensemble sizes, as in 1,5,10,100 [default: the task's]."),
     click.option(
-        "--set", "sets", multiple=True, metavar="METHOD.KEY=VALUE", help="Change a setting; may be repeated."
+        "--set",
+        "sets",
+        type=Setting(),
+        multiple=True,
+        metavar="METHOD.KEY=VALUE",
+        help="Change a setting; may be repeated.",
     ),
     device_option,
     data_option,

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from bench import registry
+from bench.cli.completion import Setting
 from bench.cli.options import (
     SEED,
     Names,
@@ -43,7 +44,12 @@ MAX_BUDGET = 1e9  # 30 years
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of draws and fits.")
 @click.option(
-    "--set", "sets", multiple=True, metavar="METHOD.KEY=VALUE", help="Fix a setting; may be repeated."
+    "--set",
+    "sets",
+    type=Setting(),
+    multiple=True,
+    metavar="METHOD.KEY=VALUE",
+    help="Fix a setting; may be repeated.",
 )
 @device_option
 @data_option

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.records import runs
+from bench.records import readme, runs
 from bench.report import data_sets, published
 from bench.report.claims.ledger import ledger
 from bench.report.layout.captions import FigureEntry
@@ -37,7 +37,7 @@ _UNSEALED = (
 
 
 def build(results: Path) -> list[Path]:
-    """Write all tables, figures and `report.html` of a results folder, deterministically.
+    """Write all tables, figures, `report.html` and the README of a results folder, deterministically.
 
     results: the folder whose `raw/` holds the runs; a copy of the published values is added if
     missing. Returns the written paths, sorted. Tables and figures of an earlier build that no longer
@@ -64,6 +64,7 @@ def build(results: Path) -> list[Path]:
         drawn.append((entry, kinds.get("svg", b"")))
         files |= {results / "figures" / f"{entry.name}.{kind}": data for kind, data in kinds.items()}
     files[results / "report.html"] = page.render(material, tables, verdicts, failed, drawn).encode()
+    files[results / readme.NAME] = readme.text().encode()
 
     for path, data in files.items():
         write_atomic(path, data)

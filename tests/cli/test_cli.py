@@ -19,6 +19,8 @@ from bench.records import runs, store
 from bench.running import launchers
 from bench.running.plan import Selection, cells
 
+ROOT = Path(__file__).parents[2]
+
 
 def values(results):
     """All rows except costs, without columns that may differ between equal runs."""
@@ -234,6 +236,19 @@ def test_report_reads_the_output_of_run(tmp_path):
     assert empty.exit_code == 1 and "make one: bench run" in empty.output
 
 
+def test_without_a_name_rows_go_to_a_folder_that_git_ignores_and_the_evidence_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evidence = tmp_path / "results" / "report.html"
+    evidence.parent.mkdir()
+    evidence.write_text("committed")
+    done = run(None)
+    assert done.exit_code == 0 and "1 run" in done.output and "bench report --results runs" in done.output
+    assert bench("report").exit_code == 0
+    assert (tmp_path / "runs" / "report.html").exists()
+    assert [path for path in evidence.parent.rglob("*")] == [evidence] and evidence.read_text() == "committed"
+    assert "/runs/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
 def test_lists_print_one_name_per_line_without_a_terminal():
     for kind, known in (
         ("methods", registry.methods()),
@@ -250,7 +265,7 @@ def test_help_shows_examples():
 
 def test_data_commands_need_a_folder(monkeypatch):
     monkeypatch.delenv("BENCH_DATA", raising=False)
-    done = bench("data", "where")
+    done = bench("data", "fetch", "mnist")
     assert done.exit_code == 2 and "--data DIR or set BENCH_DATA" in done.output
 
 

@@ -14,7 +14,8 @@ SMALL = [
 
 def bench(*arguments, results=None):
     extra = ["--results", str(results)] if results is not None else []
-    return CliRunner(env={"BENCH_DATA": None}).invoke(main, [*arguments, *extra], catch_exceptions=False)
+    env = {"BENCH_DATA": None, "BENCH_RESULTS": None}
+    return CliRunner(env=env).invoke(main, [*arguments, *extra], catch_exceptions=False)
 
 
 def run(results, *arguments, command="run"):

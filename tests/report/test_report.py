@@ -125,7 +125,7 @@ def results(tmp_path_factory):
 def contents(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
-        for part in ("tables", "figures", "report.html")
+        for part in ("README.md", "tables", "figures", "report.html")
         for path in sorted([folder / part, *(folder / part).glob("*")])
         if path.is_file()
     }
@@ -268,7 +268,7 @@ def test_a_folder_of_failures_alone_still_gives_a_page(tmp_path):
     fake_failure(tmp_path)
     names = {path.name for path in report.build(tmp_path)}
     tables = {f"{name}.{kind}" for name in ("failures", *OF_THE_PAPER) for kind in ("csv", "md")}
-    assert names == tables | {"published.csv", "report.html"}
+    assert names == tables | {"published.csv", "report.html", "README.md"}
 
 
 def test_devices_are_not_mixed(tmp_path):

@@ -35,13 +35,13 @@ MIN_VARIANCE = 1e-30  # authors' code, var_clamp: what rounding may leave below 
 class SWAGConfig:
     """Settings of SWAG."""
 
-    epochs: Annotated[int, Field(ge=2)] = 300  # paper, appendix: 300 on CIFAR-10
-    collect_from: Share = 0.5  # of the epochs, at most all but the last two; paper: from epoch 161 of 300
-    rank: Annotated[int, Field(ge=2)] = 20  # columns of the deviation matrix; paper, section 5: K = 20
-    batch: Count = 100  # as the other methods here; paper: 128
-    lr: Positive = 0.01  # constant; the paper's SWA rate on CIFAR with VGG-16
-    momentum: Share = 0.9  # authors' code
-    weight_decay: NotNegative = 5e-4  # paper, on CIFAR with VGG-16
+    epochs: Annotated[int, Field(ge=2)] = 300  # passes over the data [paper, appendix: 300 on CIFAR-10]
+    collect_from: Share = 0.5  # share of the epochs, at most all but the last two [paper: epoch 161 of 300]
+    rank: Annotated[int, Field(ge=2)] = 20  # columns of the deviation matrix [paper, section 5: K = 20]
+    batch: Count = 100  # images per step [as the other methods here; paper: 128]
+    lr: Positive = 0.01  # constant [the paper's SWA rate on CIFAR with VGG-16]
+    momentum: Share = 0.9  # of SGD [authors' code]
+    weight_decay: NotNegative = 5e-4  # of SGD [paper, on CIFAR with VGG-16]
 
     @property
     def first(self) -> int:
