@@ -1,4 +1,7 @@
-"""The questions that methods are ranked by, and the rows that answer each: one number a method, size and seed."""
+"""The questions that methods are ranked by, and the rows that answer them.
+
+An answer is one number a method, size and seed.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +99,8 @@ def _withstood(images: Images, run: str, members: int, at: Place) -> NDArray[Any
 ACCURACY, OUTLIERS, ATTACK = "accuracy", "outliers", "attack"
 QUESTIONS = (
     Question(
-        ACCURACY, "how often it is right on test images; of a regression, the log-likelihood of held-out points",
+        ACCURACY,
+        "how often it is right on test images; of a regression, the log-likelihood of held-out points",
         ("accuracy", "log_likelihood_nats"),
         lambda rows, metrics: pd.concat([plain(rows, metrics, e) for e in ("accuracy", "regression")]),
     ),
@@ -121,15 +125,17 @@ QUESTIONS = (
         "cost", "seconds to train", ("fit_seconds",), _of("cost"), logarithm=True, sizes=False,
     ),
 )  # fmt: skip
-ANSWERS = (*BLOCK, "task", "train", "dataset", "metric", "epsilon", "method", "members", "seed", "run", "value",
-           "examples")  # fmt: skip
+ANSWERS = (
+    *BLOCK, "task", "train", "dataset", "metric", "epsilon", "method", "members", "seed", "run", "value",
+    "examples",
+)  # fmt: skip
 
 
 def answers(rows: pd.DataFrame, question: Question) -> pd.DataFrame:
     """The rows that answer a question, columns `ANSWERS`; a method's fit has its largest size."""
     found = question.select(rows, question.metrics)
     if not question.sizes:
-        sizes = rows[rows["evaluation"].isin(("accuracy", "regression", "cost"))]
+        sizes = rows[rows["evaluation"].isin(("accuracy", "regression"))]
         largest = sizes.groupby(["task", "method"])["members"].max()
         keys = pd.MultiIndex.from_frame(found[["task", "method"]])
         found = found.assign(members=largest.reindex(keys).to_numpy())
@@ -137,7 +143,7 @@ def answers(rows: pd.DataFrame, question: Question) -> pd.DataFrame:
 
 
 def place(answered: pd.DataFrame, question: Question, train: str) -> tuple[Place, pd.DataFrame]:
-    """Where the methods of one fit answer a question, with the rows: its first metric, on the widest data set.
+    """Where the methods of one fit answer a question, with the rows: the first metric, the widest data set.
 
     answered: some rows of `answers`, of one preset, device and train key. Tasks with the same key share
     networks: the one with most methods is taken, then the one named like the key.
@@ -145,7 +151,9 @@ def place(answered: pd.DataFrame, question: Question, train: str) -> tuple[Place
     metric = next(m for m in question.metrics if m in set(answered["metric"]))
     own = answered[answered["metric"] == metric]
     counts = own.groupby(["task", "dataset"])["method"].nunique()
-    order = sorted(counts.items(), key=lambda item: (-item[1], without_data(item[0][0]) != without_data(train), item[0]))
+    order = sorted(
+        counts.items(), key=lambda item: (-item[1], without_data(item[0][0]) != without_data(train), item[0])
+    )
     task, dataset = order[0][0]
     own = own[(own["task"] == task) & (own["dataset"] == dataset)]
     return Place(str(task), str(dataset), metric, float(own["epsilon"].iloc[0])), own

@@ -54,7 +54,9 @@ Outcomes = Mapping[tuple[str, str], Outcome]
 def standings(
     question: Question, at: Place, answers: pd.DataFrame, verdicts: pd.DataFrame, images: Images
 ) -> list[Standing]:
-    """The methods by rank: 1 + the number of methods that are better, by a test or, untested, by the number.
+    """The methods by rank: in the order of how many others are better, by a test or, untested, by the number.
+
+    Those in a row of which none is better than another share a rank: the position of the first.
 
     answers: the rows of the place, of `questions.places`. verdicts: the table of paired verdicts of this
     preset and device, which decides where it has the metric.
@@ -148,6 +150,7 @@ def _largest(answers: pd.DataFrame) -> pd.DataFrame:
     top = answers.groupby("method")["members"].transform("max")
     groups = answers[answers["members"] == top].groupby("method")
     frame = groups["value"].agg(["mean", "std", "count"])
+    frame = frame.rename(columns={"count": "seeds"})
     return frame.assign(members=groups["members"].first(), examples=groups["examples"].max())
 
 
@@ -164,25 +167,37 @@ def _ranked(numbers: pd.DataFrame, outcomes: Outcomes, upwards: bool) -> list[St
             return means[other] != means[one] and (means[other] > means[one]) == upwards
         return better == other
 
-    found = []
-    for name, line in zip(means, numbers.to_dict("records"), strict=True):
-        others = {other: outcome(name, other) for other in means if other != name}
-        found.append(
-            Standing(
-                name,
-                1 + sum(ahead(name, other) for other in others),
-                means[name],
-                float(line["std"]),
-                int(line["members"]),
-                int(line["count"]),
-                0 if pd.isna(line["examples"]) else int(line["examples"]),
-                _named(others, (name,)),
-                _named(others, ("",)),
-                _named(others, (None,)),
-                tuple(sorted({o.over for o in others.values() if o.over})),
-            )
-        )
-    return sorted(found, key=lambda s: (s.rank, -s.mean if upwards else s.mean, s.method))
+    losses = {name: sum(ahead(name, other) for other in means if other != name) for name in means}
+    order = sorted(means, key=lambda m: (losses[m], -means[m] if upwards else means[m], m))
+    ranks: dict[str, int] = {}
+    group: list[str] = []
+    for position, name in enumerate(order):
+        if any(ahead(name, other) or ahead(other, name) for other in group):
+            group = []
+        group.append(name)
+        ranks[name] = ranks[group[0]] if len(group) > 1 else position + 1
+    lines = {str(line.Index): line for line in numbers.itertuples()}
+    return [
+        _standing(lines[name], ranks[name], {o: outcome(name, o) for o in means if o != name})
+        for name in order
+    ]
+
+
+def _standing(line: Any, rank: int, others: Mapping[str, Outcome]) -> Standing:
+    """A method's standing; line: of `_largest`; others: its outcome against each other method."""
+    return Standing(
+        str(line.Index),
+        rank,
+        float(line.mean),
+        float(line.std),
+        int(line.members),
+        int(line.seeds),
+        0 if pd.isna(line.examples) else int(line.examples),
+        _named(others, (str(line.Index),)),
+        _named(others, ("",)),
+        _named(others, (None,)),
+        tuple(sorted({found.over for found in others.values() if found.over})),
+    )
 
 
 def _named(others: Mapping[str, Outcome], better: Iterable[str | None]) -> tuple[str, ...]:
