@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -20,6 +20,7 @@ from bench.report.published import JUDGED
 from bench.report.questions import ACCURACY, ATTACK, OUTLIERS
 from bench.report.ranks import Standing
 from bench.report.rows import BLOCK
+from bench.report.uncertainty import t_interval
 
 # In the order of the chips.
 MARKS = {FAILS: "✗", HOLDS: "✓", UNDECIDED: "?", UNKNOWN: "–"}
@@ -101,12 +102,12 @@ def first_screen(families: Sequence[Family], ledger: pd.DataFrame) -> Iterator[B
         )
 
 
-def claim_key(line: Mapping[str, str]) -> tuple[str, ...]:
+def claim_key(line: Mapping[Any, Any]) -> tuple[str, ...]:
     """What names a line of the ledger on the page."""
     return ("claim", line["preset"], line["device"], line["judged_on"], line["claim"])
 
 
-def _chip(line: Mapping[str, str]) -> Chip:
+def _chip(line: Mapping[Any, Any]) -> Chip:
     name = line["claim"].replace("-", " ")
     name += f" ({line['judged_on']})" if line["judged_on"] != JUDGED[-1] else ""
     return Chip(claim_key(line), name, line["statement"], line["verdict"], MARKS[line["verdict"]])
@@ -285,38 +286,36 @@ def _worth(family: Family) -> str:
     answer = family.answers.get(ATTACK)
     if answer is None:
         return ""
-    rates = answer.rows.groupby(["method", "members"])["value"].agg(["mean", "std", "count"])
-    own = next((name for name in reversed(JUDGED) if (name, FEW) in rates.index), None)
+    values: dict[str, dict[int, list[float]]] = {}
+    for method, members, value in answer.rows[["method", "members", "value"]].itertuples(index=False):
+        values.setdefault(str(method), {}).setdefault(int(members), []).append(float(value))
+    own = next((name for name in reversed(JUDGED) if FEW in values.get(name, {})), None)
     if own is None:
         return ""
-    ours = rates.loc[(own, FEW)]
     metric = answer.at.metric
+    rates = {name: {n: t_interval(v) for n, v in sorted(sizes.items())} for name, sizes in values.items()}
+    ours = rates[own][FEW]
     text = (
         f"Against PGD on {family.train} (ε = {answer.at.epsilon:g}, the attacker has the whole ensemble), "
-        f"{FEW} networks of {own} are fooled on {shown(metric, ours['mean'], ours['std'])} of the images "
-        f"({_seeds(int(ours['count']))})"
+        f"{FEW} networks of {own} are fooled on {shown(metric, ours.mean, ours.sd)} of the images "
+        f"({_seeds(ours.n)})"
     )
-    single = (
-        f"; one of them alone on {shown(metric, rates.loc[(own, 1), 'mean'])}"
-        if (own, 1) in rates.index
-        else ""
-    )
-    if STANDARD not in rates.index.get_level_values(0):
+    single = f"; one of them alone on {shown(metric, rates[own][1].mean)}" if 1 in rates[own] else ""
+    if STANDARD not in rates:
         return f"{text}{single}."
-    other = rates.loc[STANDARD]["mean"]
+    other = {n: found.mean for n, found in rates[STANDARD].items()}
     numbers = ", ".join(f"{networks(n)} {shown(metric, rate)}" for n, rate in other.items())
     return (
-        f"{text}: by the numbers they are worth {_equal(float(ours['mean']), other)} of {STANDARD} "
-        f"({numbers}){single}."
+        f"{text}: by the numbers they are worth {_equal(ours.mean, other)} of {STANDARD} ({numbers}){single}."
     )
 
 
-def _equal(ours: float, other: pd.Series) -> str:
+def _equal(ours: float, other: Mapping[int, float]) -> str:
     """The number of networks with the same rate, between the measured sizes that enclose it."""
-    weaker = [int(n) for n, rate in other.items() if rate >= ours]
-    stronger = [int(n) for n, rate in other.items() if rate < ours]
+    weaker = [n for n, rate in other.items() if rate >= ours]
+    stronger = [n for n, rate in other.items() if rate < ours]
     if not weaker:
         return f"less than {networks(min(stronger))}"
     if not stronger:
         return f"at least {networks(max(weaker))}"
-    return f"{max(weaker):,} to {networks(min(n for n in stronger))}"
+    return f"{max(weaker):,} to {networks(min(stronger))}"

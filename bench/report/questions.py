@@ -150,10 +150,11 @@ def place(answered: pd.DataFrame, question: Question, train: str) -> tuple[Place
     """
     metric = next(m for m in question.metrics if m in set(answered["metric"]))
     own = answered[answered["metric"] == metric]
-    counts = own.groupby(["task", "dataset"])["method"].nunique()
-    order = sorted(
-        counts.items(), key=lambda item: (-item[1], without_data(item[0][0]) != without_data(train), item[0])
+    methods: dict[tuple[str, str], set[str]] = {}
+    for task, dataset, method in own[["task", "dataset", "method"]].itertuples(index=False):
+        methods.setdefault((str(task), str(dataset)), set()).add(str(method))
+    task, dataset = min(
+        methods, key=lambda at: (-len(methods[at]), without_data(at[0]) != without_data(train), at)
     )
-    task, dataset = order[0][0]
     own = own[(own["task"] == task) & (own["dataset"] == dataset)]
-    return Place(str(task), str(dataset), metric, float(own["epsilon"].iloc[0])), own
+    return Place(task, dataset, metric, float(own["epsilon"].iloc[0])), own

@@ -76,11 +76,12 @@ def _upwards(question: Question, at: Place) -> bool:
 def _from_verdicts(verdicts: pd.DataFrame, at: Place) -> Outcomes:
     same = (verdicts["task"] == at.task) & (verdicts["dataset"] == at.dataset)
     found: dict[tuple[str, str], Outcome] = {}
-    for item in verdicts[same & (verdicts["metric"] == at.metric)].itertuples():
-        if not str(item.verdict).startswith(UNTESTED):
-            higher = str(item.method) if float(item.difference) > 0 else str(item.other)
-            better = higher if float(item.p_holm) <= SIGNIFICANT else ""
-            found[str(item.method), str(item.other)] = Outcome(better, str(item.over))
+    columns = ["method", "other", "verdict", "difference", "p_holm", "over"]
+    tested = verdicts.loc[same & (verdicts["metric"] == at.metric), columns]
+    for first, second, words, difference, p, over in tested.itertuples(index=False, name=None):
+        if not words.startswith(UNTESTED):
+            higher = first if difference > 0 else second
+            found[first, second] = Outcome(higher if p <= SIGNIFICANT else "", over)
     return found
 
 
