@@ -221,8 +221,9 @@ def verify_runs(ctx: click.Context, runs: str, **options: Any) -> None:
 @main.command()
 @results_option
 @click.option("--check", is_flag=True, help="Exit with 1 if a claim's verdict is not as expected.")
+@click.option("--single-file", is_flag=True, help="Embed the figures in the page, to send it as one file.")
 @click.pass_context
-def report(ctx: click.Context, results: Path, check: bool) -> None:
+def report(ctx: click.Context, results: Path, check: bool, single_file: bool) -> None:
     """Write all tables, figures and the HTML page from stored rows.
 
     \b
@@ -232,7 +233,7 @@ def report(ctx: click.Context, results: Path, check: bool) -> None:
     """
     from bench.report import build, departures
 
-    paths = build(results)
+    paths = build(results, single_file)
     for path in paths:
         click.echo(path)
     click.echo(f"{len(paths)} files · open {results / 'report.html'}")

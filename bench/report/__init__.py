@@ -1,9 +1,10 @@
 """The report: tables, figures, the ledger of claims and the page, from a results folder. Needs no torch.
 
-Imports go down this list: `output` writes files; `claims` tests the paper's claims; each module of
-`sections` owns the numbers, tables and figures of one subject; `layout` defines how tables and figures look;
-`paired` tests differences of methods, for sections and claims alike; `rows`, `arrays`, `flags`, `costs` and
-`uncertainty` compute numbers.
+Imports go down this list: `output` writes files; `first_screen` and `methods` say what the page begins and
+ends with; `families` and `ranks` rank the methods by the `questions`; `claims` tests the paper's claims; each
+module of `sections` owns the numbers, tables and figures of one subject; `layout` defines how tables and
+figures look; `paired` tests differences of methods, for sections and claims alike; `rows`, `arrays`, `flags`,
+`costs` and `uncertainty` compute numbers.
 """
 
 from __future__ import annotations
@@ -36,13 +37,14 @@ _UNSEALED = (
 )
 
 
-def build(results: Path) -> list[Path]:
+def build(results: Path, single_file: bool = False) -> list[Path]:
     """Write all tables, figures, `report.html` and the README of a results folder, deterministically.
 
     results: the folder whose `raw/` holds the runs; a copy of the published values is added if
-    missing. Returns the written paths, sorted. Tables and figures of an earlier build that no longer
-    have rows are removed. What is left out, and a name that holds several data sets, is logged and stands on
-    the page. Raises: BenchError if there is no run, or the folder cannot be written.
+    missing. single_file: with the figures inside the page. Returns the written paths, sorted. Tables and
+    figures of an earlier build that no longer have rows are removed. What is left out, and a name that holds
+    several data sets, is logged and stands on the page. Raises: BenchError if there is no run, or the folder
+    cannot be written.
     """
     results = Path(results)
     found = runs.read(results)
@@ -61,9 +63,10 @@ def build(results: Path) -> list[Path]:
         files[results / "tables" / name] = text.encode()
     drawn = []
     for entry, kinds in _drawn(material):
-        drawn.append((entry, kinds.get("svg", b"")))
+        drawn.append((entry, kinds))
         files |= {results / "figures" / f"{entry.name}.{kind}": data for kind, data in kinds.items()}
-    files[results / "report.html"] = page.render(material, tables, verdicts, failed, drawn).encode()
+    shown = page.render(material, tables, verdicts, failed, drawn, single_file)
+    files[results / "report.html"] = shown.encode()
     files[results / readme.NAME] = readme.text().encode()
 
     for path, data in files.items():

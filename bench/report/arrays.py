@@ -16,7 +16,13 @@ from bench.report.rows import Material, without_configuration
 
 # Preferred when the arrays of one method are shown: the paper's, at its best before as published.
 PREFERRED = (PROPOSED, AS_PUBLISHED)
-KEPT = ("label", "prediction", "entropy_nats", "right_share")  # the arrays of a run that `Images` keeps
+KEPT = (
+    "label",
+    "prediction",
+    "entropy_nats",
+    "right_share",
+    "label_probability",
+)  # the arrays of a run that `Images` keeps
 Arrays = Mapping[str, np.ndarray]
 
 

@@ -227,7 +227,7 @@ def test_long_tables_are_collapsed(tmp_path):
     text = text_tables(table)[0]
     assert len(text.lines) == 45 > page.FOLDED
     report.build(tmp_path)
-    assert "<details><summary>45 lines</summary>" in (tmp_path / "report.html").read_text()
+    assert '<span class="found">45 lines; ' in (tmp_path / "report.html").read_text()
     assert text.block["metric"].startswith("accuracy")
 
 

@@ -101,7 +101,9 @@ class Finding:
     """One comparison of a claim: its task, its verdict, and the numbers.
 
     seeds: number of seeds; over: what the intervals are over. cells: the (method, task) that it needs.
-    wanted: the number of seeds that would decide where it is undecided, if known.
+    wanted: the number of seeds that would decide where it is undecided, if known. clearness: of a decided
+    one, the distance of the difference from where the verdict would change, in half-widths of its interval
+    (1: an end of it touches; infinite: counted, not sampled), of the least clear of what decides.
     """
 
     place: str
@@ -111,6 +113,7 @@ class Finding:
     cells: tuple[tuple[str, str], ...] = ()
     over: tuple[str, ...] = ()
     wanted: int | None = None
+    clearness: float = math.nan
 
 
 # sign -> (negated sign; from interval and margin, by how much it is satisfied at least and at most; whether a
@@ -239,7 +242,7 @@ def compare(
     sides = (unit.text([d.left for d in known]), unit.text([d.right for d in known]))
     text = f"{f'{names[0]} {sides[0]}'.strip()} {shown} {f'{names[1]} {sides[1]}'.strip()}"
     deciding = [d for d, v in zip(known, verdicts, strict=True) if v == whole]
-    wanted = None
+    wanted, clearness = None, math.nan
     if whole == UNDECIDED:
         needs = [need(d, sign, margin, unit) for d in deciding]
         text += f" (undecided: {'; '.join(dict.fromkeys(words for words, _ in needs))})"
@@ -247,8 +250,16 @@ def compare(
     else:
         weakest = min(deciding, key=lambda d: slack(d.low, d.high, margin)[0 if whole == HOLDS else 1])
         text += _interval(weakest, len(known) > 1, unit)
+        clearness = min(_clearness(d, sign, margin) for d in deciding)
     over = tuple(sorted({d.over for d in known if d.over}))
-    return Finding(place, whole, text, min(d.seeds for d in known), tuple(cells), over, wanted)
+    return Finding(place, whole, text, min(d.seeds for d in known), tuple(cells), over, wanted, clearness)
+
+
+def _clearness(found: Difference, sign: str, margin: float) -> float:
+    """The distance from where the verdict would change, in half-widths; infinite for exact values."""
+    ends = _SIGNS[sign][1](found.low, found.high, margin)
+    half = (found.high - found.low) / 2
+    return abs(ends[0] + ends[1]) / 2 / half if found.over and half > 0 else math.inf
 
 
 def _interval(found: Difference, among: bool, unit: Unit) -> str:

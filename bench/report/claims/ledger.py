@@ -11,7 +11,9 @@ show nothing, for HyperGAN as published, and always at preset smoke.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -28,7 +30,7 @@ from bench.report.rows import BLOCK, Material, command, note_on_copies, without_
 
 COLUMNS = (
     "claim", "statement", "section", "test", *BLOCK, "judged_on", "verdict", "expected", "reason", "departs",
-    "paper_numbers", "seeds", "evidence", "command",
+    "paper_numbers", "seeds", "by_task", "clearness", "evidence", "command",
 )  # fmt: skip
 EXPLANATION = (
     "The paper's claims, tested on these rows: on hypergan-published, the paper's method as published, and, "
@@ -55,7 +57,8 @@ def ledger(material: Material, chosen: Sequence[Claim] = CLAIMS) -> pd.DataFrame
     Columns: verdict; `departs`, yes if it is not the expected one; `reason`, why it is expected;
     `paper_numbers`, the verdict of the same check on the paper's own tables, empty if they lack the
     numbers, and for HyperGAN at its best, of which they do not speak; `evidence`, the numbers in a
-    sentence; `command`, what would fill the gaps.
+    sentence; `by_task`, the verdict on each task; `clearness`, of `Finding`, the clearest of the comparisons
+    that decide, empty where none does; `command`, what would fill the gaps.
     """
     age = ages(material.abouts)
     # Published rows have no task and no seed; their sources differ between mean and sd of the same norm.
@@ -100,7 +103,7 @@ def _missing(findings: Sequence[Finding]) -> list[tuple[str, str]]:
 
 def _line(
     claim: Claim, judged: str, findings: Sequence[Finding], preset: str, device: str, theirs: str
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """The line of a claim from the findings of one block; theirs: the verdict on the paper's own numbers."""
     found = verdict(findings)
     expected = OPEN if preset == "smoke" else claim.expects(judged)
@@ -119,10 +122,18 @@ def _line(
         "reason": claim.reason if judged == PROPOSED and preset != "smoke" else "",
         "departs": "yes" if departs else "no",
         "paper_numbers": "" if theirs == UNKNOWN else theirs,
+        "by_task": "; ".join(f"{place}: {told}" for place, told in _by_task(findings).items()),
+        "clearness": max((f.clearness for f in findings if f.verdict == found), default=math.nan),
         "seeds": "–".join(map(str, dict.fromkeys((known[0], known[-1])))) if known else "",
         "evidence": _sentence(claim, findings, found, known),
         "command": _command(claim, findings, found, preset, device),
     }
+
+
+def _by_task(findings: Sequence[Finding]) -> dict[str, str]:
+    """The verdict of the comparisons on each task."""
+    tasks = dict.fromkeys(finding.place for finding in findings)
+    return {task: verdict([f for f in findings if f.place == task]) for task in tasks}
 
 
 def _sentence(claim: Claim, findings: Sequence[Finding], found: str, seeds: Sequence[int]) -> str:

@@ -1,13 +1,12 @@
-"""The report's page: one self-contained HTML file without scripts or external files.
+"""The report's page: an HTML file that needs no network; its figures are files beside it or embedded.
 
-Its content is collected here; `page.html` is the template, with autoescape, and `page.css` the style.
+Its content is collected here; `page.html` is the template, with autoescape, `page.css` the style and
+`page.js` a script that sorts and filters, without which everything can still be read.
 """
 
 from __future__ import annotations
 
-import base64
-import json
-from collections import Counter
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,64 +15,49 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from bench.errors import BenchError
-from bench.records import store
 from bench.report.claims import ledger as claims
-from bench.report.claims.comparison import FAILS, HOLDS, UNDECIDED, UNKNOWN
+from bench.report.claims.comparison import UNKNOWN
+from bench.report.families import Family, RankedTable, families, ranked_table
+from bench.report.first_screen import MARKS, claim_key, first_screen
 from bench.report.layout.captions import FigureEntry
-from bench.report.layout.tables import (
-    GAPS,
-    GENERAL,
-    Cell,
-    Table,
-    TextTable,
-    failure_table,
-    text_tables,
+from bench.report.layout.tables import GAPS, GENERAL, Cell, Table, failure_table, text_tables
+from bench.report.methods import cards, method_family
+from bench.report.output.folds import (
+    Drawn,
+    Gap,
+    ShownFigure,
+    ShownTable,
+    gap,
+    shown_figure,
+    shown_table,
 )
-from bench.report.rows import BLOCK, Material, copies, paper_first
-from bench.system.code import NOT_STORED, changed_since
-
-FOLDED = 40  # tables of a task with more lines are collapsed
-VERDICTS = (HOLDS, FAILS, UNDECIDED, UNKNOWN)
+from bench.report.output.provenance import Run, changed, provenance, runs_of
+from bench.report.paired import VERDICTS
+from bench.report.rows import BLOCK, Material, copies, note_on_copies, paper_first
 
 
 @dataclass(frozen=True)
-class ShownTable:
-    """A block of a table with its title. place: data and metric; note: how to read it."""
+class ShownTask:
+    """A task: its ranked table, if it answers a question, then what is folded below."""
 
     name: str
-    title: str
-    place: str
-    text: TextTable
-    note: str
-    folded: bool
-
-
-@dataclass(frozen=True)
-class ShownFigure:
-    """A figure with its caption. image: its SVG in base64; empty for a gap, which the commands fill."""
-
-    name: str
-    caption: str
-    place: str
-    image: str
-    commands: tuple[str, ...]
+    ranked: RankedTable | None
+    parts: Sequence[ShownTable | ShownFigure]
+    gap: Gap | None
 
 
 @dataclass(frozen=True)
 class ShownBlock:
     """One preset on one device.
 
-    measured: tasks that have rows. whole: tables over all tasks. tasks: tables and figures of each task,
-    in order. paper: the tables of the paper.
+    tasks: in report order. whole: tables over all tasks, then those of the paper. runs: by task and method.
     """
 
     preset: str
     device: str
-    measured: Sequence[str]
+    tasks: Sequence[ShownTask]
     whole: Sequence[ShownTable]
-    tasks: Mapping[str, Sequence[ShownTable | ShownFigure]]
-    paper: Sequence[ShownTable]
+    runs: Mapping[tuple[str, str], Sequence[Run]]
 
 
 def render(
@@ -81,11 +65,12 @@ def render(
     tables: Sequence[Table],
     ledger: pd.DataFrame,
     failed: pd.DataFrame,
-    drawn: Sequence[tuple[FigureEntry, bytes]],
+    drawn: Sequence[Drawn],
+    single_file: bool = False,
 ) -> str:
-    """The whole page. ledger: of `claims`. drawn: each figure's entry with its SVG.
+    """The whole page. ledger: of `claims`. drawn: each figure's entry with its bytes by type; none is a gap.
 
-    An empty SVG is a gap, shown as its caption and the commands that fill it.
+    single_file: with the figures inside; otherwise it shows the files in the folder `figures`.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -95,28 +80,36 @@ def render(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    verdicts = next((table.frame for table in tables if table.name == "verdicts"), None)
+    found = families(material, pd.DataFrame(columns=list(VERDICTS)) if verdicts is None else verdicts)
+    blocks = list(_blocks(material, tables, drawn, found, single_file))
     return environment.get_template("page.html").render(
-        anchor=_anchor,
+        anchor=anchor,
         group_starts=_group_starts,
+        family=method_family,
+        marks=MARKS,
+        unknown=UNKNOWN,
+        claim_key=claim_key,
         facts=_facts(material, failed),
         alarms=material.alarms,
-        blocks=list(_blocks(material, tables, drawn)),
-        counts=_counts(ledger),
+        first=list(first_screen(found, ledger)),
+        blocks=blocks,
         explanation=claims.EXPLANATION,
         departing=int((ledger["departs"] == "yes").sum()),
-        claims=claims.text_tables(ledger, copies(material.rows)),
+        claims=_claims(ledger, material),
+        cards=list(cards(material, found)),
         failed=failure_table(failed),
         dirty=sum(bool(about.get("dirty")) for about in material.abouts.values()),
-        provenance=_provenance(material),
-        changed=_changed(material),
+        provenance=provenance(material),
+        changed=changed(material),
         gaps=GAPS,
         general=GENERAL,
     )
 
 
-def _anchor(*parts: str) -> str:
+def anchor(*parts: str) -> str:
     """The id of an anchor on the page."""
-    return "-".join(part.replace(" ", "-") for part in parts if part)
+    return re.sub(r"[^\w.:-]+", "-", "-".join(part for part in parts if part))
 
 
 def _group_starts(lines: Sequence[Sequence[Cell]]) -> set[int]:
@@ -127,126 +120,69 @@ def _group_starts(lines: Sequence[Sequence[Cell]]) -> set[int]:
     return {i for i in range(1, len(first)) if first[i] != first[i - 1]}
 
 
-def _facts(material: Material, failed: pd.DataFrame) -> dict[str, str]:
-    """Runs, methods, tasks and seeds on the page."""
+def _facts(material: Material, failed: pd.DataFrame) -> str:
+    """Runs, rows, methods, tasks and seeds on the page, in a line."""
     rows = material.rows
     seeds = sorted({int(s) for s in rows["seed"].dropna()})
-    return {
-        "runs": f"{len(material.abouts)}, of which {len(failed)} failed",
-        "rows": f"{int((rows['metric'] != 'failed').sum()):,}",
-        "methods": ", ".join(sorted(set(rows["method"]))),
-        "tasks": ", ".join(sorted(set(rows["task"]))),
-        "seeds": ", ".join(map(str, seeds)) or "none",
-    }
+    counts = (
+        f"{len(material.abouts)} runs" + (f", of which {len(failed)} failed" if len(failed) else ""),
+        f"{int((rows['metric'] != 'failed').sum()):,} rows",
+        f"{rows['method'].nunique()} methods and variants",
+        f"{rows['task'].nunique()} tasks",
+        f"seeds {', '.join(map(str, seeds)) or 'none'}",
+    )
+    return " · ".join(counts)
+
+
+_Lines = list[dict[str, Any]]  # of the ledger
+
+
+def _claims(ledger: pd.DataFrame, material: Material) -> list[tuple[dict[str, str], str, _Lines]]:
+    """By preset and device: the block, a note on lossy copies, and the lines that were judged."""
+    lossy = copies(material.rows)
+    found = []
+    for key, part in ledger[ledger["verdict"] != UNKNOWN].groupby(list(BLOCK), sort=False):
+        block = dict(zip(BLOCK, map(str, key), strict=True))
+        lines = [{str(k): v for k, v in line.items()} for line in part.to_dict("records")]
+        found.append((block, note_on_copies(lossy, block), lines))
+    return found
 
 
 def _blocks(
-    material: Material, tables: Sequence[Table], drawn: Sequence[tuple[FigureEntry, bytes]]
+    material: Material, tables: Sequence[Table], drawn: Sequence[Drawn], found: Sequence[Family], embed: bool
 ) -> Iterator[ShownBlock]:
-    """Each preset and device: the summary, each task with its tables and figures, the paper's tables."""
+    """Each preset and device: each task with its tables and figures, then tables over all tasks."""
     laid = [(table, text) for table in tables for text in text_tables(table)]
-    for (preset, device), rows in material.rows.groupby(list(BLOCK), sort=False):
+    for (preset, device), _ in material.rows.groupby(list(BLOCK), sort=False):
         here = {"preset": str(preset), "device": str(device)}
-        own = [(table, text) for table, text in laid if here.items() <= text.block.items()]
-        figures = [(entry, svg) for entry, svg in drawn if here.items() <= entry.block.items()]
-        paper = [_table(table, text) for table, text in own if table.part == "paper"]
-        own = [(table, text) for table, text in own if table.part != "paper"]
-        tasks = {text.block["task"] for _, text in own if "task" in text.block}
-        tasks |= {entry.block["task"] for entry, _ in figures}
-        yield ShownBlock(
-            **here,
-            measured=paper_first(rows["task"]),
-            whole=[_table(table, text) for table, text in own if "task" not in text.block],
-            tasks={
-                task: _of_task(
-                    [_table(table, text) for table, text in own if text.block.get("task") == task],
-                    [(entry, svg) for entry, svg in figures if entry.block["task"] == task],
-                )
-                for task in paper_first(tasks)
-            },
-            paper=paper,
-        )
+        own = [shown_table(table, text) for table, text in laid if here.items() <= text.block.items()]
+        figures = [(entry, kinds) for entry, kinds in drawn if here.items() <= entry.block.items()]
+        ranked = {
+            task: ranked_table(family, task)
+            for family in found
+            if (family.preset, family.device) == (preset, device)
+            for task in family.tasks
+        }
+        names = {shown.text.block["task"] for shown in own if "task" in shown.text.block}
+        names |= {entry.block["task"] for entry, _ in figures} | set(ranked)
+        tasks = []
+        for task in paper_first(names):
+            inside = [shown for shown in own if shown.text.block.get("task") == task]
+            mine = [(entry, kinds) for entry, kinds in figures if entry.block["task"] == task]
+            parts = _parts(inside, [(entry, kinds) for entry, kinds in mine if kinds], embed)
+            lacking = gap([entry for entry, kinds in mine if not kinds])
+            tasks.append(ShownTask(task, ranked.get(task), parts, lacking))
+        whole = [shown for shown in own if "task" not in shown.text.block]
+        yield ShownBlock(**here, tasks=tasks, whole=whole, runs=runs_of(material, str(preset), str(device)))
 
 
-def _of_task(
-    tables: Sequence[ShownTable], figures: Sequence[tuple[FigureEntry, bytes]]
+def _parts(
+    tables: Sequence[ShownTable], figures: Sequence[tuple[FigureEntry, Mapping[str, bytes]]], embed: bool
 ) -> list[ShownTable | ShownFigure]:
     """The tables of a task, each followed by its figures; then figures whose table has no lines."""
     names = list(dict.fromkeys(table.name for table in tables))
     parts: list[ShownTable | ShownFigure] = []
     for name in names:
         parts += [table for table in tables if table.name == name]
-        parts += [_figure(entry, svg) for entry, svg in figures if entry.after == name]
-    return parts + [_figure(entry, svg) for entry, svg in figures if entry.after not in names]
-
-
-def _table(table: Table, text: TextTable) -> ShownTable:
-    """A block of a table, with its data and notes."""
-    told = (text.block.get(key) for key in ("train", "dataset", "metric", "examples"))
-    return ShownTable(
-        table.name,
-        table.title,
-        " · ".join(filter(None, told)),
-        text,
-        " ".join(filter(None, (table.note, text.remark))),
-        folded="task" in text.block and len(text.lines) > FOLDED,
-    )
-
-
-def _figure(entry: FigureEntry, svg: bytes) -> ShownFigure:
-    # As an image, not inline: ids of several SVG files in one document would clash.
-    image = base64.b64encode(svg).decode()
-    place = " · ".join(entry.block[key] for key in ("task", "preset", "device"))
-    return ShownFigure(entry.name, entry.caption, place, image, entry.commands)
-
-
-def _counts(ledger: pd.DataFrame) -> str:
-    """The numbers of claims by verdict, by block and method judged."""
-    found = []
-    for (preset, device, judged), part in ledger.groupby([*BLOCK, "judged_on"], sort=False):
-        counts = Counter(part["verdict"])
-        numbers = ", ".join(f"{name} {counts[name]}" for name in VERDICTS if counts[name])
-        found.append(f"{preset} · {device} · {judged}: {numbers}")
-    return "; ".join(found)
-
-
-def _provenance(material: Material) -> TextTable:
-    """The number of runs by commit, code, device and library versions."""
-    headings = ["commit", "tree", "code", "device", "torch", "Python", "threads", "runs"]
-    counts: Counter[tuple[str, ...]] = Counter()
-    for about in material.abouts.values():
-        where = about.get("environment") or {}
-        tree = "dirty" if about.get("dirty") else "clean"
-        machine = (str(where.get(key, "")) for key in ("device", "torch", "python", "threads"))
-        counts[(_short(about.get("commit")), tree, _short(about.get("code")), *machine)] += 1
-    lines = [[Cell(text) for text in (*key, str(n))] for key, n in sorted(counts.items())]
-    return TextTable({}, headings, lines, lead=7)
-
-
-def _changed(material: Material) -> TextTable:
-    """How many runs other code would make now, by the definitions that have changed since."""
-    counts: Counter[str] = Counter()
-    for about in material.abouts.values():
-        if about["failure"]:
-            continue
-        since = _since(material.results, about["code"])
-        if since:
-            counts[since] += 1
-    lines = [[Cell(since), Cell(str(count))] for since, count in sorted(counts.items())]
-    return TextTable({}, ["changed since", "runs"], lines, lead=1)
-
-
-def _since(results: Path, code: str) -> str:
-    """What has changed since a code version; empty if nothing has."""
-    try:
-        known = store.read_code(results, code)
-    except BenchError as error:
-        return str(error)
-    return NOT_STORED if known is None else changed_since(known.definitions, known.roots)
-
-
-def _short(value: Any) -> str:
-    """The first twelve digits of a hash; a mapping of hashes as JSON."""
-    if isinstance(value, dict):
-        return json.dumps({k: str(v)[:12] for k, v in value.items()}, sort_keys=True)
-    return str(value or "")[:12]
+        parts += [shown_figure(entry, kinds, embed) for entry, kinds in figures if entry.after == name]
+    return parts + [shown_figure(entry, kinds, embed) for entry, kinds in figures if entry.after not in names]
