@@ -21,14 +21,14 @@ from bench.cli.options import (
     threads_option,
 )
 from bench.cli.reporting import report
-from bench.cli.sweeps import plan, run
+from bench.cli.sweeps import STOPPED, plan, run
 from bench.cli.tuning import tune
 from bench.errors import BenchError, DataError, UsageError
 from bench.system.output import is_terminal, unfailing, warnings_logged
 
 
 class Commands(click.Group):
-    """Reports a BenchError as one line on standard error and exits with its code.
+    """Reports a BenchError as one line on standard error and exits with its code, after Ctrl-C with 130.
 
     What cannot be written or encoded changes neither what a command does nor its exit code.
     """
@@ -43,6 +43,9 @@ class Commands(click.Group):
         except BenchError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("stopped by Ctrl-C", err=True)
+            ctx.exit(STOPPED)
 
 
 @click.group(
