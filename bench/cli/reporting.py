@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
@@ -12,8 +13,9 @@ from bench.cli.options import results_option
 @click.command()
 @results_option
 @click.option("--check", is_flag=True, help="Exit with 1 if a claim's verdict is not as expected.")
+@click.option("--verbose", is_flag=True, help="Also print the path of every file that was written.")
 @click.pass_context
-def report(ctx: click.Context, results: Path, check: bool) -> None:
+def report(ctx: click.Context, results: Path, check: bool, verbose: bool) -> None:
     """Write all tables, figures and the HTML page from stored rows.
 
     \b
@@ -21,12 +23,17 @@ def report(ctx: click.Context, results: Path, check: bool) -> None:
       bench report --results results
       bench report --check
     """
-    from bench.report import build, departures
+    from bench.system.progress import Stage, reporter
 
-    paths = build(results)
-    for path in paths:
+    with reporter() as out:
+        from bench.report import build, departures, outcome  # seconds, in which the line already moves
+
+        begun = time.monotonic()
+        paths = build(results, lambda step: out.begin(Stage(label=step, since=begun)))
+    for path in paths if verbose else ():
         click.echo(path)
-    click.echo(f"{len(paths)} files · open {results / 'report.html'}")
+    for line in outcome.summary(results, paths):
+        click.echo(line)
     if check and (departing := departures(results)):
         for line in departing:
             click.echo(f"departs: {line}", err=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from rich.console import Console
+from rich.file_proxy import FileProxy
 from rich.live import Live as LiveDisplay
 from rich.text import Text
 
@@ -23,6 +26,22 @@ BAR = 16  # characters
 FIT = "fit"  # the stage that has rounds, checkpoints and a time left
 STARTING = "starting"  # modules are imported, data read
 OTHER = "evaluate"  # what a cell does when nothing else has been said
+
+# Held while the line is drawn, and while a process forks (as figures are drawn): a child must not inherit a
+# lock of the output that no thread of its own will release.
+_drawing = threading.RLock()
+
+
+def _in_child() -> None:
+    """A forked process has no thread that draws: it writes to the streams as they are."""
+    _drawing.release()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        setattr(sys, name, stream.rich_proxied_file if isinstance(stream, FileProxy) else stream)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_drawing.acquire, after_in_parent=_drawing.release, after_in_child=_in_child)
 
 
 class Reporter(Protocol):
@@ -192,6 +211,15 @@ class Live(_Told):
         return Text(shown, style="cyan", no_wrap=True, overflow="crop")
 
 
+class _Display(LiveDisplay):
+    """Draws the line from a thread of its own."""
+
+    def refresh(self) -> None:
+        """Draw the line anew."""
+        with _drawing:
+            super().refresh()
+
+
 @contextmanager
 def reporter(quiet: bool = False) -> Iterator[Plain | Quiet | Live]:
     """The reporter for standard output: `Live` on a terminal, else `Plain`. quiet: warnings alone."""
@@ -205,7 +233,5 @@ def reporter(quiet: bool = False) -> Iterator[Plain | Quiet | Live]:
         return
     live = Live(console)
     live.begin(Stage(label=STARTING))
-    with LiveDisplay(
-        get_renderable=lambda: live, console=console, transient=True, refresh_per_second=REFRESHES
-    ):
+    with _Display(get_renderable=lambda: live, console=console, transient=True, refresh_per_second=REFRESHES):
         yield live
