@@ -237,8 +237,8 @@ def _remove_parts(cell: Cell, results: Path) -> None:
 
 def _run_cell(cell: Cell, data: Data, job: Job, device: torch.device, reporter: CellReporter) -> None:
     place = job.places.get(cell.key(), "")
-    reporter.say(f"{place} {cell.name}".strip())
     try:
+        reporter.say(f"{place} {cell.name}".strip())
         with time_limit(job.limit):
             run.check_memory(cell, data, device)
             _begin(cell, job, place, reporter)
