@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
@@ -71,3 +72,22 @@ def test_ctrl_c_stops_all_workers_after_their_rounds(tmp_path):
     assert "0 run, 0 already done, 0 failed" in text and "stopped" in text and "not started" in text
     assert not list((tmp_path / "raw").glob("*.csv"))
     assert not list(tmp_path.rglob("*.part")) and not list((tmp_path / "locks").iterdir())
+
+
+def test_ctrl_c_in_a_terminal_saves_a_checkpoint_where_the_same_command_goes_on(tmp_path):
+    words = command(tmp_path, "standard_ensemble", 1)
+    words += ["--set", "standard_ensemble.networks=2", "--set", "standard_ensemble.epochs=60"]
+    with subprocess.Popen(words, stdout=PIPE, stderr=STDOUT, text=True, preexec_fn=listen) as sweep:
+        deadline = time.monotonic() + 100
+        while not list(tmp_path.rglob("fit.safetensors")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        sweep.send_signal(signal.SIGINT)
+        text = sweep.stdout.read()
+    assert sweep.returncode == 130, text
+    assert "0 run, 0 already done, 0 failed, 1 stopped" in text
+    ((saved, rounds),) = re.findall(r"stopped by Ctrl-C; checkpoint saved at (\d+)/(\d+)", text)
+    assert 0 < int(saved) < int(rounds) == 60 and not list((tmp_path / "raw").glob("*.csv"))
+    again = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert f"fit: resuming at {saved}/60" in again and "1 run, 0 already done, 0 failed" in again
+    (path,) = (tmp_path / "raw").glob("*.csv")
+    assert "failed" not in path.read_text()

@@ -96,7 +96,13 @@ def test_a_log_gets_whole_lines_and_fewer_the_longer_it_takes(clock, capsys):
 
 
 def test_clock_times():
-    assert [clock_time(s) for s in (0, 59.6, 3599, 3600, 90061)] == ["0:00", "1:00", "59:59", "1:00:00", "25:01:01"]
+    assert [clock_time(s) for s in (0, 59.6, 3599, 3600, 90061)] == [
+        "0:00",
+        "1:00",
+        "59:59",
+        "1:00:00",
+        "25:01:01",
+    ]
 
 
 COUNTING = """
