@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pty
 import subprocess
@@ -137,7 +138,7 @@ def in_terminal(code, **variables):
 def test_a_terminal_sees_the_line_move_at_least_every_two_seconds():
     parts = in_terminal(COUNTING.format(quiet=False, seconds=3))
     drawn = [at for at, text in parts if "1/2 evaluate" in text]
-    assert len(drawn) >= 3 and max(b - a for a, b in zip(drawn, drawn[1:], strict=False)) < 2
+    assert len(drawn) >= 3 and max(b - a for a, b in itertools.pairwise(drawn)) < 2
 
 
 def test_colour_is_for_terminals_that_want_it():
@@ -146,9 +147,8 @@ def test_colour_is_for_terminals_that_want_it():
         "".join(text for _, text in in_terminal(code, **variables)) for variables in ({}, {"NO_COLOR": "1"})
     )
     assert "\x1b[36m" in coloured and "\x1b[36m" not in plain and "evaluate" in plain
-    log = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "FORCE_COLOR": "1"}, capture_output=True, text=True, check=True
-    )  # fmt: skip
+    forced = {**os.environ, "FORCE_COLOR": "1"}
+    log = subprocess.run([sys.executable, "-c", code], env=forced, capture_output=True, text=True, check=True)
     assert log.stdout == "a message\nend\n"
 
 
