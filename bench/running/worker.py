@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -24,7 +25,7 @@ from bench.running.data import TaskData
 from bench.running.locks import POLL_SECONDS, Locks
 from bench.running.plan import Selection, cells
 from bench.system import interrupts
-from bench.system.output import unfailing
+from bench.system.output import is_terminal, unfailing
 from bench.system.progress import FIT, OTHER, CellReporter, Plain, Quiet, Stage, clock_time
 from bench.task import Data
 
@@ -72,7 +73,7 @@ def run_worker(job: Job, label: str, gpu: str | None = None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGINT, _interrupt_once)
-    reporter = Quiet() if job.quiet else Plain(label)
+    reporter = Quiet() if job.quiet else Plain(label, shared=is_terminal(sys.stdout))
     with unfailing(), suppress(KeyboardInterrupt):
         try:
             work(job, reporter, again=False)

@@ -21,6 +21,7 @@ from bench.system.output import is_terminal
 REFRESHES = 2.0  # of the live line, a second
 LOG_SECONDS = 30.0  # at least, between two progress lines of a log
 LOG_SHARE = 0.1  # of the time that a stage has taken: a long one says less often where it is
+ERASE = "\r\x1b[2K"  # the line that a terminal's cursor is in
 SEEN = 0.1  # rounds after which a stage's own rate says when it ends
 BAR = 16  # characters
 FIT = "fit"  # the stage that has rounds, checkpoints and a time left
@@ -168,11 +169,14 @@ class _Told:
 
 
 class Plain(_Told):
-    """Lines without colour or cursor movement, for files and pipes. label: prefix of each line."""
+    """Lines without colour or cursor movement, for files and pipes. label: prefix of each line.
 
-    def __init__(self, label: str = "") -> None:
+    shared: another process draws a line on the same terminal, which a line from here takes the place of.
+    """
+
+    def __init__(self, label: str = "", shared: bool = False) -> None:
         super().__init__()
-        self.label = label
+        self.label = (ERASE if shared else "") + label
         self.shown = time.monotonic()
 
     def say(self, text: str) -> None:

@@ -96,6 +96,11 @@ def test_a_log_gets_whole_lines_and_fewer_the_longer_it_takes(clock, capsys):
     assert 5 < len(lines) < 50 and all(line.startswith("  fit ") and "\r" not in line for line in lines)
 
 
+def test_lines_of_a_worker_take_the_place_of_the_line_on_its_terminal(capsys):
+    Plain("worker 0: ", shared=True).say("one\ntwo")
+    assert capsys.readouterr().out == "\r\x1b[2Kworker 0: one\n\r\x1b[2Kworker 0: two\n"
+
+
 def test_clock_times():
     assert [clock_time(s) for s in (0, 59.6, 3599, 3600, 90061)] == [
         "0:00",

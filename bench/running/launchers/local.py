@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bench.running.worker import Job
     from bench.system.progress import Reporter
 
+COUNT_SECONDS = 5.0  # between two looks at how many cells have ended
 MAX_DEATHS = 3  # per worker, consecutive deaths without a cell finished or failed
 STOP_SECONDS = 3600.0  # for workers to end the rounds that they are in; a second Ctrl-C waits no longer
 
@@ -32,7 +33,8 @@ def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
     deaths = ended = 0
     try:
         while running:
-            connection.wait([process.sentinel for process in running.values()])
+            reporter.progress("cells", _ended(job), len(job.todo))
+            connection.wait([process.sentinel for process in running.values()], timeout=COUNT_SECONDS)
             for i, process in [item for item in running.items() if not item[1].is_alive()]:
                 del running[i]
                 if process.exitcode == 0:
