@@ -97,17 +97,18 @@ def list_presets(tasks: list[str] | None, methods: list[str], **options: Any) ->
 def _cost(methods: list[str], task: str, preset: str, options: dict[str, Any], unread: dict[str, str]) -> str:
     """The estimated cost of all cells of a preset; what cannot be planned is added to `unread`."""
     from bench.running import plan as planning
+    from bench.running.guess import Guess
     from bench.system.devices import device_of
 
     device = device_of(options["device"]).type
     selection = planning.Selection(methods, [task], preset, data=options["data"], device=device)
-    found, failed = planning.plan(selection, options["results"])
+    found, failed = planning.plan(selection, options["results"], Guess())
     unread |= failed
-    costs = [item.seconds for item in found if item.seconds is not None]
+    costs = [item.cost for item in found if item.cost is not None]
     if not costs:
-        return "cost unknown, nothing like it has run"
-    lacking = f", {len(found) - len(costs)} of {len(found)} cells without an estimate"
-    return f"about {planning.duration(sum(costs))}{lacking if len(costs) < len(found) else ''}"
+        return "cost unknown"
+    total = planning.duration(sum(cost.seconds for cost in costs))
+    return f"about {total}{'' if all(cost.measured for cost in costs) else ', guessed'}"
 
 
 def _scale(methods: list[str], task: str, preset: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ figures look; `paired` tests differences of methods, for sections and claims ali
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -37,16 +37,20 @@ _UNSEALED = (
 )
 
 
-def build(results: Path, single_file: bool = False) -> list[Path]:
+def build(
+    results: Path, single_file: bool = False, told: Callable[[str], None] = lambda step: None
+) -> list[Path]:
     """Write all tables, figures, `report.html` and the README of a results folder, deterministically.
 
     results: the folder whose `raw/` holds the runs; a copy of the published values is added if
-    missing. single_file: with the figures inside the page. Returns the written paths, sorted. Tables and
+    missing. single_file: with the figures inside the page. told: called with what is done next, as
+    "tables". Returns the written paths, sorted. Tables and
     figures of an earlier build that no longer have rows are removed. What is left out, and a name that holds
     several data sets, is logged and stands on the page. Raises: BenchError if there is no run, or the folder
     cannot be written.
     """
     results = Path(results)
+    told("rows")
     found = runs.read(results)
     rows = found.newest()
     abouts = {run: found.runs[run].about for run in sorted(set(rows["run"]))}
@@ -54,17 +58,20 @@ def build(results: Path, single_file: bool = False) -> list[Path]:
     material = _material(results, found, prepare(rows, abouts), abouts)
     files: dict[Path, bytes] = {}
 
+    told("tables")
     tables = all_tables(material)
     known = {table.name for table in tables} | {"failures", "claims"}
     tables = [table for table in tables if len(table.frame)]
     failed = failures(material.rows, abouts)
+    told("claims")
     verdicts = ledger(material)
     for name, text in _texts(material, tables, failed, verdicts):
         files[results / "tables" / name] = text.encode()
     drawn = []
-    for entry, kinds in _drawn(material):
+    for entry, kinds in _drawn(material, told):
         drawn.append((entry, kinds))
         files |= {results / "figures" / f"{entry.name}.{kind}": data for kind, data in kinds.items()}
+    told("page")
     shown = page.render(material, tables, verdicts, failed, drawn, single_file)
     files[results / "report.html"] = shown.encode()
     files[results / readme.NAME] = readme.text().encode()
@@ -101,13 +108,14 @@ def _texts(
     yield "claims.md", claims_markdown(verdicts, copies(material.rows))
 
 
-def _drawn(material: Material) -> list[tuple[FigureEntry, dict[str, bytes]]]:
+def _drawn(material: Material, told: Callable[[str], None]) -> list[tuple[FigureEntry, dict[str, bytes]]]:
     """Every figure with its bytes by file type; empty for a gap."""
     entries: list[tuple[FigureEntry, bool]] = []
 
     def figures() -> Iterator[Figure]:
         for entry, figure in all_figures(material):
             entries.append((entry, figure is not None))
+            told(f"figure {len(entries)}")
             if figure is not None:
                 yield figure
 

@@ -127,12 +127,15 @@ class Locks:
 
     def begin(self, name: str) -> int:
         """Count an attempt at a cell whose lock is held; returns the number of this sweep's earlier ones."""
-        path = self._attempts(name)
-        before = 0
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            before = int(json.loads(path.read_text("utf-8"))[self.sweep])
-        write_atomic(path, json.dumps({self.sweep: before + 1}).encode())
+        before = self.begun(name)
+        write_atomic(self._attempts(name), json.dumps({self.sweep: before + 1}).encode())
         return before
+
+    def begun(self, name: str) -> int:
+        """The number of this sweep's attempts at a cell that has neither finished nor failed since."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return int(json.loads(self._attempts(name).read_text("utf-8"))[self.sweep])
+        return 0
 
     def end(self, name: str) -> None:
         """Reset the count of a cell that finished or failed."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import shlex
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
+from textwrap import wrap
 from typing import Any
 
 from bench import registry
@@ -21,6 +22,7 @@ from bench.task import Data, Task
 
 STATES = ("done", "stale", "failed", "missing")
 COSTS = ("fit_seconds", "sample_seconds", "predict_seconds")
+WIDTH = 80  # of a line of a plan, where the name of its cell allows it
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,32 @@ class Selection:
 
 
 @dataclass(frozen=True)
+class Expected:
+    """What a cell is expected to cost: training, sampling and prediction, and training alone.
+
+    measured: on finished cells of the same method, settings, task or train key, preset and device; else
+    guessed, from other cells or from a probe of the network's speed.
+    """
+
+    seconds: float
+    fit_seconds: float
+    measured: bool = False
+
+    def __str__(self) -> str:
+        return ("" if self.measured else "~") + duration(self.seconds)
+
+
+@dataclass(frozen=True)
 class Planned:
     """A cell and its state.
 
     state: `done`, `stale` (done by code that has changed since), `failed` (never done) or `missing`.
-    reason: what has changed, if stale. seconds: expected for training, sampling and predicting; None
-    if no comparable cell has finished.
+    reason: what has changed, if stale. cost: None where nothing has run and the guess was not asked for.
     """
 
     cell: Cell
     state: str
-    seconds: float | None
+    cost: Expected | None
     command: str
     reason: str = ""
 
@@ -104,10 +121,13 @@ def cells(selection: Selection, task: Task, data: Data) -> Iterator[Cell]:
             yield Cell(*identity, *read, selection.device)
 
 
-def plan(selection: Selection, results: Path) -> tuple[list[Planned], dict[str, str]]:
+def plan(
+    selection: Selection, results: Path, guess: Callable[[Cell, Data], Expected | None] = lambda *_: None
+) -> tuple[list[Planned], dict[str, str]]:
     """All cells of the selection in the order of a run, and error messages by name.
 
-    Named are tasks whose data cannot be read, and methods and tasks that cannot be loaded.
+    Named are tasks whose data cannot be read, and methods and tasks that cannot be loaded. guess: what a cell
+    costs where no comparable one has finished.
     """
     selection, unreadable = usable(selection)
     history = History.read(results)
@@ -123,7 +143,7 @@ def plan(selection: Selection, results: Path) -> tuple[list[Planned], dict[str, 
             state = history.state(cell)
             text = command(cell, selection, results) + (" --stale" if state == "stale" else "")
             reason = history.reason(cell) if state == "stale" else ""
-            found.append(Planned(cell, state, history.seconds(cell), text, reason))
+            found.append(Planned(cell, state, history.expected(cell) or guess(cell, data), text, reason))
     return found, unreadable
 
 
@@ -147,13 +167,13 @@ class History:
     """Which cells of a results folder are done, and what they cost.
 
     codes: code version of the newest finished run, by cell key. failed: keys of cells with failed runs only.
-    costs: mean seconds by group of comparable cells.
+    costs: mean seconds of all and of training, by group of comparable cells.
     """
 
     results: Path
     codes: Mapping[str, str]
     failed: frozenset[str]
-    costs: Mapping[tuple[str, ...], float]
+    costs: Mapping[tuple[str, ...], tuple[float, float]]
     _current: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     @classmethod
@@ -161,7 +181,7 @@ class History:
         """The history of a results folder, which need not exist; damaged runs are left out."""
         codes: dict[str, str] = {}
         failed: set[str] = set()
-        seconds: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        seconds: dict[tuple[str, ...], list[tuple[float, float]]] = defaultdict(list)
         found = runs.find(results, parse=False)
         found.warn()
         for run in found.runs.values():
@@ -172,7 +192,10 @@ class History:
             codes[about["cell"]] = about["code"]
             for group, spent in _costs(run.data.decode()):
                 seconds[group].append(spent)
-        means = {group: fmean(values) for group, values in seconds.items()}
+        means = {
+            group: (fmean(all_ for all_, _ in values), fmean(fit for _, fit in values))
+            for group, values in seconds.items()
+        }
         return cls(results, codes, frozenset(failed - set(codes)), means)
 
     def state(self, cell: Cell) -> str:
@@ -199,17 +222,18 @@ class History:
             self._current[key] = cell.code()
         return self._current[key]
 
-    def seconds(self, cell: Cell) -> float | None:
+    def expected(self, cell: Cell) -> Expected | None:
         """Mean cost of finished cells with its method, settings and task, else of the most similar ones."""
         config = cell.settings.digest()
-        for group in _groups(cell.entry.name, cell.task.name, cell.task.train, cell.preset, config):
+        own = (cell.entry.name, cell.task.name, cell.task.train, cell.preset, cell.device, config)
+        for group in _groups(*own):
             if group in self.costs:
-                return self.costs[group]
+                return Expected(*self.costs[group], measured=config in group)
         return None
 
 
-def _costs(text: str) -> Iterator[tuple[tuple[str, ...], float]]:
-    """The cost of a run in seconds from its CSV, once for each group of comparable cells."""
+def _costs(text: str) -> Iterator[tuple[tuple[str, ...], tuple[float, float]]]:
+    """Seconds of a run from its CSV, all and training, once for each group of comparable cells."""
     lines = text.splitlines()
     # Only the few cost rows are parsed, since all runs of a folder are read.
     found = csv.DictReader([lines[0], *(line for line in lines if ",cost," in line)])
@@ -217,39 +241,54 @@ def _costs(text: str) -> Iterator[tuple[tuple[str, ...], float]]:
     if not rows:
         return
     spent = sum(float(row["value"]) for row in rows)
-    first = rows[0]
-    for group in _groups(first["method"], first["task"], first["train"], first["preset"], first["config"]):
-        yield group, spent
+    fit = sum(float(row["value"]) for row in rows if row["metric"] == "fit_seconds")
+    columns = ("method", "task", "train", "preset", "device", "config")
+    for group in _groups(*(rows[0][column] for column in columns)):
+        yield group, (spent, fit)
 
 
-def _groups(method: str, task: str, train: str, preset: str, config: str) -> list[tuple[str, ...]]:
+def _groups(
+    method: str, task: str, train: str, preset: str, device: str, config: str
+) -> list[tuple[str, ...]]:
     """Groups of comparable cells, the most similar first, without duplicates."""
     places = dict.fromkeys((task, train))
-    near = [(method, place, preset, settings) for settings in (config, "") for place in places]
-    return [*near, (train, preset)]
+    near = [(method, place, preset, device, settings) for settings in (config, "") for place in places]
+    return [*near, (train, preset, device)]
+
+
+def header(selection: Selection, results: Path) -> str:
+    """What all lines of a plan have in common, and the names of their columns."""
+    seeds = f"seed {selection.seeds[0]}" if len(selection.seeds) == 1 else f"{len(selection.seeds)} seeds"
+    common = f"{selection.preset} · {seeds} · {selection.device} · {results}"
+    about = "cost: training and prediction, without attacks; ~ guessed, others measured"
+    return f"{common}\n{about}\n\n{'state':<7}  {'cost':>9}  cell"
 
 
 def lines(planned: Sequence[Planned]) -> Iterator[str]:
-    """One line per cell: state, cost, and its name if done, else the command that runs it.
-
-    A stale cell's command ends in a comment that says what has changed.
-    """
+    """One line a cell: state, cost and name, without what `header` says of all; then why cells are stale."""
+    several = len({item.cell.seed for item in planned}) > 1
     for item in planned:
-        text = item.cell.name if item.state == "done" else item.command
-        reason = f"  # {item.reason}" if item.reason else ""
-        yield f"{item.state:<7}  {duration(item.seconds):>8}  {text}{reason}"
+        cell = item.cell
+        seed = f" · seed {cell.seed}" if several else ""
+        cost = "?" if item.cost is None else str(item.cost)
+        yield f"{item.state:<7}  {cost:>9}  {cell.entry.name} · {cell.task.name}{seed}"
+    reasons = Counter(item.reason for item in planned if item.reason)
+    for reason, count in reasons.items():
+        text = f"{count} stale: {reason}"
+        yield from wrap(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def summary(planned: Sequence[Planned]) -> str:
     """The number of cells in each state, and the estimated cost of those that are failed or missing."""
-    counts = ", ".join(f"{sum(item.state == state for item in planned)} {state}" for state in STATES)
+    found = Counter(item.state for item in planned)
+    counts = ", ".join(f"{found[state]} {state}" for state in STATES)
     return f"{counts} · to run: {_cost(planned, 'failed', 'missing')}{_again(planned)}"
 
 
 def _cost(planned: Sequence[Planned], *states: str) -> str:
     """The estimated cost of the cells in these states, as text."""
-    costs = [item.seconds for item in planned if item.state in states]
-    known = [seconds for seconds in costs if seconds is not None]
+    costs = [item.cost for item in planned if item.state in states]
+    known = [cost.seconds for cost in costs if cost is not None]
     unknown = f", {len(costs) - len(known)} without an estimate" if len(known) < len(costs) else ""
     return f"about {duration(sum(known))}{unknown}" if costs else "nothing"
 
@@ -259,10 +298,8 @@ def _again(planned: Sequence[Planned]) -> str:
     return f" · with --stale also {_cost(planned, 'stale')}" if stale else ""
 
 
-def duration(seconds: float | None) -> str:
-    """A duration in a suitable unit; a question mark if it is unknown."""
-    if seconds is None:
-        return "?"
+def duration(seconds: float) -> str:
+    """A duration in a suitable unit."""
     for unit, size in (("h", 3600.0), ("min", 60.0)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"

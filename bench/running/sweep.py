@@ -12,35 +12,43 @@ from bench.running.locks import Locks
 from bench.running.plan import Planned, Selection, plan, usable
 from bench.running.worker import Job, ended_run, work
 from bench.system import files
-from bench.system.progress import Reporter
+from bench.system.progress import CellReporter
 
 
 @dataclass
 class Outcome:
-    """What a sweep did, by cell name. failed: with the error. not_started: not run by anyone."""
+    """What a sweep did, by cell name.
+
+    failed: with the error. stopped: by Ctrl-C, in a cell that had begun. not_started: not run by anyone.
+    interrupted: whether Ctrl-C ended the sweep. runs: names of the runs of finished and skipped cells.
+    """
 
     finished: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    stopped: list[str] = field(default_factory=list)
     not_started: list[str] = field(default_factory=list)
+    interrupted: bool = False
+    runs: list[str] = field(default_factory=list)
 
 
 def run(
     selection: Selection,
     results: Path,
-    reporter: Reporter,
+    reporter: CellReporter,
     *,
     force: bool = False,
     stale: bool = False,
     limit: float | None = None,
     threads: int | None = None,
     workers: launchers.Workers | None = None,
+    quiet: bool = False,
 ) -> Outcome:
     """Run all selected cells that are not done; a failure is stored as a row and the sweep continues.
 
     force: also run cells that are done. stale: also run those whose code has changed. limit: minutes
     per cell. threads: how many all cells together may use (None: all cores). workers: how many and where
-    (None: only this process).
+    (None: only this process). quiet: whether workers say warnings alone.
     """
     planned, unreadable = plan(selection, results)
     selection, _ = usable(selection)
@@ -57,6 +65,7 @@ def run(
         old = f" (by older code, {item.reason}; --stale runs it again)" if item.state == "stale" else ""
         reporter.say(f"{item.cell.name}: done{old}")
         outcome.skipped.append(item.cell.name)
+        outcome.runs += item.cell.runs(results)
     if not todo:
         return outcome
     job = Job(
@@ -67,6 +76,9 @@ def run(
         known=frozenset(path.stem for path in (results / "raw").glob("*.csv")),
         limit=limit,
         threads=threads,
+        places={item.cell.key(): f"{i}/{len(todo)}" for i, item in enumerate(todo, 1)},
+        expected={item.cell.key(): item.cost.fit_seconds for item in todo if item.cost is not None},
+        quiet=quiet,
     )
     try:
         if workers is None:
@@ -74,22 +86,27 @@ def run(
         else:
             workers.launch(job, reporter)
     except KeyboardInterrupt:
-        reporter.say("stopped by Ctrl-C; the same command resumes from the last checkpoint")
+        outcome.interrupted = True
     _count(job, todo, outcome)
     return outcome
 
 
 def _count(job: Job, todo: Sequence[Planned], outcome: Outcome) -> None:
     """Sort the cells by result, read from the files that exist now."""
+    locks = Locks(job.results, job.sweep)
     for item in todo:
-        about = ended_run(job, item.cell)
-        if about is None:
+        about, lock = ended_run(job, item.cell), item.cell.key()[:16]
+        if about is None and outcome.interrupted and locks.begun(lock):
+            outcome.stopped.append(item.cell.name)
+            locks.end(lock)
+        elif about is None:
             outcome.not_started.append(item.cell.name)
         elif about["failure"]:
             failure = about["failure"]
             outcome.failed[item.cell.name] = f"{failure['type']}: {failure['message']}"
         else:
             outcome.finished.append(item.cell.name)
+            outcome.runs += item.cell.runs(job.results)
 
 
 def _check_writable(results: Path) -> None:

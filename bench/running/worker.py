@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,16 +16,17 @@ from typing import Any
 import torch
 
 from bench import registry
-from bench.engine import parallel
+from bench.engine import parallel, spent
 from bench.errors import BenchError, DataError
-from bench.records import store
+from bench.records import checkpoints, store
 from bench.running import run
 from bench.running.cell import Cell
 from bench.running.data import TaskData
 from bench.running.locks import POLL_SECONDS, Locks
 from bench.running.plan import Selection, cells
-from bench.system.output import unfailing
-from bench.system.progress import Plain, Reporter
+from bench.system import interrupts
+from bench.system.output import is_terminal, unfailing
+from bench.system.progress import FIT, OTHER, CellReporter, Plain, Quiet, Stage, clock_time
 from bench.task import Data
 
 ATTEMPTS = 2  # at a cell whose worker dies
@@ -32,10 +34,6 @@ ATTEMPTS = 2  # at a cell whose worker dies
 
 class TimeLimit(BenchError):
     """A cell took longer than `--limit`."""
-
-
-class Interrupted(BenchError):
-    """The user pressed Ctrl-C."""
 
 
 class WorkerDied(BenchError):
@@ -48,7 +46,8 @@ class Job:
 
     sweep: its identifier, by which attempts are counted. todo: keys of the cells to run. known: names of
     the runs that existed before. limit: minutes per cell. threads: that a worker works in, once the launcher
-    has shared out those of the command (None: all cores).
+    has shared out those of the command (None: all cores). places: of the cells in the sweep, as `2/12`, and
+    expected: seconds of their fits, by key, as far as they are known. quiet: say warnings alone.
     """
 
     sweep: str
@@ -58,6 +57,9 @@ class Job:
     known: frozenset[str]
     limit: float | None = None
     threads: int | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
+    expected: Mapping[str, float] = field(default_factory=dict)
+    quiet: bool = False
 
 
 def run_worker(job: Job, label: str, gpu: str | None = None) -> None:
@@ -66,15 +68,15 @@ def run_worker(job: Job, label: str, gpu: str | None = None) -> None:
     gpu: the only GPU that the worker sees, unless the environment names one already.
 
     The first SIGINT stops it and later ones are ignored: a terminal's Ctrl-C arrives in addition to the
-    launcher's signal, and must not interrupt recording the stopped cell.
+    launcher's signal, and must not interrupt a round that is to end with a checkpoint.
     """
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     signal.signal(signal.SIGINT, _interrupt_once)
-    reporter = Plain(label)
+    reporter = Quiet() if job.quiet else Plain(label, shared=is_terminal(sys.stdout))
     with unfailing(), suppress(KeyboardInterrupt):
         try:
-            work(job, reporter)
+            work(job, reporter, again=False)
         except BenchError as error:  # of the folder, not of a cell; the launcher decides whether to try again
             reporter.say(f"Error: {error}")
             raise SystemExit(1) from error
@@ -85,10 +87,31 @@ def _interrupt_once(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def work(job: Job, reporter: Reporter) -> None:
-    """Run cells of the job that no other process holds, until all have finished or failed somewhere."""
+def work(job: Job, reporter: CellReporter, again: bool = True) -> None:
+    """Run cells of the job that no other process holds, until all have finished or failed somewhere.
+
+    Ctrl-C raises KeyboardInterrupt, in a fit after the round that runs. again: a second raises it at once.
+    """
     if job.threads is not None:
         parallel.use(job.threads)
+    with interrupts.handled(lambda: _waits(reporter, again), again):
+        _work(job, reporter)
+
+
+def _waits(reporter: CellReporter, again: bool) -> bool:
+    """On Ctrl-C: whether a fit will stop by itself, when its round ends; says how long that takes."""
+    stage = reporter.stage
+    if not stage.fitting:
+        return False
+    left = stage.round_left()
+    time_left = "" if left is None or left < 1 else f" in about {clock_time(left)}"
+    more = "; Ctrl-C again stops now" if again else ""
+    with suppress(RuntimeError):  # the signal came while a line was being written
+        reporter.say(f"  stopping{time_left}, when round {stage.done + 1} of {stage.total} ends{more}")
+    return True
+
+
+def _work(job: Job, reporter: CellReporter) -> None:
     locks = Locks(job.results, job.sweep)
     left = set(job.todo)
     load, waiting = _Loader(job.selection), _Waiting(locks, reporter)
@@ -116,7 +139,7 @@ def work(job: Job, reporter: Reporter) -> None:
 class _Waiting:
     """Says once of every process that holds cells which it is waited for."""
 
-    def __init__(self, locks: Locks, reporter: Reporter) -> None:
+    def __init__(self, locks: Locks, reporter: CellReporter) -> None:
         self.locks, self.reporter = locks, reporter
         self.found: dict[str, Cell] = {}  # since `say`: who holds a cell, with the first of its cells
         self.told: set[str] = set()
@@ -179,11 +202,11 @@ def ended_run(job: Job, cell: Cell) -> dict[str, Any] | None:
     return None
 
 
-def _attempt(cell: Cell, data: Data, job: Job, locks: Locks, reporter: Reporter) -> None:
+def _attempt(cell: Cell, data: Data, job: Job, locks: Locks, reporter: CellReporter) -> None:
     device = torch.device(job.selection.device)
     name = cell.key()[:16]
     _remove_parts(cell, job.results)
-    earlier = locks.begin(name)
+    earlier, stopped = locks.begin(name), False
     try:
         if earlier < ATTEMPTS:
             _run_cell(cell, data, job, device, reporter)
@@ -193,8 +216,12 @@ def _attempt(cell: Cell, data: Data, job: Job, locks: Locks, reporter: Reporter)
             "out of memory?); run it with fewer workers: --jobs 1"
         )
         _record(cell, job, device, died, reporter)
+    except KeyboardInterrupt:
+        stopped = ended_run(job, cell) is None  # which the sweep finds by the attempt that has not ended
+        raise
     finally:
-        locks.end(name)
+        if not stopped:
+            locks.end(name)
 
 
 def _remove_parts(cell: Cell, results: Path) -> None:
@@ -209,22 +236,53 @@ def _remove_parts(cell: Cell, results: Path) -> None:
             part.unlink(missing_ok=True)
 
 
-def _run_cell(cell: Cell, data: Data, job: Job, device: torch.device, reporter: Reporter) -> None:
+def _run_cell(cell: Cell, data: Data, job: Job, device: torch.device, reporter: CellReporter) -> None:
+    place = job.places.get(cell.key(), "")
     try:
-        reporter.say(cell.name)
+        reporter.say(f"{place} {cell.name}".strip())
         with time_limit(job.limit):
             run.check_memory(cell, data, device)
+            _begin(cell, job, place, reporter)
             run.run(cell, data, job.results, device, reporter)
     except KeyboardInterrupt:
-        stopped = Interrupted("stopped by Ctrl-C; the same command resumes from the last checkpoint")
-        _record(cell, job, device, stopped, reporter)
+        if ended_run(job, cell) is None:
+            reporter.say(f"  stopped by Ctrl-C; {_kept(cell, job.results)}")
         raise
     except Exception as error:
         # An error in one cell must not stop the others: it is stored with its traceback.
         _record(cell, job, device, error, reporter)
+    finally:
+        reporter.begin(Stage())
 
 
-def _record(cell: Cell, job: Job, device: torch.device, error: Exception, reporter: Reporter) -> None:
+def _begin(cell: Cell, job: Job, place: str, reporter: CellReporter) -> None:
+    """Say where the fit of a cell goes on, and begin its progress there."""
+    rounds, found = _rounds(cell), checkpoints.begun(cell.checkpoint(job.results))
+    a_round = found.flop / found.rounds if found is not None and found.rounds else 0.0
+    expected = job.expected.get(cell.key())
+    reporter.begin(Stage(place, OTHER, expected=expected, work=lambda: spent().flop, a_round=a_round))
+    if found is not None and found.finished:
+        return
+    if found is not None:
+        reporter.say(f"  fit: resuming at {found.rounds}/{rounds}")
+    reporter.progress(FIT, 0 if found is None else found.rounds, rounds)
+
+
+def _rounds(cell: Cell) -> int:
+    return cell.entry.load()(cell.task.network(), cell.settings.method).rounds()
+
+
+def _kept(cell: Cell, results: Path) -> str:
+    """What a cell that was stopped has kept, and where the same command goes on."""
+    found = checkpoints.begun(cell.checkpoint(results))
+    if found is None:
+        return "no round of its fit had ended: the same command starts it again"
+    if found.finished:
+        return "its fit is saved: the same command evaluates it"
+    return f"checkpoint saved at {found.rounds}/{_rounds(cell)}: the same command goes on there"
+
+
+def _record(cell: Cell, job: Job, device: torch.device, error: Exception, reporter: CellReporter) -> None:
     """Store a failure, unless it came after the cell's run was written: then the cell has finished."""
     if ended_run(job, cell) is not None:
         reporter.say(f"  warning: after the run had been written: {type(error).__name__}: {error}")

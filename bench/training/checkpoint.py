@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,30 @@ FORMAT = "ensemble-bench-fit-4"
 SHOWN = 5  # differences that an error names
 TENSOR = "tensor"  # the name in its part of a tensor that is kept by itself
 Kept = nn.Module | Optimizer | Tensor
+# What a fit that is killed may lose, beside the round that it is in: the smaller of both, but not less than a
+# second; the larger of both where checkpoints are so large that they would take more than their share.
+LOST_SECONDS, LOST_SHARE = 10.0, 0.05
+SHORTEST = 1.0
+WRITTEN_BYTES_A_SECOND = 1e8  # with checksum and copy, at least on a local disk
+WRITING_SHARE = 0.05  # of a fit's time, for writing checkpoints
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long a fit may wait for its next checkpoint, given how long it has run and how large they are."""
+
+    began: float = field(default_factory=time.perf_counter)
+
+    def seconds(self, path: Path, most: float) -> float:
+        """Seconds between two checkpoints of the fit now, at most `most`.
+
+        path: of the last one, which need not be there.
+        """
+        spent = LOST_SHARE * (time.perf_counter() - self.began)
+        least = max(SHORTEST, min(LOST_SECONDS, spent))
+        size = path.stat().st_size if path.exists() else 0
+        writing = size / WRITTEN_BYTES_A_SECOND / WRITING_SHARE
+        return min(max(least, writing), max(LOST_SECONDS, spent), most)
 
 
 def state(parts: Mapping[str, Kept]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -18,12 +18,13 @@ from bench.errors import BenchError
 from bench.metrics import diversity
 from bench.records.schema import row
 from bench.rng import Streams
+from bench.system import interrupts
 from bench.task import Split, fitted_on
-from bench.training import limits
+from bench.training import checkpoint, limits
 from bench.training.losses import cross_entropy
 from bench.training.method import Method
 
-CHECKPOINT_SECONDS = 60.0  # between two checkpoints: one of HyperGAN's is 200 MB
+CHECKPOINT_SECONDS = 60.0  # between two checkpoints, at most: long fits too are to lose no more
 # Below this relative spread of the weights and with no disagreement, draws are one network.
 COLLAPSED_SPREAD = 1e-3
 
@@ -35,7 +36,8 @@ class FitSettings:
     trace_every: rounds between traces (0: none). trace_members, trace_images: how much a trace
     evaluates. path: checkpoint file, None for none. stage: folder of rounds that variants share, None
     for none. identity, stage_identity: what else than method, settings, seed, device and data makes their
-    files this fit's, as JSON. progress: called after each round with the number of rounds done, of all, and
+    files this fit's, as JSON. checkpoint_every: seconds between checkpoints, None for as `checkpoint.Pace`
+    has it. progress: called after each round with the number of rounds done, of all, and
     the round's losses.
     """
 
@@ -49,9 +51,19 @@ class FitSettings:
     stage: Path | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
     stage_identity: Mapping[str, Any] = field(default_factory=dict)
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    checkpoint_every: float | None = None
     tf32: bool = False
     progress: Callable[[int, int, dict[str, float]], None] = lambda done, rounds, losses: None
+    pace: checkpoint.Pace = field(default_factory=checkpoint.Pace)
+
+    @property
+    def checkpoint_seconds(self) -> float:
+        """Seconds after the last checkpoint from which one is due at the end of a round."""
+        if interrupts.asked():
+            return 0.0
+        if self.checkpoint_every is not None:
+            return self.checkpoint_every
+        return CHECKPOINT_SECONDS if self.path is None else self.pace.seconds(self.path, CHECKPOINT_SECONDS)
 
 
 @dataclass
@@ -70,8 +82,9 @@ class Fit:
 def fit(method: Method, train: Split, val: Split, settings: FitSettings) -> Fit:
     """Train a method; a fit that was killed goes on from its last checkpoint and ends the same.
 
-    Raises BenchError where a loss is no longer a number, where the checkpoint is another fit's, and where
-    memory does not suffice: before training for what `start` makes, gradients and optimisers included.
+    Ctrl-C (`bench.system.interrupts`) ends it after a round, with a checkpoint, by KeyboardInterrupt. Raises
+    BenchError where a loss is no longer a number, where the checkpoint is another fit's, and where memory
+    does not suffice: before training for what `start` makes, gradients and optimisers included.
     """
     with limits.explained(type(method).__name__, method.config), single_threaded():
         return _fit(method, train, val, settings)
@@ -128,8 +141,11 @@ def _identity(method: Method, train: Split, val: Split, settings: FitSettings) -
 def _save(
     method: Method, path: Path, identity: Mapping[str, Any], result: Fit, finished: bool = False
 ) -> None:
+    """Write a checkpoint; then stop, where Ctrl-C has asked for that."""
     about = {"identity": identity, "cost": dataclasses.asdict(result.cost), "rounds": result.rounds}
     method.save(path, {**about, "trace": result.trace}, finished=finished)
+    if interrupts.asked():
+        raise KeyboardInterrupt  # which the user has pressed before
 
 
 def check_finite(method: Method, where: str, losses: dict[str, float], setting: str = "lr") -> None:

@@ -232,6 +232,11 @@ def test_report_reads_the_output_of_run(tmp_path):
     done = bench("report", results=tmp_path)
     assert done.exit_code == 0, done.output
     assert (tmp_path / "report.html").exists()
+    lines = done.output.splitlines()
+    assert [line.split()[0] for line in lines] == ["runs", "claims", "tables", "figures", "page"]
+    assert lines[0].split()[1] == "1" and lines[-1].endswith(str(tmp_path / "report.html"))
+    every = bench("report", "--verbose", results=tmp_path).output.splitlines()
+    assert every[-5:] == lines and str(tmp_path / "tables" / "summary.csv") in every
     empty = bench("report", results=tmp_path / "empty")
     assert empty.exit_code == 1 and "make one: bench run" in empty.output
 

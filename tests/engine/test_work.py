@@ -198,7 +198,7 @@ def test_a_stopped_fit_and_a_traced_one_count_as_a_whole_one(name, after, tmp_pa
         return training.fit(method, stripes(96), stripes(30, 1), FitSettings(seed=0, **settings))
 
     whole = fitted(trace_every=1, trace_members=3)
-    kept = {"path": tmp_path / "fit.safetensors", "stage": tmp_path / "stage", "checkpoint_seconds": 0}
+    kept = {"path": tmp_path / "fit.safetensors", "stage": tmp_path / "stage", "checkpoint_every": 0}
     with pytest.raises(Stopped):
         fitted(progress=stop, **kept)
     resumed, reused = fitted(**kept), fitted(**kept)

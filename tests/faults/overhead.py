@@ -19,17 +19,10 @@ from bench.records import schema, store
 from bench.running import run, sweep
 from bench.running.cell import Cell
 from bench.running.plan import Selection, plan
+from bench.system.progress import Quiet
 
 CELLS = 10_000
 RUN = 300  # cells that are run
-
-
-class Silent:
-    """A silent reporter."""
-
-    def say(self, text: str) -> None: ...
-
-    def progress(self, label: str, done: int, total: int, detail: str = "") -> None: ...
 
 
 def write_run(cell: Cell, results: Path, code: str) -> Path:
@@ -69,8 +62,8 @@ def main() -> None:
             timed(lambda i=i: write_run(i.cell, results / "alone", ""))[0] for i in plan(few, results)[0]
         )
         with mock.patch.object(run, "run", write):
-            swept = timed(lambda: sweep.run(few, results / "swept", Silent()))[0]
-            crowded = timed(lambda: sweep.run(few, results, Silent(), force=True))[0]
+            swept = timed(lambda: sweep.run(few, results / "swept", Quiet()))[0]
+            crowded = timed(lambda: sweep.run(few, results, Quiet(), force=True))[0]
         print(f"running {RUN} cells: {(swept - own) / RUN * 1000:.1f} ms of overhead per cell")
         extra = (crowded - own) / RUN * 1000
         print(f"the same in a folder of {len(planned):,} runs: {extra:.1f} ms per cell")

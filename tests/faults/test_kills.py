@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 from subprocess import PIPE, STDOUT
 
@@ -57,7 +58,7 @@ def listen():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def test_ctrl_c_stops_all_workers_and_records_their_cells(tmp_path):
+def test_ctrl_c_stops_all_workers_after_their_rounds(tmp_path):
     """Even if the second worker is still starting."""
     words = command(tmp_path, "standard_ensemble,hypergan,mnf", 2)
     pipes = {"stdout": PIPE, "stderr": STDOUT, "text": True}
@@ -66,7 +67,27 @@ def test_ctrl_c_stops_all_workers_and_records_their_cells(tmp_path):
         os.killpg(sweep.pid, signal.SIGINT)
         said += sweep.stdout.readlines()
     text = "".join(said)
-    assert sweep.returncode == 1 and "Traceback" not in text.partition("Exception ignored")[0], text
-    assert " · digits · " in said[0] and "failed: Interrupted: stopped by Ctrl-C" in text
-    assert "0 run, 0 already done" in text and "not started" in text
+    assert sweep.returncode == 130 and "Traceback" not in text.partition("Exception ignored")[0], text
+    assert " · digits · " in said[0] and text.count("  stopped by Ctrl-C; ") >= 1
+    assert "0 run, 0 already done, 0 failed" in text and "stopped" in text and "not started" in text
+    assert not list((tmp_path / "raw").glob("*.csv"))
     assert not list(tmp_path.rglob("*.part")) and not list((tmp_path / "locks").iterdir())
+
+
+def test_ctrl_c_in_a_terminal_saves_a_checkpoint_where_the_same_command_goes_on(tmp_path):
+    words = command(tmp_path, "standard_ensemble", 1)
+    words += ["--set", "standard_ensemble.networks=2", "--set", "standard_ensemble.epochs=60"]
+    with subprocess.Popen(words, stdout=PIPE, stderr=STDOUT, text=True, preexec_fn=listen) as sweep:
+        deadline = time.monotonic() + 100
+        while not list(tmp_path.rglob("fit.safetensors")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        sweep.send_signal(signal.SIGINT)
+        text = sweep.stdout.read()
+    assert sweep.returncode == 130, text
+    assert "0 run, 0 already done, 0 failed, 1 stopped" in text
+    ((saved, rounds),) = re.findall(r"stopped by Ctrl-C; checkpoint saved at (\d+)/(\d+)", text)
+    assert 0 < int(saved) < int(rounds) == 60 and not list((tmp_path / "raw").glob("*.csv"))
+    again = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert f"fit: resuming at {saved}/60" in again and "1 run, 0 already done, 0 failed" in again
+    (path,) = (tmp_path / "raw").glob("*.csv")
+    assert "failed" not in path.read_text()

@@ -83,7 +83,7 @@ def fitted(name, device, path=None, until=None, network=None, data=None, loss=cr
     method = small_method(name, network, blocks=2, block_steps=10)
     train, val = data or (stripes(96), stripes(30, seed=1))
     settings = FitSettings(
-        seed=3, loss=loss, device=device, trace_every=1, trace_members=3, path=path, checkpoint_seconds=0.0,
+        seed=3, loss=loss, device=device, trace_every=1, trace_members=3, path=path, checkpoint_every=0.0,
         stage=stage, progress=progress,
     )  # fmt: skip
     training.fit(method, train, val, settings)

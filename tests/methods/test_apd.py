@@ -247,7 +247,7 @@ def test_a_fit_killed_in_any_round_resumes_from_its_shards(name, after, tmp_path
         if done == after + 1:
             raise KilledError
 
-    settings = {"path": tmp_path / "fit", "stage": tmp_path / "stage", "checkpoint_seconds": 0.0}
+    settings = {"path": tmp_path / "fit", "stage": tmp_path / "stage", "checkpoint_every": 0.0}
     resumed = small_method(name, block_steps=3)
     if after < whole.rounds():
         with pytest.raises(KilledError):

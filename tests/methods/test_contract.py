@@ -142,7 +142,7 @@ def test_a_killed_fit_resumes_and_gives_the_same_weights(name, after, train, val
         if done == after + 1:
             raise KilledError
 
-    settings = {"path": path, "checkpoint_seconds": 0.0, "trace_every": 1, "trace_members": 3}
+    settings = {"path": path, "checkpoint_every": 0.0, "trace_every": 1, "trace_members": 3}
     with pytest.raises(KilledError):
         fitted(name, train, val, progress=kill, **settings)
     resumed = small_method(name)

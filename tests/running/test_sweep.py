@@ -7,6 +7,7 @@ import signal
 import threading
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from bench.running import launchers, worker
 from bench.running import run as running
 from bench.running.locks import Locks
 from bench.running.plan import Selection, plan
-from bench.system.progress import Plain
+from bench.system.progress import FIT, Plain
 
 
 def failures(results):
@@ -81,19 +82,66 @@ def test_a_cell_over_its_time_limit_fails_and_the_next_command_resumes_it(tmp_pa
     assert "1 run, 0 already done, 0 failed" in run(tmp_path).output
 
 
-def test_ctrl_c_records_the_stopped_cell_and_counts_those_not_started(tmp_path, monkeypatch):
-    def press(*_):
+@pytest.fixture
+def listening():
+    """SIGINT as in a terminal: in a shell's background it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("listening")
+def test_ctrl_c_outside_a_fit_stops_at_once_and_is_no_failure(tmp_path, monkeypatch):
+    def press(cell, data, results, device, reporter):
+        reporter.progress(FIT, 2, 2)
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(running, "run", press)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background
-    try:
-        done = run(tmp_path, "--seed", "0,1")
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert done.exit_code == 1
-    assert "0 run, 0 already done, 1 failed, 1 not started" in done.output
-    assert failures(tmp_path) == ["Interrupted"]
+    done = run(tmp_path, "--seed", "0,1")
+    assert done.exit_code == 130
+    assert "0 run, 0 already done, 0 failed, 1 stopped, 1 not started" in done.output
+    assert not list((tmp_path / "raw").iterdir()) and not list((tmp_path / "locks").iterdir())
+
+
+def pressing(monkeypatch, times):
+    """Ctrl-C is pressed in the first round of a fit."""
+    method = registry.method("standard_ensemble").load()
+    whole = method.round
+
+    def round(self, i):
+        for _ in range(times if i == 0 else 0):
+            signal.raise_signal(signal.SIGINT)
+        return whole(self, i)
+
+    monkeypatch.setattr(method, "round", round)
+
+
+@pytest.mark.usefixtures("listening")
+def test_ctrl_c_in_a_fit_saves_its_round_and_the_same_command_goes_on_there(tmp_path, monkeypatch):
+    uninterrupted, stopped = tmp_path / "a", tmp_path / "b"
+    run(uninterrupted)
+    with monkeypatch.context() as pressed:
+        pressing(pressed, 1)
+        done = run(stopped)
+    assert done.exit_code == 130 and done.output.count("stopped by Ctrl-C") == 1
+    assert "checkpoint saved at 1/2: the same command goes on there" in done.output
+    assert "0 run, 0 already done, 0 failed, 1 stopped" in done.output
+    (item,) = plan(SELECTION, stopped)[0]
+    assert item.state == "missing"
+    again = run(stopped)
+    assert again.exit_code == 0 and "fit: resuming at 1/2" in again.output
+    assert again.output.index("resuming at 1/2") < again.output.index("2 rounds, resumed after 1")
+    frames = [runs.read(results).newest() for results in (uninterrupted, stopped)]
+    cost = frames[0]["evaluation"] == "cost"
+    assert frames[0].loc[~cost, "value"].equals(frames[1].loc[~cost, "value"])
+
+
+@pytest.mark.usefixtures("listening")
+def test_ctrl_c_twice_stops_within_the_round(tmp_path, monkeypatch):
+    pressing(monkeypatch, 2)
+    done = run(tmp_path)
+    assert done.exit_code == 130 and "no round of its fit had ended" in done.output
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_partial_files_of_a_killed_process_are_removed(tmp_path):
@@ -114,7 +162,8 @@ def test_a_plan_has_all_states_and_commands_that_run_the_cells(tmp_path):
     run(tmp_path, "--seed", "1", "--limit", "0.0005")
     planned, unreadable = plan(selection, tmp_path)
     assert [item.state for item in planned] == ["done", "failed", "missing", "missing"] and not unreadable
-    assert all(item.seconds > 0 for item in planned)  # estimated from the one run, at least by train key
+    assert [item.cost.measured for item in planned] == [True, True, False, False]
+    assert all(item.cost.seconds > 0 for item in planned)  # of the one run, at least by train key
     for item in planned:
         words = shlex.split(item.command)
         assert words[0] == "bench" and bench(*words[1:]).exit_code == 0
@@ -123,13 +172,26 @@ def test_a_plan_has_all_states_and_commands_that_run_the_cells(tmp_path):
     assert sum(item.cell.key() == other.cell.key() for item in planned for other in again) == 4
 
 
-def test_bench_plan_shows_costs_and_their_sum(tmp_path):
+def test_bench_plan_shows_measured_and_guessed_costs_within_80_columns(tmp_path):
     arguments = ("--method", "standard_ensemble", "--task", "stripes", "--preset", "smoke", *SMALL)
     before = bench("plan", *arguments, results=tmp_path)
-    assert before.exit_code == 0 and "missing" in before.output and "1 without an estimate" in before.output
+    assert before.exit_code == 0 and "~ guessed" in before.output
+    (line,) = (line for line in before.output.splitlines() if line.startswith("missing"))
+    assert "~" in line and line.endswith("standard_ensemble · stripes")
     run(tmp_path)
     after = bench("plan", *arguments, results=tmp_path)
-    assert "1 done, 0 stale, 0 failed, 0 missing" in after.output
+    (line,) = (line for line in after.output.splitlines() if line.startswith("done"))
+    assert "~" not in line and "1 done, 0 stale, 0 failed, 0 missing" in after.output
+    every = bench("plan", "--method", "all", "--task", "digits,stripes", "--seed", "0-2", results=Path("x"))
+    assert max(map(len, every.output.splitlines())) <= 80
+
+
+def test_the_commands_of_a_plan_are_printed_alone_one_a_cell_that_is_not_done(tmp_path):
+    arguments = ("--method", "standard_ensemble", "--task", "stripes", "--preset", "smoke", *SMALL)
+    run(tmp_path)
+    found = bench("plan", *arguments, "--seed", "0,1", "--commands", results=tmp_path)
+    (line,) = found.output.splitlines()
+    assert line.startswith("bench run ") and "--seed 1 " in line
 
 
 def test_missing_data_of_a_task_do_not_prevent_planning_others(tmp_path):
@@ -138,7 +200,7 @@ def test_missing_data_of_a_task_do_not_prevent_planning_others(tmp_path):
         "--data", str(tmp_path), results=tmp_path,
     )  # fmt: skip
     assert done.exit_code == 1
-    assert "not planned: stripes: " in done.output and "--task digits" in done.output
+    assert "not planned: stripes: " in done.output and "standard_ensemble · digits" in done.output
 
 
 def test_a_launcher_that_is_not_installed_names_its_extra(monkeypatch):

@@ -252,7 +252,7 @@ def test_tensors_without_gradient_are_saved_and_restored_in_place(train, val, tm
             raise InterruptedError
 
     training.fit(made, train, val, FitSettings(seed=0))
-    settings = {"seed": 0, "path": path, "checkpoint_seconds": 0.0}
+    settings = {"seed": 0, "path": path, "checkpoint_every": 0.0}
     killed = Averaging(small_network(), Constant.Config())
     with pytest.raises(InterruptedError):
         training.fit(killed, train, val, FitSettings(**settings, progress=kill))

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from bench.running.worker import Job
     from bench.system.progress import Reporter
 
+COUNT_SECONDS = 5.0  # between two looks at how many cells have ended
 MAX_DEATHS = 3  # per worker, consecutive deaths without a cell finished or failed
-STOP_SECONDS = 30.0  # for a worker to record the interrupted cell
+STOP_SECONDS = 3600.0  # for workers to end the rounds that they are in; a second Ctrl-C waits no longer
 
 
 def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
@@ -32,7 +33,8 @@ def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
     deaths = ended = 0
     try:
         while running:
-            connection.wait([process.sentinel for process in running.values()])
+            reporter.progress("cells", _ended(job), len(job.todo))
+            connection.wait([process.sentinel for process in running.values()], timeout=COUNT_SECONDS)
             for i, process in [item for item in running.items() if not item[1].is_alive()]:
                 del running[i]
                 if process.exitcode == 0:
@@ -43,6 +45,7 @@ def launch(job: Job, workers: Workers, reporter: Reporter) -> None:
                 if deaths < MAX_DEATHS * count and ended < len(job.todo):
                     running[i] = _start(jobs[i], i)
     except KeyboardInterrupt:
+        reporter.say("stopping when the rounds that run have ended; Ctrl-C again stops now")
         _stop(list(running.values()))
         raise
 
@@ -55,7 +58,7 @@ def _ended(job: Job) -> int:
 def _start(job: Job, index: int) -> SpawnProcess:
     # Spawned: a forked process would inherit PyTorch's threads and locks.
     process = get_context("spawn").Process(target=run_worker, args=(job, f"worker {index}: "))
-    # The process inherits that Ctrl-C is ignored, until it can record the interrupted cell.
+    # The process inherits that Ctrl-C is ignored, until it can end a round with a checkpoint.
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with _environment(job, index):
@@ -89,12 +92,14 @@ def _cause(code: int | None) -> str:
 
 
 def _stop(processes: list[SpawnProcess]) -> None:
-    """Let workers record their interrupted cells; signals repeat, as a new worker may ignore the first."""
+    """Let workers write their checkpoints; signals repeat, as a new worker may ignore the first."""
     end = time.monotonic() + STOP_SECONDS
-    while (left := [process for process in processes if process.is_alive()]) and time.monotonic() < end:
-        for process in left:
-            if process.pid is not None:
-                os.kill(process.pid, signal.SIGINT)
-        connection.wait([process.sentinel for process in left], timeout=0.5)
-    for process in processes:
-        process.kill()
+    try:
+        while (left := [process for process in processes if process.is_alive()]) and time.monotonic() < end:
+            for process in left:
+                if process.pid is not None:
+                    os.kill(process.pid, signal.SIGINT)
+            connection.wait([process.sentinel for process in left], timeout=0.5)
+    finally:
+        for process in processes:
+            process.kill()
