@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import shlex
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -147,21 +146,22 @@ class History:
     """Which cells of a results folder are done, and what they cost.
 
     codes: code version of the newest finished run, by cell key. failed: keys of cells with failed runs only.
-    costs: mean seconds by group of comparable cells.
+    costs: of finished runs.
     """
 
     results: Path
     codes: Mapping[str, str]
     failed: frozenset[str]
-    costs: Mapping[tuple[str, ...], float]
+    costs: Sequence[Spent]
     _current: dict[tuple[str, ...], str] = field(default_factory=dict)
+    _estimates: dict[tuple[Any, ...], float | None] = field(default_factory=dict)
 
     @classmethod
     def read(cls, results: Path) -> History:
         """The history of a results folder, which need not exist; damaged runs are left out."""
         codes: dict[str, str] = {}
         failed: set[str] = set()
-        seconds: dict[tuple[str, ...], list[float]] = defaultdict(list)
+        costs: list[Spent] = []
         found = runs.find(results, parse=False)
         found.warn()
         for run in found.runs.values():
@@ -170,10 +170,9 @@ class History:
                 failed.add(about["cell"])
                 continue
             codes[about["cell"]] = about["code"]
-            for group, spent in _costs(run.data.decode()):
-                seconds[group].append(spent)
-        means = {group: fmean(values) for group, values in seconds.items()}
-        return cls(results, codes, frozenset(failed - set(codes)), means)
+            read = about.get("checksums")
+            costs += _costs(run.data.decode(), read if isinstance(read, dict) else {})
+        return cls(results, codes, frozenset(failed - set(codes)), costs)
 
     def state(self, cell: Cell) -> str:
         """One of `STATES`."""
@@ -200,16 +199,34 @@ class History:
         return self._current[key]
 
     def seconds(self, cell: Cell) -> float | None:
-        """Mean cost of finished cells with its method, settings and task, else of the most similar ones."""
-        config = cell.settings.digest()
-        for group in _groups(cell.entry.name, cell.task.name, cell.task.train, cell.preset, config):
-            if group in self.costs:
-                return self.costs[group]
-        return None
+        """Mean cost of finished cells with its method, settings and task, else of the most similar ones.
+
+        Of runs on the cell's data alone: none has read a file that here has another content.
+        """
+        config, read = cell.settings.digest(), cell.checksums
+        groups = _groups(cell.entry.name, cell.task.name, cell.task.train, cell.preset, config)
+        if (asked := (tuple(groups), read)) not in self._estimates:
+            same = [spent for spent in self.costs if spent.on(dict(read))]
+            by_group = ([s.seconds for s in same if group in s.groups] for group in groups)
+            self._estimates[asked] = next((fmean(found) for found in by_group if found), None)
+        return self._estimates[asked]
 
 
-def _costs(text: str) -> Iterator[tuple[tuple[str, ...], float]]:
-    """The cost of a run in seconds from its CSV, once for each group of comparable cells."""
+@dataclass(frozen=True)
+class Spent:
+    """What a finished run cost, the groups of comparable cells it is in, and checksums of what it read."""
+
+    groups: Sequence[tuple[str, ...]]
+    read: Mapping[str, str]
+    seconds: float
+
+    def on(self, read: Mapping[str, str]) -> bool:
+        """Whether no file that both have read had another content."""
+        return all(read.get(name, checksum) == checksum for name, checksum in self.read.items())
+
+
+def _costs(text: str, read: Mapping[str, str]) -> Iterator[Spent]:
+    """The cost of a run from its CSV; nothing for a run without. read: checksums of what it has read."""
     lines = text.splitlines()
     # Only the few cost rows are parsed, since all runs of a folder are read.
     found = csv.DictReader([lines[0], *(line for line in lines if ",cost," in line)])
@@ -218,8 +235,8 @@ def _costs(text: str) -> Iterator[tuple[tuple[str, ...], float]]:
         return
     spent = sum(float(row["value"]) for row in rows)
     first = rows[0]
-    for group in _groups(first["method"], first["task"], first["train"], first["preset"], first["config"]):
-        yield group, spent
+    groups = _groups(first["method"], first["task"], first["train"], first["preset"], first["config"])
+    yield Spent(groups, read, spent)
 
 
 def _groups(method: str, task: str, train: str, preset: str, config: str) -> list[tuple[str, ...]]:
