@@ -267,8 +267,10 @@ def _cost(planned: Sequence[Planned], *states: str) -> str:
     """The estimated cost of the cells in these states, as text."""
     costs = [item.seconds for item in planned if item.state in states]
     known = [seconds for seconds in costs if seconds is not None]
-    unknown = f", {len(costs) - len(known)} without an estimate" if len(known) < len(costs) else ""
-    return f"about {duration(sum(known))}{unknown}" if costs else "nothing"
+    parts = [f"about {duration(sum(known))}"] if known else []
+    if len(known) < len(costs):
+        parts.append(f"{len(costs) - len(known)} without an estimate")
+    return ", ".join(parts) or "nothing"
 
 
 def _again(planned: Sequence[Planned]) -> str:

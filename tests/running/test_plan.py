@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from small import load_stripes, stripes_task
 
 from bench import registry
 from bench.errors import UsageError
+from bench.records import runs
 from bench.running import sweep
 from bench.running.plan import plan
 from bench.system.progress import Plain
@@ -33,6 +35,28 @@ def test_costs_of_different_data_sets_are_never_averaged(tmp_path, monkeypatch):
     (own,) = plan(replace(SELECTION, seeds=(1,)), tmp_path)[0]
     monkeypatch.undo()
     assert plan(replace(SELECTION, seeds=(1,)), tmp_path)[0][0].seconds == known.seconds != own.seconds
+
+
+def test_a_plan_without_estimates_names_no_sum(tmp_path):
+    words = ("--method", "standard_ensemble", "--task", "stripes", "--preset", "smoke")
+    assert "to run: 1 without an estimate" in bench("plan", *words, results=tmp_path).output
+
+
+@pytest.mark.parametrize("checksums", [None, [1], {"stripes": {"a": 1}}])
+def test_a_run_whose_json_has_odd_checksums_ends_no_plan(tmp_path, checksums):
+    run(tmp_path)
+    (path,) = (tmp_path / "raw").glob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"checksums": checksums}))
+    assert run(tmp_path, command="plan").exit_code == 0
+
+
+@pytest.mark.parametrize("text", ["[1]", "1", '"text"', "null"])
+def test_a_json_that_is_no_object_is_named_as_such(tmp_path, text):
+    run(tmp_path)
+    (path,) = (tmp_path / "raw").glob("*.json")
+    path.write_text(text)
+    (line,) = runs.find(tmp_path).left_out
+    assert "found no object" in line
 
 
 def test_a_set_width_beyond_memory_is_refused_before_any_work(tmp_path, monkeypatch, capsys):
