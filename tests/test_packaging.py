@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
+import subprocess
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
@@ -38,3 +39,12 @@ def test_kernels_are_compiled_where_there_is_a_compiler() -> None:
     assert [p for p in Path(installed).glob("_kernels*") if p.suffix in (".so", ".pyd")], (
         "expected bench/engine/_kernels next to kernels.cpp; install again and check the compiler output"
     )
+
+
+@pytest.mark.parametrize("name", ["raw/a.csv", "raw/a.json", "code/a.json", "report.html"])
+def test_git_never_changes_the_bytes_of_recorded_evidence(name: str) -> None:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("no git repository")
+    words = ["git", "-c", "core.autocrlf=true", "check-attr", "text", "--", f"results/{name}"]
+    asked = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert asked.stdout.strip().endswith("text: unset")

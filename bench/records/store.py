@@ -189,13 +189,15 @@ def read_about(results: Path, run: str) -> dict[str, Any]:
     path = Path(results) / "raw" / f"{run}.json"
     try:
         about = json.loads(read_bytes(path, MAX_ABOUT_BYTES).decode())
+        if not isinstance(about, dict):
+            raise ValueError(f"no object: {about!s:.40}")
         for key, kinds in _ABOUT.items():
             if not isinstance(about.setdefault(key, kinds[0]()), kinds):
                 raise ValueError(f"{key} = {about[key]!r}")
         if not isinstance(about.setdefault("cell", run), str):
             raise ValueError(f"cell = {about['cell']!r}")
         return about
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BenchError(
             f"{path}: expected the JSON of run {run}, found {_found(error)}; run the cell again"
         ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import shlex
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -167,21 +167,22 @@ class History:
     """Which cells of a results folder are done, and what they cost.
 
     codes: code version of the newest finished run, by cell key. failed: keys of cells with failed runs only.
-    costs: mean seconds of all and of training, by group of comparable cells.
+    costs: of finished runs.
     """
 
     results: Path
     codes: Mapping[str, str]
     failed: frozenset[str]
-    costs: Mapping[tuple[str, ...], tuple[float, float]]
+    costs: Sequence[Spent]
     _current: dict[tuple[str, ...], str] = field(default_factory=dict)
+    _estimates: dict[tuple[Any, ...], Expected | None] = field(default_factory=dict)
 
     @classmethod
     def read(cls, results: Path) -> History:
         """The history of a results folder, which need not exist; damaged runs are left out."""
         codes: dict[str, str] = {}
         failed: set[str] = set()
-        seconds: dict[tuple[str, ...], list[tuple[float, float]]] = defaultdict(list)
+        costs: list[Spent] = []
         found = runs.find(results, parse=False)
         found.warn()
         for run in found.runs.values():
@@ -190,13 +191,9 @@ class History:
                 failed.add(about["cell"])
                 continue
             codes[about["cell"]] = about["code"]
-            for group, spent in _costs(run.data.decode()):
-                seconds[group].append(spent)
-        means = {
-            group: (fmean(all_ for all_, _ in values), fmean(fit for _, fit in values))
-            for group, values in seconds.items()
-        }
-        return cls(results, codes, frozenset(failed - set(codes)), means)
+            read = about.get("checksums")
+            costs += _costs(run.data.decode(), read if isinstance(read, dict) else {})
+        return cls(results, codes, frozenset(failed - set(codes)), costs)
 
     def state(self, cell: Cell) -> str:
         """One of `STATES`."""
@@ -223,17 +220,43 @@ class History:
         return self._current[key]
 
     def expected(self, cell: Cell) -> Expected | None:
-        """Mean cost of finished cells with its method, settings and task, else of the most similar ones."""
-        config = cell.settings.digest()
+        """Mean cost of finished cells with its method, settings and task, else of the most similar ones.
+
+        Of runs on the cell's data alone: none has read a file that here has another content.
+        """
+        config, read = cell.settings.digest(), cell.checksums
         own = (cell.entry.name, cell.task.name, cell.task.train, cell.preset, cell.device, config)
-        for group in _groups(*own):
-            if group in self.costs:
-                return Expected(*self.costs[group], measured=config in group)
+        if (asked := (own, read)) not in self._estimates:
+            same = [spent for spent in self.costs if spent.on(dict(read))]
+            means = (_mean(same, group, config in group) for group in _groups(*own))
+            self._estimates[asked] = next((mean for mean in means if mean is not None), None)
+        return self._estimates[asked]
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a finished run cost, the groups of comparable cells it is in, and checksums of what it read."""
+
+    groups: Sequence[tuple[str, ...]]
+    read: Mapping[str, str]
+    seconds: float
+    fit_seconds: float
+
+    def on(self, read: Mapping[str, str]) -> bool:
+        """Whether no file that both have read had another content."""
+        return all(read.get(name, checksum) == checksum for name, checksum in self.read.items())
+
+
+def _mean(costs: Sequence[Spent], group: tuple[str, ...], measured: bool) -> Expected | None:
+    """The mean cost of the runs of a group; None where there are none."""
+    found = [spent for spent in costs if group in spent.groups]
+    if not found:
         return None
+    return Expected(fmean(s.seconds for s in found), fmean(s.fit_seconds for s in found), measured)
 
 
-def _costs(text: str) -> Iterator[tuple[tuple[str, ...], tuple[float, float]]]:
-    """Seconds of a run from its CSV, all and training, once for each group of comparable cells."""
+def _costs(text: str, read: Mapping[str, str]) -> Iterator[Spent]:
+    """The cost of a run from its CSV; nothing for a run without. read: checksums of what it has read."""
     lines = text.splitlines()
     # Only the few cost rows are parsed, since all runs of a folder are read.
     found = csv.DictReader([lines[0], *(line for line in lines if ",cost," in line)])
@@ -243,8 +266,7 @@ def _costs(text: str) -> Iterator[tuple[tuple[str, ...], tuple[float, float]]]:
     spent = sum(float(row["value"]) for row in rows)
     fit = sum(float(row["value"]) for row in rows if row["metric"] == "fit_seconds")
     columns = ("method", "task", "train", "preset", "device", "config")
-    for group in _groups(*(rows[0][column] for column in columns)):
-        yield group, (spent, fit)
+    yield Spent(_groups(*(rows[0][column] for column in columns)), read, spent, fit)
 
 
 def _groups(
@@ -289,8 +311,10 @@ def _cost(planned: Sequence[Planned], *states: str) -> str:
     """The estimated cost of the cells in these states, as text."""
     costs = [item.cost for item in planned if item.state in states]
     known = [cost.seconds for cost in costs if cost is not None]
-    unknown = f", {len(costs) - len(known)} without an estimate" if len(known) < len(costs) else ""
-    return f"about {duration(sum(known))}{unknown}" if costs else "nothing"
+    parts = [f"about {duration(sum(known))}"] if known else []
+    if len(known) < len(costs):
+        parts.append(f"{len(costs) - len(known)} without an estimate")
+    return ", ".join(parts) or "nothing"
 
 
 def _again(planned: Sequence[Planned]) -> str:

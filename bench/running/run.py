@@ -22,7 +22,7 @@ from bench.running.cell import Cell
 from bench.system import devices
 from bench.system.progress import Reporter
 from bench.task import Data, Scale
-from bench.training import LOSSES, Fit, FitSettings, Method, limits
+from bench.training import LOSSES, Fit, FitSettings, Method, estimate, limits
 
 # Under this name, which code versions of stored runs contain, so that those stay current.
 _write = record.write
@@ -50,11 +50,20 @@ def _draws(method: Method, sizes: tuple[int, ...], evaluations: tuple[str, ...],
     return wanted if method.max_members is None else min(wanted, method.max_members)
 
 
-def check_memory(cell: Cell, data: Data, device: torch.device) -> None:
-    """Raises BenchError where the networks of a cell and their predictions would not fit in memory.
+def check_start(cell: Cell, data: Data, device: torch.device) -> None:
+    """Raises BenchError where what the cell's fit starts with would not fit in memory; makes none of it."""
+    kind, loss = cell.entry.load(), LOSSES[cell.task.loss]
+    splits = (data.train, data.val)
+    estimate.check_start(kind, cell.task.network(), cell.settings.method, splits, loss, device)
 
-    Before training, from what they take at least: weights on the device, logits on the host.
+
+def check_memory(cell: Cell, data: Data, device: torch.device) -> None:
+    """Raises BenchError where a cell's fit, its networks or their predictions would not fit in memory.
+
+    Before training, from what they take at least: what the fit starts with, weights on the device, logits on
+    the host.
     """
+    check_start(cell, data, device)
     network = cell.task.network().eval()
     method = cell.entry.load()(cell.task.network(), cell.settings.method)
     most = method.max_members

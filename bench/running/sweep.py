@@ -7,10 +7,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
+import torch
+
+from bench.errors import BenchError, DataError, UsageError
 from bench.running import launchers
+from bench.running.cell import Cell
+from bench.running.data import TaskData
 from bench.running.locks import Locks
 from bench.running.plan import Planned, Selection, plan, usable
+from bench.running.run import check_start
 from bench.running.worker import Job, ended_run, work
+from bench.settings import parse_sets
 from bench.system import files
 from bench.system.progress import CellReporter
 
@@ -48,7 +55,8 @@ def run(
 
     force: also run cells that are done. stale: also run those whose code has changed. limit: minutes
     per cell. threads: how many all cells together may use (None: all cores). workers: how many and where
-    (None: only this process). quiet: whether workers say warnings alone.
+    (None: only this process). quiet: whether workers say warnings alone. Raises UsageError, before any work,
+    for a setting of the command with which training would not fit in this machine's memory.
     """
     planned, unreadable = plan(selection, results)
     selection, _ = usable(selection)
@@ -68,6 +76,8 @@ def run(
         outcome.runs += item.cell.runs(results)
     if not todo:
         return outcome
+    if workers is None or workers.launcher == "local":  # other machines have other memory
+        _check_sizes([item.cell for item in todo], selection)
     job = Job(
         sweep=sweep,
         selection=selection,
@@ -107,6 +117,20 @@ def _count(job: Job, todo: Sequence[Planned], outcome: Outcome) -> None:
         else:
             outcome.finished.append(item.cell.name)
             outcome.runs += item.cell.runs(job.results)
+
+
+def _check_sizes(todo: Sequence[Cell], selection: Selection) -> None:
+    """Raises UsageError where a method whose settings the command changes would not fit in memory."""
+    changed = parse_sets(selection.sets, selection.methods)
+    read, device = TaskData(selection.data), torch.device(selection.device)
+    different = {(c.entry.name, c.task.train): c for c in todo if c.entry.name in changed}
+    for cell in different.values():
+        try:
+            check_start(cell, read(cell.task.name), device)
+        except DataError:  # removed since the plan; a worker says so
+            continue
+        except BenchError as error:
+            raise UsageError(str(error)) from error
 
 
 def _check_writable(results: Path) -> None:

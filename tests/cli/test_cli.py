@@ -82,7 +82,7 @@ def test_a_stale_cell_names_the_changed_definition(tmp_path):
     (about,) = (tmp_path / "raw").glob("*.json")
     about.write_text(json.dumps(json.loads(about.read_text()) | {"code": "older"}))
     assert "by older code, changed: Minibatches._order, gone; --stale" in run(tmp_path).output
-    assert "# changed: Minibatches._order, gone" in run(tmp_path, command="plan").output
+    assert "1 stale: changed: Minibatches._order, gone" in run(tmp_path, command="plan").output
 
 
 def test_the_device_is_part_of_a_cell_except_in_names_on_a_cpu():

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import math
+import resource
+import sys
 import time
 
 import pytest
 import torch
-from small import line, small_method, small_regression, stripes
+from small import line, small_method, small_network, small_regression, stripes
 from torch import nn
 
-from bench import training
+from bench import registry, training
 from bench.errors import BenchError
 from bench.system import machine
-from bench.training import FitSettings, cross_entropy, limits
+from bench.training import FitSettings, cross_entropy, estimate, limits
 
 ROOM = 300e6
+BEYOND = [
+    ("standard_ensemble", "networks", 10**6),
+    ("standard_ensemble", "networks", 10**24),
+    ("deep_ensemble", "networks", 10**9),
+    ("hypergan", "hidden", 200_000),
+    ("hypergan", "hidden", 4_000),  # each tensor fits, all of them with gradients do not
+    ("mnf", "hidden", 10**9),
+    ("bayes_by_hypernet", "hidden", 300_000),
+    ("bayesian_hypernetwork", "hidden", 10**8),
+    ("apd", "latent", 10**8),
+]
 
 
 @pytest.fixture
@@ -27,25 +40,59 @@ def fit(method):
     return training.fit(method, stripes(96), stripes(30, 1), FitSettings(seed=0, loss=cross_entropy))
 
 
-@pytest.mark.parametrize(
-    ("name", "setting", "value"),
-    [
-        ("standard_ensemble", "networks", 10**6),
-        ("standard_ensemble", "networks", 10**24),
-        ("deep_ensemble", "networks", 10**9),
-        ("hypergan", "hidden", 200_000),
-        ("hypergan", "hidden", 4_000),  # each tensor fits, all of them with gradients do not
-        ("mnf", "hidden", 10**9),
-        ("bayes_by_hypernet", "hidden", 300_000),
-        ("bayesian_hypernetwork", "hidden", 10**8),
-        ("apd", "latent", 10**8),
-    ],
-)
+@pytest.mark.parametrize(("name", "setting", "value"), BEYOND)
 def test_a_setting_that_needs_too_much_memory_is_named_before_training(small_machine, name, setting, value):
     begun = time.perf_counter()
     with pytest.raises(BenchError, match=rf"expected to train within .*--set <method>\.{setting}={value}"):
         fit(small_method(name, **{setting: value}))
     assert time.perf_counter() - begun < 5
+
+
+def peak():
+    """The most memory that this process has held, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def start(method):
+    splits = (stripes(96), stripes(30, 1))
+    estimate.check_start(
+        type(method), method.network, method.config, splits, cross_entropy, torch.device("cpu")
+    )
+
+
+@pytest.mark.parametrize(("name", "setting", "value"), [*BEYOND, ("mnf", "hidden", 200_000)])
+def test_such_a_setting_is_refused_in_the_same_words_without_making_anything(
+    small_machine, name, setting, value
+):
+    method = small_method(name, **{setting: value})
+    before = torch.get_rng_state()
+    held = peak()
+    with pytest.raises(BenchError, match=rf"expected to train within .*--set <method>\.{setting}={value}"):
+        start(method)
+    assert peak() - held < 50e6
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", registry.methods())
+def test_a_method_that_fits_is_not_refused_and_trains_as_if_it_had_not_been_asked(name):
+    weights = []
+    for asked in (False, True):
+        method = small_method(name)
+        if asked:
+            start(method)
+        fit(method)
+        weights.append(method.sample(2, 0).vectors())
+    assert torch.equal(*weights)
+
+
+def test_a_method_whose_start_needs_values_is_left_to_its_fit(small_machine):
+    class Picky(registry.method("mc_dropout").load()):
+        def start(self, train, val, *, loss, rng):
+            if float(train.images.sum() + torch.ones(2).sum()) > 0:
+                super().start(train, val, loss=loss, rng=rng)
+
+    start(Picky(small_network(), small_method("mc_dropout").config))
 
 
 def test_memory_of_many_small_tensors_is_added_up(small_machine):
