@@ -58,7 +58,8 @@ def build(results: Path) -> list[Path]:
     for name, text in _texts(material, tables, failed, verdicts):
         files[results / "tables" / name] = text.encode()
     drawn = []
-    figures, files[results / "figures" / RECORD] = _drawn(material)
+    figures, record = _drawn(material)
+    files |= {results / "figures" / RECORD: record} if any(kinds for _, kinds in figures) else {}
     for entry, kinds in figures:
         drawn.append((entry, kinds.get("svg", b"")))
         files |= {results / "figures" / f"{entry.name}.{kind}": data for kind, data in kinds.items()}
