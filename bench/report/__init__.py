@@ -14,16 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from bench.records import readme, runs
 from bench.report import data_sets, published
 from bench.report.claims.ledger import ledger
 from bench.report.layout.captions import FigureEntry
-from bench.report.layout.figures import drawing_style
 from bench.report.layout.tables import Table
 from bench.report.output import page
-from bench.report.output.images import KINDS, images
+from bench.report.output.images import KINDS, RECORD, images
 from bench.report.output.markdown import claims_markdown, failures_markdown, to_csv, to_markdown
 from bench.report.rows import Abouts, Material, copies, failures, prepare
 from bench.report.sections import all_figures, all_tables, figure_kinds
@@ -68,7 +66,10 @@ def build(
     for name, text in _texts(material, tables, failed, verdicts):
         files[results / "tables" / name] = text.encode()
     drawn = []
-    for entry, kinds in _drawn(material, told):
+    told("figures")
+    figures, record = _drawn(material)
+    files |= {results / "figures" / RECORD: record} if any(kinds for _, kinds in figures) else {}
+    for entry, kinds in figures:
         drawn.append((entry, kinds))
         files |= {results / "figures" / f"{entry.name}.{kind}": data for kind, data in kinds.items()}
     told("page")
@@ -108,20 +109,12 @@ def _texts(
     yield "claims.md", claims_markdown(verdicts, copies(material.rows))
 
 
-def _drawn(material: Material, told: Callable[[str], None]) -> list[tuple[FigureEntry, dict[str, bytes]]]:
-    """Every figure with its bytes by file type; empty for a gap."""
-    entries: list[tuple[FigureEntry, bool]] = []
-
-    def figures() -> Iterator[Figure]:
-        for entry, figure in all_figures(material):
-            entries.append((entry, figure is not None))
-            told(f"figure {len(entries)}")
-            if figure is not None:
-                yield figure
-
-    with drawing_style():
-        saved = iter(images(figures()))
-    return [(entry, next(saved) if there else {}) for entry, there in entries]
+def _drawn(material: Material) -> tuple[list[tuple[FigureEntry, dict[str, bytes]]], bytes]:
+    """Every figure with its bytes by file type, empty for a gap; and the record of what they show."""
+    entries = list(all_figures(material))
+    plans = {entry.name: plan for entry, plan in entries if plan is not None}
+    saved, record = images(plans, material.results / "figures")
+    return [(entry, saved[entry.name] if plan is not None else {}) for entry, plan in entries], record
 
 
 def _remove_stale(results: Path, written: set[Path], tables: set[str]) -> None:

@@ -11,8 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.records import store
+from bench.records.runs import ages
 from bench.report.published import AS_PUBLISHED, PROPOSED
-from bench.report.rows import Material, without_configuration
+from bench.report.rows import Material, one_configuration, without_configuration
 
 # Preferred when the arrays of one method are shown: the paper's, at its best before as published.
 PREFERRED = (PROPOSED, AS_PUBLISHED)
@@ -75,14 +76,19 @@ class Images:
 def first_kept(
     part: Material, own: pd.DataFrame, name: str
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]] | None:
-    """The first run with matching arrays, and these arrays: preferred methods first, then by name and seed.
+    """The first run with matching arrays, and these arrays.
 
-    name: a substring of the arrays' names, with columns of a row in braces.
+    Preferred methods first, of each the configuration that claims use (`one_configuration`), then by name
+    and seed. name: a substring of the arrays' names, with columns of a row in braces.
     """
     rank = {method: i for i, method in enumerate(PREFERRED)}
     later = without_configuration(own["method"]).map(lambda method: rank.get(method, len(rank)))
-    order = own.assign(later=later)
-    for found in order.sort_values(["later", "method", "seed"], kind="stable").to_dict("records"):
+    rows = part.rows[(part.rows["metric"] != "failed") & part.rows["value"].notna()]
+    used = one_configuration(rows, ages(part.abouts))
+    used_names = set(zip(used["task"], used["configured"], strict=True))
+    other = [place not in used_names for place in zip(own["task"], own["method"], strict=True)]
+    order = own.assign(later=later, other=other)
+    for found in order.sort_values(["later", "other", "method", "seed"], kind="stable").to_dict("records"):
         line = {str(column): value for column, value in found.items()}
         arrays = store.read_arrays(part.results, line["run"], name.format(**line))
         if arrays:

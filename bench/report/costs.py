@@ -34,16 +34,41 @@ def placed(rows: pd.DataFrame) -> pd.DataFrame:
 
 def machines(runs: pd.DataFrame, abouts: Abouts) -> str:
     """A sentence on the machines where costs were measured and, if several, on the methods of each."""
-    methods: dict[str, set[str]] = {}
-    for run, method in runs.itertuples(index=False):
-        about = abouts.get(run, {}).get("environment") or {}
-        name, threads = about.get("device_name") or "a machine not named", about.get("threads")
-        count = "threads not counted" if not threads else f"{threads} thread{'s' if threads != 1 else ''}"
-        methods.setdefault(f"{name}, {count}", set()).add(method)
+    methods = _by_machine(runs, abouts)
     if len(methods) < 2:
         return f"All runs: {next(iter(methods), 'none')}."
     told = ". ".join(f"{place}: {'; '.join(sorted(names))}" for place, names in sorted(methods.items()))
     return f"Costs come from different machines or numbers of threads and do not compare. {told}."
+
+
+def on_one_machine(runs: pd.DataFrame, abouts: Abouts) -> tuple[list[str], str]:
+    """The runs on the machine, with a number of threads, that measured most methods; a sentence on it.
+
+    runs: columns `run` and `method`. The sentence names methods that only other machines measured.
+    """
+    methods = _by_machine(runs, abouts)
+    if not methods:
+        return [], ""
+    most = min(methods, key=lambda place: (-len(methods[place]), place))
+    kept = [run for run in runs["run"] if _machine(abouts, run) == most]
+    others = sorted(set(runs["method"]) - methods[most])
+    told = f"All costs: {most}."
+    return kept, told + (f" Left out, measured on another: {'; '.join(others)}." if others else "")
+
+
+def _by_machine(runs: pd.DataFrame, abouts: Abouts) -> dict[str, set[str]]:
+    """The methods that were measured on each machine, with its threads."""
+    methods: dict[str, set[str]] = {}
+    for run, method in runs[["run", "method"]].itertuples(index=False):
+        methods.setdefault(_machine(abouts, run), set()).add(method)
+    return methods
+
+
+def _machine(abouts: Abouts, run: str) -> str:
+    about = abouts.get(run, {}).get("environment") or {}
+    name, threads = about.get("device_name") or "a machine not named", about.get("threads")
+    count = "threads not counted" if not threads else f"{threads} thread{'s' if threads != 1 else ''}"
+    return f"{name}, {count}"
 
 
 def points(rows: pd.DataFrame) -> pd.DataFrame:

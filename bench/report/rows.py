@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bench.records.runs import ages
 from bench.records.schema import KEY
 from bench.report.data_sets import Abouts, told_apart, without_data
-from bench.report.uncertainty import t_interval
+from bench.report.uncertainty import share_interval, t_interval
 
 PRESETS = ("paper", "quick", "smoke")  # the order of blocks: the published scale first
 STAND_INS = ("digits", "digits-open", "digits-shift")  # embedded tasks, shown after the paper's
@@ -28,6 +29,11 @@ PLACE = (*TASK, "dataset")
 GROUP = (*PLACE, "method", "members", "layer", "metric")
 ATTACK = (*GROUP, "variant", "attack", "epsilon", "success", "crafted_members")
 MAX_SETTINGS = 3  # in a name like `hypergan [epochs=140]`
+# Means over images of values between 0 and a known maximum: with one seed they have an interval over images.
+OVER_IMAGES = (
+    "accuracy", "accuracy_single", "disagreement", "success_rate", "robust_accuracy", "fooled_share",
+    "entropy_nats",
+)  # fmt: skip
 COLUMNS = (*GROUP, "unit", "mean", "sd", "low", "high", "seeds", "examples")
 
 
@@ -103,6 +109,30 @@ def without_configuration(methods: pd.Series) -> pd.Series:
     return methods.str.replace(r" \[.*\]$", "", regex=True)
 
 
+def one_configuration(rows: pd.DataFrame, age: Mapping[str, int]) -> pd.DataFrame:
+    """Rows of one configuration per method and task, under the method's own name: that of claims and figures.
+
+    The one with most seeds, then the one on most tasks, then the newest. rows: prepared, of one preset and
+    device, without failures. age: of each run (`bench.records.runs.ages`). Adds the column `configured`, the
+    name with the configuration.
+    """
+    rows = rows.assign(
+        configured=rows["method"],
+        base=without_configuration(rows["method"]),
+        age=[age.get(run, -1) for run in rows["run"]],
+    )
+    tasks = rows.groupby(["base", "config"])["task"].transform("nunique")
+    rank = (
+        rows.assign(tasks=tasks)
+        .groupby(["task", "base", "method"], as_index=False)
+        .agg(seeds=("seed", "nunique"), tasks=("tasks", "max"), age=("age", "max"))
+    )
+    rank = rank.sort_values(["seeds", "tasks", "age"], kind="stable")
+    best = rank.drop_duplicates(["task", "base"], keep="last")[["task", "method"]]
+    rows = rows.merge(best, on=["task", "method"])
+    return rows.assign(method=rows["base"]).drop(columns=["base", "age"])
+
+
 def plain(rows: pd.DataFrame, metrics: Sequence[str], evaluation: str | None = None) -> pd.DataFrame:
     """The rows of these metrics on clean images after training.
 
@@ -145,6 +175,25 @@ def summarise(rows: pd.DataFrame, by: Sequence[str] = GROUP) -> pd.DataFrame:
     frame = frame.astype(dict.fromkeys(whole, "Int64"))
     frame = frame.astype(dict.fromkeys(("mean", "sd", "low", "high"), "float64"))
     return ordered(frame, [c for c in by if c != "preset"])
+
+
+def with_intervals(
+    frame: pd.DataFrame, factor: float = 1.0, top: float = 1.0
+) -> tuple[NDArray[np.float64], tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Means of the lines of a summary, and ends of their 95 % intervals: over seeds or, of one, over images.
+
+    frame: lines of `summarise`. factor: of all values. top: the maximum of the metric, for an interval over
+    images (`OVER_IMAGES`). Ends are NaN where there is one seed and no number of images, and for metrics that
+    are no means over images.
+    """
+    mean, low, high = (frame[c].to_numpy(float, copy=True) for c in ("mean", "low", "high"))
+    alone = frame["metric"].isin(OVER_IMAGES) & (frame["seeds"] == 1) & (frame["examples"] > 0)
+    counts = frame["examples"].to_numpy(float, na_value=0)
+    for place in np.flatnonzero(alone.fillna(False).to_numpy(bool) & np.isfinite(mean)):
+        share = min(max(mean[place] / top, 0.0), 1.0)  # rounding may exceed the maximum
+        ends = share_interval(share, int(counts[place]))
+        low[place], high[place] = ends[0] * top, ends[1] * top
+    return mean * factor, (low * factor, high * factor)
 
 
 def with_unreachable(

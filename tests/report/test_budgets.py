@@ -36,7 +36,7 @@ def drawn(results):
     found = material(results)
     styles = method_styles(found.rows["method"].tolist())
     with drawing_style():
-        return list(pareto.figures(found, styles))
+        return [(entry, plan()) for entry, plan in pareto.figures(found, styles)]
 
 
 def steady(last, top=0.9):
@@ -265,7 +265,8 @@ def test_different_machines_and_threads_within_a_task_are_reported(tmp_path):
     assert "T = 10.0 s, the fit of a." in told and "do not compare" in told
     for part in ("Some CPU, 1 thread: b.", "Some CPU, 2 threads: a.", "a machine not named, threads not"):
         assert part in told
-    assert "do not compare" in drawn(tmp_path)[0][0].caption
+    caption = drawn(tmp_path)[0][0].caption  # seconds of other machines are not drawn
+    assert "All costs: Some CPU, 1 thread. Left out, measured on another: a; c." in caption
     table = budgets.budget_table(material(tmp_path))
     report.build(tmp_path)
     html = (tmp_path / "report.html").read_text()
@@ -301,49 +302,47 @@ def test_a_task_without_accuracy_has_no_line_and_no_figure(tmp_path):
     assert not len(budgets.budgets(material(tmp_path).rows)) and not drawn(tmp_path)
 
 
-def marks(figure, method, metric=0, cost=0, costs=3):
-    """The points of a method in a panel, by ascending size."""
-    axes = figure.axes[metric * costs + cost]
+def marks(figure, method, panel, size):
+    """The points of a method in a panel by the size of markers: 2 of each ensemble, 4.5 of the largest."""
     style = method_styles([method])[method]
-    (line,) = [x for x in axes.lines if x.get_marker() == style.marker and x.get_markersize() == 3.5]
-    return line
+    lines = [
+        line
+        for line in figure.axes[panel].lines
+        if line.get_marker() == style.marker and line.get_markersize() == size
+    ]
+    return lines[0].get_xydata() if lines else np.empty((0, 2))
 
 
-def test_a_figure_has_rows_of_metrics_columns_of_costs_and_points_of_sizes(tmp_path):
+def test_a_figure_has_rows_of_costs_columns_of_metrics_and_points_of_sizes(tmp_path):
     write(tmp_path, "a", 10.0, 0.9, sizes=(1, 5, 20), auroc=0.8, predict=4.0)
     ((place, figure),) = drawn(tmp_path)
     assert place.name == "pareto-digits-quick" and place.block["task"] == "digits"
-    assert len(figure.axes) == 6
-    fit, predict, memory = (marks(figure, "a", cost=i) for i in range(3))
-    assert predict.get_xdata() == pytest.approx([1.0, 5.0, 20.0])
-    assert set(fit.get_xdata()) == {10.0} and set(memory.get_xdata()) == {1024.0}
-    assert predict.get_linestyle() == "-" and fit.get_linestyle() == memory.get_linestyle() == "None"
-    assert fit.get_ydata() == pytest.approx([89, 89, 90])
-    assert marks(figure, "a", metric=1).get_ydata() == pytest.approx([0.8, 0.8, 0.8])
+    assert len(figure.axes) == 4
+    # All sizes share one fit, of which the largest ensemble is shown; prediction takes longer by size.
+    assert not len(marks(figure, "a", 0, 2)) and not len(marks(figure, "a", 1, 2))
+    assert marks(figure, "a", 0, 4.5) == pytest.approx(np.array([[10.0, 90.0]]))
+    assert marks(figure, "a", 1, 4.5) == pytest.approx(np.array([[10.0, 0.8]]))
+    assert marks(figure, "a", 2, 2) == pytest.approx(np.array([[1, 89], [5, 89], [20, 90]]))
+    assert marks(figure, "a", 2, 4.5) == pytest.approx(np.array([[20, 90]]))
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a"]
 
 
-def test_a_figure_has_a_panel_of_cpu_time_where_it_was_measured(tmp_path):
+def costs_shown(figure):
+    return [axes.get_xlabel().split("\n")[0] for axes in figure.axes]
+
+
+def test_a_figure_has_a_panel_of_what_all_methods_have(tmp_path):
     write(tmp_path, "a", 10.0, 0.9, cpu=20.0, gflop=2e6)
-    write(tmp_path, "b", 20.0, 0.8)
-    ((place, figure),) = drawn(tmp_path)
-    labels = [axes.get_xlabel() for axes in figure.axes][-5:]
-    assert labels[:3] == ["fit [s]", "fit, CPU time [s]", "fit [GFLOP]"]
-    assert "seconds, CPU seconds of all threads and counted GFLOP to fit" in place.caption
-    assert set(marks(figure, "a", cost=1, costs=5).get_xdata()) == {20.0}
+    ((_, figure),) = drawn(tmp_path)
+    assert costs_shown(figure)[:3] == ["fit [s]", "fit, CPU time [s]", "fit [GFLOP]"]
+    write(tmp_path, "b", 20.0, 0.8, gflop=3e3)
+    ((_, figure),) = drawn(tmp_path)
+    assert costs_shown(figure)[:2] == ["fit [s]", "fit [GFLOP]"] and len(figure.axes) == 3
+    assert marks(figure, "a", 1, 4.5)[:, 0] == pytest.approx([2e6])
     shown = text_tables(budgets.budget_table(material(tmp_path)))[0]
     told = [dict(zip(shown.headings, [cell.text for cell in line], strict=True)) for line in shown.lines]
     assert [line[heading("fit_cpu_seconds")] for line in told] == ["20.0", "—"]
-
-
-def test_a_figure_has_a_panel_of_operations_where_they_were_counted(tmp_path):
-    write(tmp_path, "a", 10.0, 0.9, gflop=2e6)
-    write(tmp_path, "b", 20.0, 0.8, gflop=3e3)
-    ((place, figure),) = drawn(tmp_path)
-    assert len(figure.axes) == 4 and figure.axes[1].get_xlabel() == "fit [GFLOP]"
-    assert set(marks(figure, "a", cost=1, costs=4).get_xdata()) == {2e6}
-    assert "seconds and counted GFLOP to fit" in place.caption
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from shown_arrays import shown
 from bench import report
 from bench.records import runs, schema, store
 from bench.report import sections
-from bench.report.layout.figures import blank, drawing_style
+from bench.report.layout.figures import drawing_style, sheet
 from bench.report.output import images
 from bench.report.rows import Material, note_on_copies, prepare
 from bench.report.sections import training
@@ -65,7 +66,7 @@ def fake_run(results, method, task="digits", preset="quick", seed=0, keep=("",),
 def unrendered(monkeypatch):
     """Skips drawing, which takes most of a build's time."""
     drawn = dict.fromkeys(images.KINDS, b"<svg/>")
-    monkeypatch.setattr(report, "images", lambda figures: [drawn for _ in figures])
+    monkeypatch.setattr(report, "images", lambda plans, folder: (dict.fromkeys(plans, drawn), b"{}"))
 
 
 def drawn(results):
@@ -74,7 +75,7 @@ def drawn(results):
     abouts = {run: store.read_about(results, run) for run in set(rows["run"])}
     material = Material(results, prepare(rows, abouts), abouts, pd.DataFrame())
     with drawing_style():
-        return {place.name: (place, figure) for place, figure in sections.all_figures(material)}
+        return {place.name: (place, plan and plan()) for place, plan in sections.all_figures(material)}
 
 
 def texts(figure):
@@ -144,7 +145,8 @@ def test_ablations_are_drawn_as_far_as_measured_and_missing_ones_are_named(tmp_p
         assert len(figure.axes) == panels
         lines = [line for line in figure.axes[0].get_lines() if len(line.get_xdata())]
         assert len(lines) == 2 and "standard_ensemble" not in texts(figure)
-        assert "25 networks" in texts(figure) and "180 images" in texts(figure)
+        assert "25 networks" in texts(figure)
+        assert ("180 images" in texts(figure)) == (number == 6)  # norms are of no images
     ratio = found["figure7-digits"][1].axes[0].get_lines()[0].get_ydata()
     assert list(ratio) == pytest.approx([0.1 * len("hypergan") / epoch for epoch in (1, 2, 3)])
     assert list(found["figure7-digits"][1].axes[1].get_lines()[0].get_ydata()) == [1, 1 / 2, 1 / 3]
@@ -251,15 +253,74 @@ def test_a_block_without_lossy_copies_has_no_remark():
     assert not note_on_copies(copies, {"preset": "quick", "task": "t", "dataset": "cifar10"})
 
 
-def test_figures_are_the_same_bytes_however_many_cores_draw_them(monkeypatch):
-    def made():
-        with drawing_style():
-            return [blank(3, 2, f"figure {i}", "a note") for i in range(3)]
+def made(number, frame):
+    return sheet(f"figure {number}", str(frame["mean"].sum()), 1, 1, 1.0)[0]
 
+
+def plans(count=3, value=0.5):
+    frame = pd.DataFrame({"mean": [value], "method": ["a"]})
+    return {f"figure {i}": partial(made, i, frame) for i in range(count)}
+
+
+def test_figures_are_the_same_bytes_however_many_cores_draw_them(monkeypatch):
     found = []
     for cores in (1, 2):
         monkeypatch.setattr(images.machine, "cores", lambda cores=cores: cores)
-        with drawing_style():
-            found.append(images.images(made()))
+        found.append(images.images(plans()))
     assert found[0] == found[1]
-    assert {kind for images in found[0] for kind in images} == {"svg", "png"}
+    files, _ = found[0]
+    assert list(files) == list(plans()) and {tuple(kinds) for kinds in files.values()} == {images.KINDS}
+    for data in (b"Date", b"Software", b"matplotlib v", b"Matplotlib v"):
+        assert not any(data in file for kinds in files.values() for file in kinds.values())
+
+
+def test_an_error_of_a_figure_reaches_the_report(monkeypatch):
+    monkeypatch.setattr(images.machine, "cores", lambda: 2)
+    broken = {**plans(), "broken": partial(made, 3, pd.DataFrame())}
+    with pytest.raises(KeyError, match="mean"):
+        images.images(broken)
+
+
+def test_only_figures_with_other_inputs_or_other_files_are_drawn_again(tmp_path, monkeypatch):
+    first, record = images.images(plans())
+    for name, kinds in first.items():
+        for kind, data in kinds.items():
+            (tmp_path / f"{name}.{kind}").write_bytes(data)
+    (tmp_path / images.RECORD).write_bytes(record)
+    drawn = []
+    monkeypatch.setattr(images.machine, "cores", lambda: 1)
+
+    def again(wanted):
+        before = images.draw
+        monkeypatch.setattr(images, "draw", lambda plan: drawn.append(plan.args[0]) or before(plan))
+        found = images.images(wanted, tmp_path)
+        monkeypatch.setattr(images, "draw", before)
+        told = sorted(drawn)
+        drawn.clear()
+        return found, told
+
+    assert again(plans()) == ((first, record), [])
+    changed = {**plans(), "figure 1": plans(value=0.7)["figure 1"]}
+    assert again(changed)[1] == [1]
+    (tmp_path / "figure 2.png").write_bytes(b"edited")
+    (tmp_path / "figure 0.pdf").unlink()
+    found, told = again(plans())
+    assert told == [0, 2] and found == (first, record)
+    (tmp_path / images.RECORD).write_bytes(b"{")
+    assert again(plans())[1] == [0, 1, 2]
+
+
+def test_arguments_of_figures_that_cannot_be_digested_are_refused():
+    with pytest.raises(TypeError, match=r"can be digested, found set"):
+        images.images({"a": partial(made, {1, 2})})
+
+
+@pytest.mark.parametrize("more", [{}, {"seed": 2}, {"seed": 1, "task": "open"}])
+def test_figures_8_and_9_show_the_configuration_that_claims_use(tmp_path, more):
+    """The newest of two configurations, the one with more seeds or on more tasks: not the first by name."""
+    fake_run(tmp_path, "hypergan", seed=0)
+    fake_run(tmp_path, "hypergan", seed=1, config="d")
+    if more:
+        fake_run(tmp_path, "hypergan", config="d", **more)
+    for number in (8, 9):
+        assert "seed 1" in texts(drawn(tmp_path)[f"figure{number}-digits"][1])

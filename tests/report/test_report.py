@@ -132,7 +132,7 @@ def contents(folder):
 def test_a_build_returns_the_written_paths(results):
     written = report.build(results)
     assert written == sorted(results / name for name in contents(results))
-    assert {path.suffix for path in written} == {".csv", ".md", ".svg", ".png", ".html"}
+    assert {path.suffix for path in written} == {".csv", ".md", ".svg", ".png", ".pdf", ".json", ".html"}
 
 
 def test_two_builds_in_two_processes_give_the_same_bytes(results):
@@ -185,7 +185,7 @@ def test_a_size_that_was_not_requested_is_a_gap(tmp_path):
     assert next(x for x in text.splitlines() if "standard_ensemble" in x).endswith("| — | 1 |\n".strip("\n"))
 
 
-def test_every_figure_is_a_small_svg_and_a_png(results):
+def test_every_figure_is_a_small_svg_a_png_and_a_pdf(results):
     names = {path.stem for path in (results / "figures").glob("*.svg")}
     kinds = ("accuracy", "weight-norms", "training", "pareto")
     places = ("digits-quick", "digits-open-quick", "digits-smoke")
@@ -198,6 +198,7 @@ def test_every_figure_is_a_small_svg_and_a_png(results):
         assert len(svg) < 300_000
         assert ElementTree.fromstring(svg).tag.endswith("svg")
         assert (results / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (results / "figures" / f"{name}.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_names_and_messages_are_escaped(results):

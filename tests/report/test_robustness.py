@@ -59,7 +59,8 @@ def test_the_worst_has_no_line_among_the_attacks_that_know_the_defence():
 def test_the_figure_has_a_panel_per_epsilon_and_a_row_per_attack():
     part = material()
     with drawing_style():
-        ((entry, figure),) = robustness.figures(part, method_styles(["m"]))
+        ((entry, plan),) = robustness.figures(part, method_styles(["m"]))
+        figure = plan()
     assert entry.name == "robustness-t-quick"
     (axes,) = figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["worst", "apgd-t", "eot", "pgd"]

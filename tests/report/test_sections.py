@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pandas as pd
@@ -12,7 +13,7 @@ from bench.records import runs, schema, store
 from bench.records.schema import KEY
 from bench.report import sections
 from bench.report.layout.captions import figure_entry
-from bench.report.layout.figures import blank, drawing_style
+from bench.report.layout.figures import drawing_style, sheet
 from bench.report.layout.tables import Table
 from bench.report.rows import GROUP, TASK, Material, plain, prepare, summarise
 from bench.system.files import write_atomic
@@ -32,9 +33,13 @@ def gains_tables(material):
     return [Table("gains", "Gains", "Made up for a test.", frame, TASK, ("method",), ("members",))]
 
 
+def gain(note):
+    return sheet("Gain", note, 1, 1, 1.0)[0]
+
+
 def gains_figures(part, styles):
-    note = f"{len(styles)} method"
-    yield figure_entry("gain", "digits", part.rows, "A made-up figure.", "digits"), blank(3, 2, "Gain", note)
+    entry = figure_entry("gain", "digits", part.rows, "A made-up figure.", "digits")
+    yield entry, partial(gain, f"{len(styles)} method")
 
 
 GAINS = SimpleNamespace(NAME="gains", FIGURES={"gain": "gains"}, tables=gains_tables, figures=gains_figures)

@@ -93,7 +93,7 @@ def test_rows_under_shift_are_not_those_of_clean_images(material):
 def test_a_figure_has_a_panel_for_each_corruption_and_a_line_for_each_method(material):
     styles = method_styles(list(SIZES))
     with drawing_style():
-        drawn = list(shift.figures(material, styles))
+        drawn = [(entry, plan()) for entry, plan in shift.figures(material, styles)]
     names = [entry.name for entry, _ in drawn]
     assert names == [f"shift-mnist-shift-{m}-quick" for m in ("accuracy", "nll", "ece", "entropy")]
     entry, figure = drawn[0]
@@ -105,10 +105,12 @@ def test_a_figure_has_a_panel_for_each_corruption_and_a_line_for_each_method(mat
     plots = [axes for axes in seen if axes.lines]
     assert len(plots) == len(CORRUPTIONS) and {axes.get_ylim() for axes in plots} == {(0, 106)}
     for axes, name in zip(plots, CORRUPTIONS, strict=True):
-        assert len(axes.containers) == len(SIZES)
-        for bars in axes.containers:
+        # Of each method a curve and its intervals.
+        curves = [line for line in axes.lines if line.get_marker() != "None"]
+        assert len(curves) == len(SIZES) == len(axes.lines) - len(curves)
+        for line in curves:
             expected = [np.mean([value("accuracy", name, s, 10, seed) for seed in (0, 1)]) for s in LEVELS]
-            assert bars.lines[0].get_ydata() == pytest.approx(100 * np.array(expected))
+            assert line.get_ydata() == pytest.approx(100 * np.array(expected))
 
 
 def test_a_report_without_shift_has_neither_table_nor_figure(tmp_path, material):
@@ -122,5 +124,6 @@ def test_runs_without_stored_images_are_drawn_without_them(tmp_path):
     fake_run(tmp_path, "mnf", 0, images=False)
     part = Material(tmp_path, prepare(runs.read(tmp_path).newest(), {}), {}, pd.DataFrame())
     with drawing_style():
-        entry, figure = next(shift.figures(part, method_styles(["mnf"])))
+        entry, plan = next(shift.figures(part, method_styles(["mnf"])))
+        figure = plan()
     assert "Above each panel" not in entry.caption and not any(axes.images for axes in figure.axes)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bench.report import paired
 from bench.report.arrays import Images
 from bench.report.claims.comparison import ALONE, IMAGES, NETWORKS, SEEDS, Difference, Quantity, exact
-from bench.report.rows import TASK, norm_ratio, without_configuration
+from bench.report.rows import TASK, norm_ratio, one_configuration
 from bench.report.uncertainty import (
     Paired,
     mcnemar,
@@ -47,7 +47,7 @@ class Rows:
         self._images = images
         self._verdicts = _verdicts(rows, images)
         rows = rows[(rows["metric"] != "failed") & rows["value"].notna()]
-        rows = _one_copy(_one_configuration(rows, age))
+        rows = _one_copy(one_configuration(rows, age))
         norms = rows[rows["evaluation"].isin(("diversity", "trace"))]
         rows = pd.concat([rows, norm_ratio(norms)], ignore_index=True)
         self._none = rows.iloc[:0]
@@ -257,25 +257,6 @@ def largest(found: pd.DataFrame) -> pd.DataFrame:
 def by_seed(found: pd.DataFrame) -> pd.Series:
     """One value per seed, the mean over any remaining rows."""
     return found.groupby("seed")["value"].mean()
-
-
-def _one_configuration(rows: pd.DataFrame, age: Mapping[str, int]) -> pd.DataFrame:
-    """One configuration per method and task, under the method's own name."""
-    rows = rows.assign(
-        configured=rows["method"],
-        base=without_configuration(rows["method"]),
-        age=[age.get(run, -1) for run in rows["run"]],
-    )
-    tasks = rows.groupby(["base", "config"])["task"].transform("nunique")
-    rank = (
-        rows.assign(tasks=tasks)
-        .groupby(["task", "base", "method"], as_index=False)
-        .agg(seeds=("seed", "nunique"), tasks=("tasks", "max"), age=("age", "max"))
-    )
-    rank = rank.sort_values(["seeds", "tasks", "age"], kind="stable")
-    best = rank.drop_duplicates(["task", "base"], keep="last")[["task", "method"]]
-    rows = rows.merge(best, on=["task", "method"])
-    return rows.assign(method=rows["base"]).drop(columns=["base", "age"])
 
 
 def _one_copy(rows: pd.DataFrame) -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -13,6 +14,8 @@ from bench.report.arrays import PREFERRED
 from bench.report.rows import command, without_configuration
 
 BY_SIZE = "Lines of one ensemble size compete with each other; 1 network is the mean of single networks. "
+INTERVALS = "bars are 95 % intervals, over seeds if several (t), otherwise over images (Clopper and Pearson)"
+OVER_SEEDS = "bars are 95 % t-intervals over seeds, if several"
 # For figures of what older runs did not store: such runs are stale and need --stale to run again.
 _AGAIN = " --stale"
 
@@ -67,8 +70,32 @@ def paper_entry(
     return replace(found, short=_safe(f"{kind}-{subject or task}"))
 
 
-# An entry with its figure, or with None if the necessary arrays are missing: its commands fill the gap.
-Drawing = tuple[FigureEntry, Figure | None]
+# An entry with the call that draws its figure, a function of a module with all that it shows; None if the
+# necessary arrays are missing: the commands of the entry fill the gap.
+Drawing = tuple[FigureEntry, "partial[Figure] | None"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of a figure among several that show subsets of the methods: number 1 keeps the plain name."""
+
+    number: int
+    of: int
+
+    @property
+    def words(self) -> str:
+        """For a title."""
+        return f" ({self.number} of {self.of})" if self.of > 1 else ""
+
+    def name(self, subject: str) -> str:
+        """For a file name."""
+        return subject if self.number == 1 else f"{subject}-{self.number}"
+
+
+def numbered(subsets: Sequence[list[str]]) -> Iterator[tuple[Place, list[str]]]:
+    """The subsets of methods with the place of their figures."""
+    for i, methods in enumerate(subsets):
+        yield Place(i + 1, len(subsets)), methods
 
 
 def with_short_names(found: Iterable[Drawing]) -> Iterator[Drawing]:

@@ -80,7 +80,7 @@ def all_tables(material: Material) -> list[Table]:
 
 
 def all_figures(material: Material) -> Iterator[Drawing]:
-    """All figures that have rows, or gaps if they lack arrays; drawn inside `drawing_style()`."""
+    """All figures that have rows, or gaps if they lack arrays; to be drawn inside `drawing_style()`."""
     lossy = copies(material.rows)
     for entry, figure in with_short_names(_drawn(material)):
         mixed = EXPLANATION if MARK in entry.block["task"] else ""

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
-import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from bench.report.layout.captions import BY_SIZE, Drawing, figure_entry, where
+from bench.report.layout.captions import BY_SIZE, INTERVALS, Drawing, figure_entry, where
 from bench.report.layout.figures import (
-    EDGE,
-    WIDTH,
     Styles,
-    blank,
+    around,
+    curve,
     handle,
     images_of,
     in_seeds,
-    legend,
-    method_names,
+    sheet,
+    subsets,
 )
 from bench.report.layout.tables import Table
-from bench.report.rows import PLACE, Abouts, Material, accuracy_by_size, plain, summarise, with_unreachable
+from bench.report.rows import (
+    PLACE,
+    Abouts,
+    Material,
+    accuracy_by_size,
+    plain,
+    summarise,
+    with_intervals,
+    with_unreachable,
+)
 
 NAME = "accuracy"
 FIGURES = {"accuracy": "accuracy"}
@@ -52,11 +59,11 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
     for task, own in table.groupby("task", sort=False):
         for dataset, frame in own.groupby("dataset", sort=False):
             subject = str(task) if own["dataset"].nunique() == 1 else f"{task}-{dataset}"
-            caption = f"Accuracy on {dataset} by number of networks; bars ± 1 sd over seeds, if several."
+            caption = f"Accuracy on {dataset} by number of networks; {INTERVALS}."
             title = f"Accuracy by ensemble size — {where(frame, subject)}"
             yield (
                 figure_entry("accuracy", subject, frame, caption, str(task)),
-                lines_by_size(frame, styles, title),
+                partial(lines_by_size, frame, styles, title),
             )
 
 
@@ -66,33 +73,32 @@ def calibration(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
 
 
 def lines_by_size(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
-    """Accuracy (%) by number of networks, one line per method, error bars of one sd over seeds.
+    """Accuracy (%) by number of networks: one line per method with its intervals, one panel per subset.
 
     frame: the accuracy table of one preset, device, task and data set. For one network it is the mean
     of single networks.
     """
     frame = frame[frame["mean"].notna()]
-    spread = ", bars: ± 1 sd over seeds" if frame["sd"].notna().any() else ""
-    figure = blank(WIDTH * 0.75, 3.8, title, f"{images_of(frame)} · {in_seeds(frame)}{spread}")
-    axes = figure.add_subplot()
-    methods = method_names(frame)
-    for i, name in enumerate(methods):
-        line = frame[frame["method"] == name].sort_values("members")
-        style = styles[name]
-        # Shifted slightly: error bars of equal accuracies would hide each other.
-        x = line["members"].to_numpy(float) * 1.02 ** (i - (len(methods) - 1) / 2)
-        bars = np.nan_to_num(line["sd"].to_numpy(float)) * 100
-        axes.errorbar(
-            x, line["mean"] * 100, yerr=bars if bars.any() else None, color=style.color, marker=style.marker,
-            capsize=2, elinewidth=1, **EDGE,
-        )  # fmt: skip
+    parts = subsets(frame["method"])
+    names = list(dict.fromkeys(name for part in parts for name in part))
+    note = f"{images_of(frame)} · {in_seeds(frame)} · bars: 95 % · 1 network: mean of single ones"
+    figure, grid = sheet(
+        title, note, len(parts), 1, 1.6, sharex=True,
+        entries=[handle(name, styles[name]) for name in names],
+    )  # fmt: skip
+    for axes, methods in zip(grid[:, 0], parts, strict=True):
+        shown = frame[frame["method"].isin(methods)]
+        for i, name in enumerate(methods):
+            line = shown[shown["method"] == name].sort_values("members")
+            # Shifted slightly: bars of equal accuracies would hide each other.
+            x = line["members"].to_numpy(float) * 1.04 ** (i - (len(methods) - 1) / 2)
+            curve(axes, x, *with_intervals(line, 100), styles[name])
+        around(axes, *with_intervals(shown, 100), (0, 100))
+        axes.set_ylabel("accuracy [%]")
     sizes = sorted({int(n) for n in frame["members"]})
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(sizes))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{n:,}" for n in sizes])
-    axes.set_xlabel("networks in the ensemble (1: mean of single networks)")
-    axes.set_ylabel("accuracy [%]")
-    sns.despine(ax=axes)
-    legend(figure, [handle(name, styles[name]) for name in methods])
+    axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
+    axes.set_xlabel("networks in the ensemble, logarithmic scale")
     return figure

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 from bench.report import flags
-from bench.report.layout.captions import Drawing, again_for, paper_entry, where
-from bench.report.layout.figures import DASHED, EDGE, WIDTH, Styles, blank, handle, in_seeds, legend
+from bench.report.layout.captions import Drawing, again_for, numbered, paper_entry, where
+from bench.report.layout.figures import (
+    DASHED,
+    EDGE,
+    LINE,
+    Styles,
+    curve,
+    handle,
+    in_seeds,
+    sheet,
+    subsets,
+)
 from bench.report.layout.tables import Table, networks
 from bench.report.rows import (
     ATTACK,
@@ -25,6 +36,7 @@ from bench.report.rows import (
     Material,
     ordered,
     summarise,
+    with_intervals,
     with_unreachable,
     without_configuration,
 )
@@ -54,9 +66,12 @@ PAIRS = {panel[:2] for panel in PANELS}
 PAPER_SHARE = (50, 70)  # per cent of other networks fooled: paper, appendix A.5
 TICKS = (0.01, 0.1, 0.3, 1.0)
 SHIFT = 0.008  # between neighbouring methods, in the square root of epsilon
+EPSILON = "epsilon, square-root scale"
 APART = 0.25  # minimum distance of a tick from 0, relative to the axis
-FLAGGED: dict[str, Any] = {"marker": "x", "color": "black", "linestyle": "", "markersize": 3.5, "zorder": 4}
-MARKERS = 800  # approximate maximum per figure, at 150 bytes each in an SVG
+FLAGGED: dict[str, Any] = {"marker": "x", "color": "black", "linestyle": "", "markersize": 2.5, "zorder": 4}
+MARKERS = 500  # approximate maximum per figure, at 150 bytes each in an SVG
+_BARS = "Bars: 95 % intervals, over seeds if several (t), otherwise over images, of AUROC over seeds alone."
+_MARK = Line2D([], [], color="0.3", linewidth=0.7, linestyle=":", label="ln K; guessing")
 _ATTACKS = (
     "Attacks maximise the loss of the mean logits of the attacked networks; they are tested on these (same), "
     "on as many fresh ones (fresh) or, if one network was attacked, on others (one-to-many). Success: of the "
@@ -102,26 +117,28 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
         commands = [again_for(rows, lacking, task)] if lacking else []
         caption = (
             "Figure 5: success of attacks, predictive entropy and AUROC of entropy (attacked against "
-            f"clean images) by epsilon, one column per size of the attacked ensemble. {said}. Solid: a fresh "
-            "ensemble of equal size; dashed, hollow: the attacked one, with its entropy on clean images "
-            "at 0; 1 attacked: one network, tested on others (one-to-many). Entropy and AUROC are over "
-            "all images, including those that fool no ensemble; success by mean logits, over images "
-            "classified correctly before. Dotted: ln K, the maximum for K classes, and guessing. Crosses:"
-            " the attack looks weaker than it should (flags)."
+            f"clean images) by epsilon, one row per attack and size of the attacked ensemble. {said}. Solid: "
+            "a fresh ensemble of equal size; dashed, hollow: the attacked one, with its entropy on clean "
+            "images at 0; 1 attacked: one network, tested on others (one-to-many). Entropy and AUROC are "
+            "over all images, including those that fool no ensemble; success by mean logits, over images "
+            f"classified correctly before. {_BARS} Crosses: the attack looks weaker than it should (flags)."
         )
-        title = f"Figure 5: attacks — {where(rows, task)}"
-        entry = paper_entry(5, rows, caption, task, commands=commands)
-        yield entry, figure5(frame, styles, title, classes)
+        for place, methods in numbered(subsets(frame["method"])):
+            own = frame[frame["method"].isin(methods)]
+            title = f"Figure 5: attacks{place.words} — {where(rows, task)}"
+            entry = paper_entry(5, rows, caption, task, subject=place.name(task), commands=commands)
+            yield entry, partial(figure5, own, styles, title, classes)
         shares = frame[frame["metric"] == "fooled_share"]
         if not len(shares):
             continue
         caption = (
             "Figure 10: share of other networks that are wrong on examples made against one network, mean "
             f"over images and networks. {said}. Solid: of the examples that fool the network attacked; "
-            "dashed and hollow: of all. Shaded: the paper's 50 to 70 %."
+            f"dashed and hollow: of all. {_BARS}"
         )
         title = f"Figure 10: one network attacked — {where(rows, task)}"
-        yield paper_entry(10, rows, caption, task, commands=commands), figure10(shares, styles, title)
+        entry = paper_entry(10, rows, caption, task, commands=commands)
+        yield entry, partial(figure10, shares, styles, title)
 
 
 def until_fooled(frame: pd.DataFrame) -> pd.DataFrame:
@@ -178,55 +195,68 @@ def figure5(frame: pd.DataFrame, styles: Styles, title: str, classes: int) -> Fi
     clean = frame[frame["variant"] == "clean"]
     frame = frame[frame["variant"] != "clean"]
     crafted = sorted({int(n) for n in frame["crafted_members"]}, key=lambda n: (n == 1, n))
-    kinds = sorted(set(frame["attack"]))
-    rows = [(attack, *panel) for attack in kinds for panel in PANELS]
+    rows = [(attack, size) for attack in sorted(set(frame["attack"])) for size in crafted]
     every = math.ceil(_pairs(frame, PAIRS).sum() / MARKERS)
-    figure = blank(WIDTH, 1.7 + 1.15 * len(rows), title, _counts(frame, crafted))
-    grid = figure.subplots(len(rows), len(crafted), sharex=True, sharey="row", squeeze=False)
-    for line, (attack, metric, success, label, factor) in zip(grid, rows, strict=True):
-        held = frame[(frame["attack"] == attack) & _pairs(frame, {(metric, success)})]
-        # The curve of the attacked ensemble starts at what it makes of clean images.
-        start = clean[(clean["metric"] == metric) & (metric == "entropy_nats")].assign(variant="same")
-        for axes, size in zip(line, crafted, strict=True):
-            own = held[held["crafted_members"] == size]
-            start_here = start[(start["members"] == size) & start["method"].isin(own["method"])]
-            _curves(axes, pd.concat([start_here, own]) if len(start_here) else own, styles, factor, every)
-            if metric == "entropy_nats" and classes:
-                axes.axhline(math.log(classes), color="0.3", linewidth=1, linestyle=":")
-            if metric == "auroc":
-                axes.axhline(0.5, color="0.3", linewidth=1, linestyle=":")
-            sns.despine(ax=axes)
-        line[0].set_ylabel(f"{NAMES.get(attack, attack)}\n{label}")
-        top = {"success_rate": 100.0, "entropy_nats": math.log(max(classes, 2)), "auroc": 1.0}[metric]
-        line[0].set_ylim(-0.06 * top, 1.08 * top)
-    for axes, size in zip(grid[0], crafted, strict=True):
-        axes.set_title(f"{size:,} attacked", size=9)
-    names = sorted(set(frame["method"]))
-    _epsilons(grid[-1], sorted(set(frame["epsilon"])), len(names))
-    handles = [handle(n, styles[n]) for n in names]
-    legend(figure, [*handles, *_keys("fresh", "attacked itself", frame)])
+    names, held = sorted(set(frame["method"])), sorted(set(frame["epsilon"]))
+    figure, grid = sheet(
+        title, _counts(frame, crafted), len(rows), len(PANELS), 0.62,
+        entries=[*(handle(n, styles[n]) for n in names), *_keys("fresh", "attacked itself", frame), _MARK],
+        left=0.55, between=(0.29, 0.13), above=LINE,
+    )  # fmt: skip
+    for line, (attack, size) in zip(grid, rows, strict=True):
+        for axes, (metric, success, _, factor) in zip(line, PANELS, strict=True):
+            own = frame[(frame["attack"] == attack) & _pairs(frame, {(metric, success)})]
+            own = own[own["crafted_members"] == size]
+            # The curve of the attacked ensemble starts at what it makes of clean images.
+            start = clean[(clean["metric"] == metric) & (metric == "entropy_nats")].assign(variant="same")
+            start = start[(start["members"] == size) & start["method"].isin(own["method"])]
+            top = math.log(max(classes, 2)) if metric == "entropy_nats" else 1.0
+            own = pd.concat([start, own]) if len(start) else own
+            # Before anything is drawn, which would each time search for the limits.
+            axes.set_ylim(-0.06 * factor * top, 1.08 * factor * top)
+            axes.yaxis.set_major_locator(MaxNLocator(2, steps=[1, 2, 5, 10]))
+            _curves(axes, own, styles, _Scale(factor, top, held), every)
+            mark = {"entropy_nats": top if classes else None, "auroc": 0.5}.get(metric)
+            if mark is not None:
+                axes.axhline(mark, color="0.3", linewidth=0.7, linestyle=":")
+            axes.tick_params(labelbottom=axes in grid[-1])
+        line[0].set_ylabel(f"{NAMES.get(attack, attack)}\n{size:,} attacked")
+        _epsilons(line, held, len(names))
+    for axes, panel in zip(grid[0], PANELS, strict=True):
+        axes.set_title(panel[2])
+    grid[-1][1].set_xlabel(EPSILON)
     return figure
 
 
 def figure10(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
-    """Share of other single networks fooled over epsilon, one panel per attack; frame: these lines only."""
-    kinds = sorted(set(frame["attack"]))
-    figure = blank(WIDTH, 3.7, title, _counts(frame[frame["success"] == "all"], [1]))
-    row = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
-    for axes, attack in zip(row, kinds, strict=True):
-        own = frame[frame["attack"] == attack]
-        axes.axhspan(*PAPER_SHARE, color="0.93", zorder=0)
-        solid = own[own["success"] == "fused"].assign(variant="fresh")
-        _curves(axes, pd.concat([solid, own[own["success"] == "all"].assign(variant="same")]), styles, 100)
+    """Share of other single networks fooled over epsilon: a panel per attack and subset of the methods.
+
+    frame: lines of this metric only.
+    """
+    kinds, parts = sorted(set(frame["attack"])), subsets(frame["method"])
+    most = {str(m): int(n) for m, n in frame.groupby("method")["members"].max().items()}
+    names = dict.fromkeys(name for part in parts for name in part)
+    handles = [handle(name, styles[name], f"{name} · {most[name]:,}") for name in names]
+    keys = _keys("of examples that fool the one", "of all examples", frame)
+    paper = Patch(color="0.9", label=f"paper: {PAPER_SHARE[0]} to {PAPER_SHARE[1]} %")
+    figure, grid = sheet(
+        title, _counts(frame[frame["success"] == "all"], [1]), len(parts), len(kinds), 1.2, sharex=True,
+        sharey=True, entries=[*handles, *keys, paper], naming="method · other networks", above=LINE,
+    )  # fmt: skip
+    held = sorted(set(frame["epsilon"]))
+    for line, methods in zip(grid, parts, strict=True):
+        for axes, attack in zip(line, kinds, strict=True):
+            own = frame[(frame["attack"] == attack) & frame["method"].isin(methods)]
+            axes.axhspan(*PAPER_SHARE, color="0.9", zorder=0)
+            solid = own[own["success"] == "fused"].assign(variant="fresh")
+            both = pd.concat([solid, own[own["success"] == "all"].assign(variant="same")])
+            _curves(axes, both, styles, _Scale(100, 1.0, held))
+        line[0].set_ylabel("others fooled [%]")
+    for axes, attack in zip(grid[0], kinds, strict=True):
         axes.set_title(NAMES.get(attack, attack))
         axes.set_ylim(-4, 104)
-        sns.despine(ax=axes)
-    row[0].set_ylabel("other networks fooled [%]")
-    _epsilons(row, sorted(set(frame["epsilon"])), frame["method"].nunique())
-    most = {str(m): int(n) for m, n in frame.groupby("method")["members"].max().items()}
-    handles = [handle(m, styles[m], f"{m} · {n:,}") for m, n in sorted(most.items())]
-    keys = _keys("examples that fool the one attacked", "all examples", frame)
-    legend(figure, [*handles, *keys], "method · other networks")
+    _epsilons(grid[-1], held, max(map(len, parts)))
+    grid[-1][(len(kinds) - 1) // 2].set_xlabel(EPSILON)
     return figure
 
 
@@ -238,29 +268,46 @@ def _counts(frame: pd.DataFrame, crafted: Sequence[int]) -> str:
     return f"{most:,} images{' (' + ', '.join(fewer) + ')' if fewer else ''} · {in_seeds(frame)}"
 
 
-def _curves(axes: Axes, frame: pd.DataFrame, styles: Styles, factor: float, every: int = 1) -> None:
+class _Scale(NamedTuple):
+    """Of a panel: the factor of its values, the maximum of its metric, all epsilons of the figure."""
+
+    factor: float
+    top: float
+    epsilons: Sequence[float]
+
+
+def _curves(axes: Axes, frame: pd.DataFrame, styles: Styles, scale: _Scale, every: int = 1) -> None:
     """One line per method and variant, methods shifted slightly, so that points do not coincide.
 
     every: one of so many points has a marker, starting at a different point for each method.
     """
     names = sorted(set(frame["method"]))
+    apart, crosses = _apart(scale.epsilons, len(names)), []
     for i, name in enumerate(names):
         for variant, own in frame[frame["method"] == name].groupby("variant"):
             own = own.sort_values("epsilon")
-            x = np.sqrt(own["epsilon"].to_numpy(float)) + SHIFT * (i - (len(names) - 1) / 2)
-            axes.plot(
-                x, own["mean"] * factor, color=styles[name].color, marker=styles[name].marker, markersize=4,
-                markevery=(i % every, every), **_variant(variant, styles[name].color),
+            x = np.sqrt(own["epsilon"].to_numpy(float)) + apart * (i - (len(names) - 1) / 2)
+            mean, ends = with_intervals(own, scale.factor, scale.top)
+            curve(
+                axes, x, mean, ends, styles[name], markersize=3, markevery=(i % every, every),
+                **_variant(variant, styles[name].color),
             )  # fmt: skip
             flagged = own["flags"].fillna("").ne("").to_numpy()
-            axes.plot(x[flagged], own["mean"][flagged] * factor, **FLAGGED)
+            crosses.append((x[flagged], mean[flagged]))
+    if crosses:
+        axes.plot(*np.concatenate(crosses, axis=1), **FLAGGED)
+
+
+def _apart(held: Sequence[float], methods: int) -> float:
+    """Between neighbouring methods, in the square root of epsilon: more where there is one epsilon."""
+    return SHIFT if len(held) > 1 else 0.8 * math.sqrt(held[-1]) / methods
 
 
 def _variant(variant: Any, color: str) -> dict[str, Any]:
     """Line style: dashed and hollow for the attacked ensemble itself, solid for others."""
     if variant == "same":
         return {"linestyle": DASHED, "markerfacecolor": "white", "markeredgecolor": color}
-    return EDGE
+    return {"linestyle": "-"}
 
 
 def _keys(solid: str, dashed: str, frame: pd.DataFrame) -> list[Line2D]:
@@ -277,10 +324,9 @@ def _epsilons(row: Sequence[Axes], held: Sequence[float], methods: int) -> None:
     """The axis of epsilon: square-root scale from 0, with ticks far enough apart to be read."""
     marks = held if len(held) <= 3 else [t for t in TICKS if held[0] <= t <= held[-1]]
     marks = [t for t in marks if math.sqrt(t / held[-1]) >= APART]
+    margin = 0.06 * math.sqrt(held[-1]) + _apart(held, methods) * methods / 2
     for axes in row:
         axes.xaxis.set_major_locator(FixedLocator([0.0, *np.sqrt(marks)]))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticklabels(["0", *(f"{t:g}" for t in marks)])
-        margin = 0.05 * math.sqrt(held[-1]) + SHIFT * methods / 2
+        axes.xaxis.set_major_formatter(FixedFormatter(["0", *(f"{t:g}" for t in marks)]))
         axes.set_xlim(-margin, math.sqrt(held[-1]) + margin)
-    row[(len(row) - 1) // 2].set_xlabel("epsilon, square-root scale")

@@ -6,12 +6,11 @@ Figure 8 of the paper shows the same filters of many networks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -19,12 +18,13 @@ from bench.report.arrays import Arrays, first_kept
 from bench.report.layout.captions import Drawing, figure_entry, gap, paper_entry, where
 from bench.report.layout.figures import (
     EDGE,
-    WIDTH,
+    LETTER,
+    LINE,
     Styles,
     bare,
-    blank,
     in_seeds,
     method_names,
+    sheet,
     text,
 )
 from bench.report.layout.tables import Table, networks
@@ -39,6 +39,7 @@ from bench.report.rows import (
     trained,
     with_unreachable,
 )
+from bench.report.uncertainty import variation_interval
 
 NAME = "diversity"
 FIGURES = {"weight-norms": "weight-norms", "figure8": "diversity"}
@@ -107,60 +108,57 @@ def _weight_norms(part: Material, styles: Styles) -> Iterator[Drawing]:
     largest = table.groupby(["task", "method"])["members"].transform("max")
     for train, task, frame in trained(table[table["members"] == largest], part.rows):
         caption = (
-            "Weight 2-norm of each layer over the networks of the largest ensemble: mean ± sd above (scales "
-            "differ between layers), sd/mean below."
+            "Weight 2-norm of each layer over the networks of the largest ensemble, one row per layer: left "
+            "mean ± sd over networks, right sd/mean, which alone compares between layers; mean over seeds, "
+            "bars of sd/mean are 95 % intervals over seeds (t), of one seed over networks (normal norms)."
         )
         title = f"Weight norms — trained on {where(frame, train)}"
-        yield figure_entry("weight-norms", train, frame, caption, task), norms_by_layer(frame, styles, title)
+        yield (
+            figure_entry("weight-norms", train, frame, caption, task),
+            partial(norms_by_layer, frame, styles, title),
+        )
 
 
 def norms_by_layer(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
-    """Each layer's weight 2-norm over networks: mean ± sd above, sd/mean below, one column per layer.
+    """Each layer's weight 2-norm over networks: mean ± sd left, sd/mean right, one row per layer.
 
-    frame: the weight-norm table of one preset, device and task, one size per method. Above, every layer has
-    its own scale, as norms differ tenfold between layers; below, all share one.
+    frame: the weight-norm table of one preset, device and task, one size per method. Left, every layer has
+    its own scale, as norms differ tenfold between layers; right, all share one.
     """
     layers, methods = sorted(set(frame["layer"])), method_names(frame)
     sizes = {str(m): int(n) for m, n in frame.groupby("method")["members"].max().items()}
-    width = max(WIDTH, 2.2 + 1.35 * len(layers))
-    figure = blank(width, 1.9 + 2 * (0.35 + 0.22 * len(methods)), title, in_seeds(frame))
-    grid = figure.subplots(2, len(layers), sharey=True, squeeze=False)
-    places = {name: -i for i, name in enumerate(methods)}
-    for column, layer in enumerate(layers):
-        wide = frame[frame["layer"] == layer].pivot(index="method", columns="metric", values="mean")
-        above, below = grid[0][column], grid[1][column]
-        for name, item in wide.iterrows():
-            style, y = styles[str(name)], places[str(name)]
-            drawn = {"color": style.color, "marker": style.marker, **EDGE}
-            above.errorbar(item["weight_norm_mean"], y, xerr=item["weight_norm_sd"], capsize=2, **drawn)
-            ratio = item.get("weight_norm_ratio", math.nan)
-            below.plot([0, ratio], [y, y], color=style.color, linewidth=1)
-            below.plot([ratio], [y], linestyle="", **drawn)
-            if math.isfinite(ratio):
-                below.annotate(
-                    f"{ratio:.3f}", (ratio, y), (5, 0), textcoords="offset points", va="center", size=7
-                )
-        above.set_title(text(layer))
-        above.xaxis.set_major_locator(MaxNLocator(3))
-        below.xaxis.set_major_locator(MaxNLocator(3))
-    _share_from_zero(grid[1], float(frame.loc[frame["metric"] == "weight_norm_ratio", "mean"].max()))
-    for axes in grid.flat:
-        axes.set_yticks(list(places.values()), [f"{text(m)} · {sizes[m]}" for m in methods])
-        axes.set_ylim(-len(methods) + 0.4, 0.6)
-        axes.grid(axis="y", visible=False)
-        sns.despine(ax=axes)
-    grid[0][0].set_ylabel("method · networks")
-    grid[1][0].set_ylabel("method · networks")
-    middle = len(layers) // 2
-    grid[0][middle].set_xlabel("weight 2-norm, mean ± sd over networks")
-    grid[1][middle].set_xlabel("sd/mean of the norm over networks")
+    names = [text(f"{name} · {sizes[name]}") for name in methods]
+    figure, grid = sheet(
+        title, f"{in_seeds(frame)} · method · networks · 2-norm over networks", len(layers), 2,
+        0.06 + 0.125 * len(methods), left=0.14 + LETTER * max(map(len, names)),
+        between=(0.12, 0.1 + 2 * LINE), above=LINE, below=0.2, sharey=True,
+    )  # fmt: skip
+    ratios = frame[frame["metric"] == "weight_norm_ratio"]
+    most = float(ratios["mean"].max())
+    for line, layer in zip(grid, layers, strict=True):
+        own = frame[frame["layer"] == layer].set_index(["metric", "method"])
+        for place, name in enumerate(methods):
+            drawn = {"color": styles[name].color, "marker": styles[name].marker, **EDGE}
+            mean, sd = (own["mean"].get((f"weight_norm_{q}", name), math.nan) for q in ("mean", "sd"))
+            line[0].plot([mean - sd, mean + sd], [place, place], color=styles[name].color, linewidth=1)
+            line[0].plot([mean], [place], linestyle="", **drawn)
+            if ("weight_norm_ratio", name) not in own.index:
+                continue
+            item = own.loc[("weight_norm_ratio", name)]
+            ratio, low, high = (float(item[c]) for c in ("mean", "low", "high"))
+            if item["seeds"] == 1 and sizes[name] > 1 and ratio >= 0:
+                low, high = variation_interval(ratio, sizes[name])
+            line[1].plot([low, high], [place, place], color=styles[name].color, linewidth=1)
+            line[1].plot([ratio], [place], linestyle="", **drawn)
+        line[0].set_title(text(f"{layer}: mean ± sd"))
+        line[1].set_title(text(f"{layer}: sd/mean, 95 %"))
+        line[1].set_xlim(0, (most if math.isfinite(most) and most > 0 else 1) * 1.25)
+        for axes in line:
+            axes.xaxis.set_major_locator(MaxNLocator(3))
+            axes.grid(axis="x")
+    grid[0][0].set_yticks(range(len(methods)), names)
+    grid[0][0].set_ylim(len(methods) - 0.5, -0.5)
     return figure
-
-
-def _share_from_zero(row: Sequence[Axes], top: float) -> None:
-    """A common scale from zero for a row of panels, with room for the number after the last point."""
-    for axes in row:
-        axes.set_xlim(0, (top if math.isfinite(top) and top > 0 else 1) * 1.5)
 
 
 def kernels(part: Material) -> Iterator[Drawing]:
@@ -181,14 +179,18 @@ def kernels(part: Material) -> Iterator[Drawing]:
         line, arrays = found
         count = len(next(iter(arrays.values())))
         note = f"{line['method']} · {count} of {networks(line['members'])} · seed {line['seed']}"
-        yield place, _kernels(arrays, f"Figure 8: filters — {where(own, train)}", note)
+        yield place, partial(_kernels, arrays, f"Figure 8: filters — {where(own, train)}", note)
 
 
 def _kernels(arrays: Arrays, title: str, note: str) -> Figure:
     """Panels of filters, `filters/<layer>/<index>` -> [M, height, width], side by side."""
     names = sorted(arrays)
-    figure = blank(WIDTH * 0.75, 2.3, title, note)
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+    columns = 2 if len(names) % 2 == 0 else 1
+    figure, grid = sheet(
+        title, note, len(names) // columns, columns, 1.4, left=0.1, right=0.1, above=LINE, below=0.2,
+        between=(0.12, 0.42),
+    )  # fmt: skip
+    for axes, name in zip(grid.flat, names, strict=True):
         _, layer, index = name.split("/")
         stack = arrays[name][: SIDE * SIDE]
         most = float(np.abs(stack).max()) or 1.0
@@ -196,8 +198,9 @@ def _kernels(arrays: Arrays, title: str, note: str) -> Figure:
         # `none` stores the pixels in an SVG without resampling.
         whole = mosaic(stack, math.ceil(math.sqrt(len(stack))))
         axes.imshow(whole, cmap="gray", vmin=-scale, vmax=scale, interpolation="none")
-        axes.set_title(text(f"{layer}, filter {int(index) + 1}"), size=9)
-        axes.set_xlabel(f"weights ± {most:.2g}", size=8)
+        axes.set_title(text(f"{layer}, filter {int(index) + 1}"))
+        axes.set_xlabel(f"dark −{most:.2g}, light +{most:.2g}")
+        axes.xaxis.set_label_coords(0.5, -0.03)
         bare(axes)
     return figure
 

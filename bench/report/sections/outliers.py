@@ -8,31 +8,31 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from bench.records import store
 from bench.report.arrays import Arrays, first_kept
 from bench.report.data_sets import without_data
 from bench.report.layout.captions import BY_SIZE, Drawing, figure_entry, gap, paper_entry, where
 from bench.report.layout.figures import (
-    DASHED,
     EDGE,
+    LINE,
     VERTICES,
     WIDTH,
     MethodStyle,
     Styles,
     bare,
-    blank,
     handle,
-    legend,
+    sheet,
+    subsets,
     text,
 )
 from bench.report.layout.tables import Table, networks
@@ -56,7 +56,12 @@ OOD = (
 ACCEPTED = ("accepted_accuracy_99", "accepted_accuracy_95", "accepted_accuracy_90")
 # Figure numbers of the paper for the ECDF of the entropy: of its tasks, and of their embedded stand-ins.
 _NUMBERS = {"notmnist": 3, "digits": 3, "cifar5-open": 4, "digits-open": 4}
+BAND_POINTS = 40
+MARKS = (0.001, 0.01, 0.1, 1)  # nats; curves enter at the share of images below the first
 POINTS = 2_000  # maximum jumps per curve: finer than a page can show
+
+SIDE_BY_SIDE = 4  # images
+PANELS = 2
 
 
 @dataclass(frozen=True)
@@ -137,16 +142,16 @@ def _entropies(part: Material, styles: Styles) -> Iterator[Drawing]:
             continue
         # All seeds evaluate the same images: pooling does not increase their number.
         counts = [len(c.inside) // c.seeds for c in found], [len(c.outside) // c.seeds for c in found]
-        half = dkw_half_width(min(min(counts[0]), min(counts[1])))
         caption = (
             "Share of images whose predictive entropy is at most the value, largest ensemble of each method: "
-            f"{max(counts[0]):,} images of {inside} (dashed), {max(counts[1]):,} of {', '.join(outside)} "
-            "(solid); several seeds are pooled. A solid curve far below its dashed one tells outliers apart. "
-            f"With 95 % confidence one seed's curve lies within ± {half:.3f} of its distribution (DKW band)."
+            f"above {max(counts[0]):,} images of {inside}, below {max(counts[1]):,} of {', '.join(outside)}; "
+            f"several seeds are pooled. Curves begin at the share of images below {MARKS[0]} nats; dotted: "
+            "ln K, the maximum. A curve far lower below than above tells outliers apart. Bands contain the "
+            "distribution that the images are drawn from with 95 % confidence (DKW)."
         )
         number = _NUMBERS.get(without_data(task))
         title = ("" if number is None else f"Figure {number}: ") + f"predictive entropy — {where(rows, task)}"
-        figure = entropy_ecdf(found, styles, title, inside, _classes(part, scores["run"]))
+        figure = partial(entropy_ecdf, found, styles, title, inside, _classes(part, scores["run"]))
         if number is None:
             yield figure_entry("entropy-ecdf", task, rows, caption, task), figure
         else:
@@ -186,46 +191,72 @@ def _curve(results: Path, scores: pd.DataFrame, inside: str, panel: str) -> Curv
 
 
 def entropy_ecdf(curves: Sequence[Curve], styles: Styles, title: str, inside: str, classes: int) -> Figure:
-    """ECDF of predictive entropy per image: in-distribution dashed, out-of-distribution solid.
+    """ECDF of predictive entropy per image: in distribution above, each outlying set in a row below.
 
-    curves: one per method and panel (an outlying set); classes: K, as the maximum entropy is ln K nats.
+    Beside and below each other for subsets of the methods. curves: one per method and panel (an outlying
+    set); classes: K, as the maximum entropy is ln K nats.
     """
-    panels = sorted({curve.panel for curve in curves})
-    methods = sorted({curve.method for curve in curves})
+    outlying = sorted({curve.panel for curve in curves})
+    parts = subsets(curve.method for curve in curves)
     seeds = sorted({curve.seeds for curve in curves})
     pooled = (
         f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed" + "s" * (seeds[0] > 1)
     )
     note = f"largest ensemble of each method · {pooled}" + (", pooled" if seeds[-1] > 1 else "")
-    narrow = len(panels) == 1 and len(methods) <= 6
-    figure = blank(WIDTH * (0.75 if narrow else 1), 3.7 + 0.1 * len(methods), title, note)
-    row = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    points = min(POINTS, VERTICES // (4 * len(curves)))
-    for axes, panel in zip(row, panels, strict=True):
-        own = [curve for curve in curves if curve.panel == panel]
-        for i, curve in enumerate(own):
-            # Markers of methods whose curves coincide must not coincide as well.
-            _steps(axes, curve, styles[curve.method], math.log(classes), points, 0.12 * i / len(own))
-        _entropy_axes(axes, math.log(classes), inside, panel, own[0])
-    row[0].set_ylabel("share of images at or below")
     handles = []
-    for name in methods:
+    for name in dict.fromkeys(name for part in parts for name in part):
         own = sorted((c for c in curves if c.method == name), key=lambda c: c.panel)
         scores = " / ".join(f"{c.auroc:.3f}" for c in own)
-        handles.append(handle(name, styles[name], f"{name} · {own[0].members:,} · {scores}"))
-    legend(figure, handles, "method · networks · AUROC of the entropy")
+        handles.append(handle(name, styles[name], f"{name} · {own[0].members:,} · {scores}", linestyle="-"))
+    # Side by side as many subsets as have room, further ones below.
+    columns, sets = min(PANELS, len(parts)), (inside, *outlying)
+    bands = -(-len(parts) // columns)
+    figure, grid = sheet(
+        title, note, bands * len(sets), columns, 1.35, entries=handles, sharex=True, sharey=True,
+        naming="method · networks · AUROC of the entropy", above=LINE, between=(0.14, 0.26),
+    )  # fmt: skip
+    top = math.log(classes)
+    points = min(POINTS, VERTICES // (9 * len(curves)))
+    for place, axes in np.ndenumerate(grid):
+        number = place[0] // len(sets) * columns + place[1]
+        name = sets[place[0] % len(sets)]
+        if number >= len(parts):
+            axes.set_axis_off()
+            continue
+        panel = outlying[0] if name == inside else name
+        own = [c for c in curves if c.method in parts[number] and c.panel == panel]
+        held = [curve.inside if name == inside else curve.outside for curve in own]
+        for i, (curve, values) in enumerate(zip(own, held, strict=True)):
+            # Markers of methods whose curves coincide must not coincide as well.
+            start = 0.12 * i / len(own)
+            _steps(axes, values, len(values) // curve.seeds, styles[curve.method], top, points, start)
+        axes.axvline(top, color="0.3", linewidth=0.7, linestyle=":")
+        if place[1] == 0:
+            images = max(len(values) // curve.seeds for curve, values in zip(own, held, strict=True))
+            axes.set_title(
+                text(f"{'in' if name == inside else 'out'}: {name}, {images:,} images"), loc="left"
+            )
+            axes.set_ylabel("share at or below")
+    _entropy_axis(grid[-1], top)
     return figure
 
 
-def _steps(axes: Axes, curve: Curve, style: MethodStyle, top: float, points: int, start: float) -> None:
-    """One method's two step functions, from 0 to the maximum entropy."""
-    for values, line in ((curve.inside, DASHED), (curve.outside, "-")):
-        x, y = thin(*ecdf(values), points)
-        axes.plot(
-            np.concatenate([[0.0], x, [top]]), np.concatenate([[0.0], y, [1.0]]), drawstyle="steps-post",
-            color=style.color, linestyle=line, marker=style.marker, markevery=(start, 0.12), markersize=4.5,
-            **EDGE,
-        )  # fmt: skip
+def _steps(
+    axes: Axes, values: np.ndarray, images: int, style: MethodStyle, top: float, points: int, start: float
+) -> None:
+    """A method's step function from 0 to the maximum entropy, with its band for so many images."""
+    x, y = thin(*ecdf(values), points)
+    x, y = np.concatenate([[0.0], x, [top]]), np.concatenate([[0.0], y, [1.0]])
+    half = dkw_half_width(images)
+    few = slice(None, None, max(1, len(x) // BAND_POINTS))
+    axes.fill_between(
+        x[few], (y[few] - half).clip(0), (y[few] + half).clip(None, 1), step="post", color=style.color,
+        alpha=0.12, linewidth=0,
+    )  # fmt: skip
+    axes.plot(
+        x, y, drawstyle="steps-post", color=style.color, marker=style.marker, markevery=(start, 0.12), **EDGE,
+        linewidth=0.9, markersize=3,
+    )  # fmt: skip
 
 
 def thin(x: np.ndarray, y: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
@@ -237,24 +268,16 @@ def thin(x: np.ndarray, y: np.ndarray, points: int) -> tuple[np.ndarray, np.ndar
     return x[keep], y[keep]
 
 
-def _entropy_axes(axes: Axes, top: float, inside: str, outside: str, curve: Curve) -> None:
-    """Labels of one panel: its data sets with their images, the axes, and the line at ln K."""
-    within, beyond = len(curve.inside) // curve.seeds, len(curve.outside) // curve.seeds
-    keys = [
-        Line2D([], [], color="0.3", linestyle=DASHED, label=text(f"in: {inside}, {within:,} images")),
-        Line2D([], [], color="0.3", label=text(f"out: {outside}, {beyond:,} images")),
-    ]
-    columns = 1 if len(inside) + len(outside) > 30 else 2  # two long names do not fit side by side
-    axes.legend(handles=keys, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, frameon=False)
-    axes.axvline(top, color="0.3", linewidth=1, linestyle=":")
-    axes.annotate(
-        f"ln K = {top:.3f}", (top, 0.5), (-3, 0), textcoords="offset points", rotation=90, ha="right",
-        va="center", size=8, color="0.3", bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-    )  # fmt: skip
-    axes.set_xlim(0, top * 1.015)
-    axes.set_ylim(0, 1.01)
-    axes.set_xlabel("predictive entropy of an image [nats]")
-    sns.despine(ax=axes)
+def _entropy_axis(row: Sequence[Axes], top: float) -> None:
+    """A logarithmic scale up to ln K: most images in distribution have an entropy near 0."""
+    row[0].set_xscale("log")
+    row[0].xaxis.set_major_locator(FixedLocator(MARKS))
+    row[0].xaxis.set_minor_locator(NullLocator())
+    row[0].xaxis.set_major_formatter(FixedFormatter([f"{tick:g}" for tick in MARKS]))
+    row[0].set_xlim(MARKS[0], top * 1.03)
+    row[0].set_ylim(0, 1.02)
+    for axes in row:
+        axes.set_xlabel("[nats], logarithmic scale" if len(row) > 1 else "entropy [nats], logarithmic scale")
 
 
 def misfits(part: Material) -> Iterator[Drawing]:
@@ -281,7 +304,7 @@ def misfits(part: Material) -> Iterator[Drawing]:
             f"out: {outside[0]}, the lowest of {rows[1]['of']:,} images",
         ]
         title = f"Figure 9: entropy where it misleads — {where(own, task)}"
-        yield paper_entry(9, own, caption, task), _misfits(rows, headings, title, note)
+        yield paper_entry(9, own, caption, task), partial(_misfits, rows, headings, title, note)
 
 
 def _row(arrays: Arrays, prefix: str) -> dict[str, Any]:
@@ -298,18 +321,27 @@ def _row(arrays: Arrays, prefix: str) -> dict[str, Any]:
 
 def _misfits(rows: Sequence[Mapping[str, Any]], headings: Sequence[str], title: str, note: str) -> Figure:
     """Two rows of images with their entropy and class; rows: in, then out of distribution."""
-    figure = blank(WIDTH, 3.3, title, note)
-    bands = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
-    for i, (band, row, heading) in enumerate(zip(bands, rows, headings, strict=True)):
-        band.suptitle(text(heading), size=9)
-        panels = band.subplots(1, len(row["images"]), squeeze=False)[0]
+    count = len(rows[0]["images"])
+    columns = min(count, SIDE_BY_SIDE)
+    deep = -(-count // columns)
+    figure, grid = sheet(
+        title, note, len(rows) * deep, columns, (WIDTH - 0.2 - 0.08 * (columns - 1)) / columns, left=0.1,
+        right=0.1, between=(0.08, 3 * LINE + 0.04), above=LINE, below=2 * LINE + 0.06,
+    )  # fmt: skip
+    for axes in grid.flat:
+        axes.set_visible(False)
+    for i, (row, heading) in enumerate(zip(rows, headings, strict=True)):
+        own = grid[i * deep : (i + 1) * deep].ravel()
+        own[0].set_title(text(heading), loc="left")
         for axes, image, entropy, prediction, label in zip(
-            panels, row["images"], row["entropies"], row["predictions"], row["labels"], strict=True
+            own, row["images"], row["entropies"], row["predictions"], row["labels"], strict=False
         ):
             shown = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
             axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="none")
             says = f"says {prediction}, is {label}" if i == 0 else f"says {prediction}"
             nats = f"{entropy:.2f}" if entropy >= 0.005 else f"{entropy:.0e}"
-            axes.set_xlabel(f"{nats} nats\n{says}", size=8)
+            axes.set_xlabel(f"{nats} nats\n{says}")
+            axes.xaxis.set_label_coords(0.5, -0.03)
+            axes.set_visible(True)
             bare(axes)
     return figure

@@ -3,41 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from numpy.typing import NDArray
 
 from bench.records.schema import METRICS
-from bench.report.costs import IMAGES, QUALITIES, machines, placed, points
+from bench.report.costs import IMAGES, QUALITIES, on_one_machine, placed, points
 from bench.report.layout.captions import Drawing, figure_entry, where
-from bench.report.layout.figures import EDGE, WIDTH, Styles, blank, handle, in_seeds, legend
+from bench.report.layout.figures import CURVES, EDGE, LETTER, WIDTH, Styles, handle, in_seeds, sheet
 from bench.report.layout.tables import Table, heading
-from bench.report.rows import Material
+from bench.report.rows import Material, plain, summarise, with_intervals
 
 NAME = "pareto"
 FIGURES = {"pareto": "budgets"}
 MARKS = 5  # ticks of a vertical axis
-LETTER = 0.034  # width of an 8 point letter, relative to a panel of a third of a page
 # Ticks of a logarithmic axis, coarse to fine: every how many decades, and the positions within one.
 _STEPS: tuple[tuple[int, tuple[float, ...]], ...] = (
     (4, (1,)), (2, (1,)), (1, (1,)), (1, (1, 3)), (1, (1, 2, 5)), (1, (1, 1.5, 2, 3, 5, 7)),
     (1, tuple(np.arange(10, 100) / 10)),
 )  # fmt: skip
 _AXES = {
-    "fit_seconds": ("fit [s]", 1.0),
-    "fit_cpu_seconds": ("fit, CPU time [s]", 1.0),
-    "fit_gflop": ("fit [GFLOP]", 1.0),
-    "predict_seconds_1000": (f"predict\n{IMAGES:,} {{}} [s]", 1.0),
-    "peak_memory_bytes": ("peak memory\n[MiB]", 1 / 2**20),
+    "fit_seconds": "fit [s]\nlogarithmic scale",
+    "fit_cpu_seconds": "fit, CPU time [s]\nlogarithmic scale",
+    "fit_gflop": "fit [GFLOP]\nlogarithmic scale",
+    "predict_seconds_1000": f"predict {IMAGES:,} {{}} [s]\nlogarithmic scale",
 }
+_CAPTION = (
+    "Quality of ensembles against the cost of fitting all networks of their method and of predicting "
+    f"{IMAGES:,} images or points, where all methods have it. The largest ensemble of each method, with its "
+    "95 % interval: of accuracy over seeds if several (t), otherwise over images, of others over seeds; "
+    f"against prediction time also the smaller ones, small and joined, of up to {CURVES} methods. Grey: the "
+    "Pareto front, the best at no higher cost. Peak memory is not shown: that of a run includes training "
+    "only if the fit was not reused. "
+)
 
 
 def tables(material: Material) -> list[Table]:
@@ -47,26 +52,32 @@ def tables(material: Material) -> list[Table]:
 
 def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
     """Quality against each cost, one figure per task and data set of a block."""
-    frame = points(part.rows)
-    frame = frame[frame[list(_AXES)].notna().any(axis=1)]
-    for task, own in frame.groupby("task", sort=False):
-        for dataset, place in own.groupby("dataset", sort=False):
-            subject = str(task) if own["dataset"].nunique() == 1 else f"{task}-{dataset}"
-            at = placed(part.rows[part.rows["task"] == task])
-            at = at.loc[at["dataset"] == dataset, ["run", "method"]].drop_duplicates()
-            told = {"fit_cpu_seconds": "CPU seconds of all threads", "fit_gflop": "counted GFLOP"}
-            efforts = ["seconds", *(words for cost, words in told.items() if place[cost].notna().any())]
-            fitting = f"{' and '.join(filter(None, (', '.join(efforts[:-1]), efforts[-1])))} to fit"
-            caption = (
-                f"Quality of ensembles against their cost: {fitting}, seconds in which the ensemble "
-                f"predicts {IMAGES:,} images or points, peak memory of the run. One marker per ensemble "
-                "size, that of the largest is larger; all sizes share one fit and one peak, and prediction "
-                "time scales with size. "
-                "Grey: the Pareto front, the best at no higher cost. Heights are spread towards the best "
-                "(asinh of the distance from it). " + machines(at, part.abouts)
-            )
-            title = f"Quality and cost — {where(place, subject)}"
-            yield figure_entry("pareto", subject, place, caption, str(task)), pareto(place, styles, title)
+    for (task, dataset), own in points(part.rows).groupby(["task", "dataset"], sort=False):
+        rows = part.rows[part.rows["task"] == task]
+        at = placed(rows)
+        at = at.loc[at["dataset"] == dataset, ["run", "method"]].drop_duplicates()
+        runs, told = on_one_machine(at, part.abouts)
+        # Seconds of different machines do not compare.
+        rows = rows[rows["run"].isin(runs)]
+        frame = points(rows)
+        costs = [cost for cost in _AXES if len(frame) and frame[cost].notna().all()]
+        if not costs:
+            continue
+        several = points(part.rows[part.rows["task"] == task])["dataset"].nunique() > 1
+        subject = f"{task}-{dataset}" if several else str(task)
+        title = f"Quality and cost — {where(own, subject)}"
+        yield (
+            figure_entry("pareto", subject, own, _CAPTION + told, str(task)),
+            partial(pareto, frame, _ends(rows), costs, styles, title),
+        )
+
+
+def _ends(rows: pd.DataFrame) -> pd.DataFrame:
+    """Ends of the intervals of each quality, in the unit of rows, by metric, method and members."""
+    found = pd.concat([summarise(plain(rows, (m,), evaluation)) for m, evaluation in QUALITIES.items()])
+    found = found[found["dataset"] == found.groupby("metric")["dataset"].transform("min")]
+    _, (low, high) = with_intervals(found)
+    return found.assign(low=low, high=high).set_index(["metric", "method", "members"])[["low", "high"]]
 
 
 def front(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -78,51 +89,58 @@ def front(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.fl
     return x[keep], y[keep]
 
 
-def pareto(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
-    """Quality over cost: one row per metric, one column per cost, one point per method and size.
+def pareto(
+    frame: pd.DataFrame, ends: pd.DataFrame, costs: Sequence[str], styles: Styles, title: str
+) -> Figure:
+    """Quality over cost: one row per cost, one column per metric, one point per method.
 
-    frame: the points of one preset, device, task and data set.
+    frame: the points of one preset, device, task and data set, all with these costs. ends: of the intervals
+    of its qualities. Against prediction time, which grows with the ensemble, one point per size.
     """
     metrics = [metric for metric in QUALITIES if frame[metric].notna().any()]
-    costs = [cost for cost in _AXES if frame[cost].notna().any()]
     names = sorted(set(frame["method"]))
     noun = "images" if "accuracy" in metrics else "points"
-    note = f"{int(frame['examples'].max()):,} {noun} · {in_seeds(frame)}"
-    figure = blank(WIDTH, 1.4 + 2.6 * len(metrics), title, note)
-    grid = figure.subplots(len(metrics), len(costs), sharex="col", sharey="row", squeeze=False)
-    for line, metric in zip(grid, metrics, strict=True):
-        factor = METRICS[metric].factor
-        line[0].set_ylabel(heading(metric))
-        _stretch(line[0], frame[metric].dropna().to_numpy(float) * factor)
-        for axes, cost in zip(line, costs, strict=True):
-            held = frame[frame[metric].notna() & frame[cost].notna()]
-            x, y = held[cost].to_numpy(float) * _AXES[cost][1], held[metric].to_numpy(float) * factor
-            _panel(axes, x, y, held["method"].to_numpy(), styles)
-    for axes, cost in zip(grid[-1], costs, strict=True):
-        axes.set_xlabel(_AXES[cost][0].format(noun))
-        x = frame[cost].dropna().to_numpy(float) * _AXES[cost][1]
-        if cost == "peak_memory_bytes":
-            _memory(axes, x, 4 if len(costs) < 5 else 2)
-        else:
-            _plain_numbers(axes, x, LETTER * len(costs) / 3)
-    legend(figure, [handle(name, styles[name], linestyle="") for name in names])
+    note = f"{int(frame['examples'].max()):,} {noun} · {in_seeds(frame)} · bars: 95 %"
+    figure, grid = sheet(
+        title, note, len(costs), len(metrics), 1.15, left=0.62, right=0.18, between=(0.66, 0.58), below=0.44,
+        sharey="col",
+        entries=[handle(name, styles[name], linestyle="") for name in names],
+    )  # fmt: skip
+    largest = frame["members"] == frame.groupby("method")["members"].transform("max")
+    for line, cost in zip(grid, costs, strict=True):
+        every = cost == "predict_seconds_1000" and len(names) <= CURVES
+        for axes, metric in zip(line, metrics, strict=True):
+            held = frame[frame[metric].notna() & (every | largest)]
+            whole = held.join(ends.loc[metric], on=["method", "members"])
+            _panel(axes, whole, cost, metric, styles)
+            axes.set_xlabel(_AXES[cost].format(noun))
+            wide = axes.get_position().width * WIDTH
+            _plain_numbers(axes, held[cost].to_numpy(float), LETTER / wide)
+            axes.set_ylabel(f"{heading(metric)}\nasinh scale")
+    for axes, metric in zip(grid[0], metrics, strict=True):
+        _stretch(axes, frame[metric].dropna().to_numpy(float) * METRICS[metric].factor)
     return figure
 
 
-def _panel(
-    axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64], methods: NDArray[Any], styles: Styles
-) -> None:
+def _panel(axes: Axes, frame: pd.DataFrame, cost: str, metric: str, styles: Styles) -> None:
     """Points of one metric and cost by method, in order of size, and their front."""
-    for name in sorted(set(methods)):
-        own = methods == name
+    factor = METRICS[metric].factor
+    x, y, low, high = (
+        frame[c].to_numpy(float) * f
+        for c, f in ((cost, 1), (metric, factor), ("low", factor), ("high", factor))
+    )
+    if not len(x):
+        return
+    last = ~frame.duplicated("method", keep="last").to_numpy()
+    for name in sorted(set(frame["method"])):
+        own = (frame["method"] == name).to_numpy()
         drawn = {"color": styles[name].color, "marker": styles[name].marker, **EDGE}
-        joined = "-" if len(set(x[own])) > 1 else ""
-        axes.plot(x[own], y[own], linestyle=joined, linewidth=0.8, markersize=3.5, **drawn)
-        axes.plot(x[own][-1:], y[own][-1:], linestyle="", markersize=6, **drawn)
-    if len(x):
-        edge, height = front(x, y)
-        axes.step([*edge, x.max()], [*height, height[-1]], where="post", color="0.6", linewidth=1, zorder=1)
-    sns.despine(ax=axes)
+        if own.sum() > 1:
+            axes.plot(x[own], y[own], linestyle="-", linewidth=0.6, markersize=2, **drawn)
+        axes.vlines(x[own & last], low[own & last], high[own & last], color=drawn["color"], linewidth=0.7)
+        axes.plot(x[own & last], y[own & last], linestyle="", markersize=4.5, **drawn)
+    edge, height = front(x, y)
+    axes.step([*edge, x.max()], [*height, height[-1]], where="post", color="0.6", linewidth=0.8, zorder=1)
 
 
 def _stretch(axes: Axes, y: NDArray[np.float64]) -> None:
@@ -150,14 +168,6 @@ def _stretch(axes: Axes, y: NDArray[np.float64]) -> None:
     axes.yaxis.set_major_locator(FixedLocator(list(told.values())))
     axes.yaxis.set_major_formatter(FixedFormatter(list(told)))
     axes.set_ylim(*back(np.array([1.07 * least, -0.07 * least])))
-
-
-def _memory(axes: Axes, x: NDArray[np.float64], marks: int) -> None:
-    """A linear axis spanning at least a tenth of its largest value: tiny differences are irrelevant."""
-    middle, half = (x.max() + x.min()) / 2, max((x.max() - x.min()) / 2, x.max() / 20) * 1.1
-    axes.set_xlim(middle - half, middle + half)
-    axes.xaxis.set_major_locator(MaxNLocator(marks))
-    axes.ticklabel_format(axis="x", useOffset=False)
 
 
 def _plain_numbers(axes: Axes, x: NDArray[np.float64], letter: float) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -23,12 +23,14 @@ from bench.report.layout.figures import (
     COLORS,
     DASHED,
     EDGE,
+    LINE,
     VERTICES,
     WIDTH,
     MethodStyle,
     Styles,
-    blank,
+    sheet,
     text,
+    wrapped,
 )
 from bench.report.layout.tables import Table
 from bench.report.rows import TASK, Material, plain, summarise, with_unreachable
@@ -103,7 +105,7 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
             f"seed {seeds}. The points lie between the dotted lines; curves may leave the frame."
         )
         title = f"Figure 2: regression — {where(own, str(task))}"
-        yield paper_entry(2, own, caption, str(task)), bands(panels, styles, title, note)
+        yield paper_entry(2, own, caption, str(task)), partial(bands, panels, styles, title, note)
 
 
 def _panel(part: Material, task: str, rows: pd.DataFrame) -> Panel | None:
@@ -121,14 +123,18 @@ def bands(panels: list[Panel], styles: Styles, title: str, note: str) -> Figure:
     """One panel per method: target, points, the mean and band of its networks, and the reference's band."""
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
-    figure = blank(WIDTH, 1.3 + 1.6 * rows, title, note)
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    # Long names take two lines.
+    names = {p.method: "\n".join(wrapped(p.method, (WIDTH - 0.6) / columns)) for p in panels}
+    lines = max(name.count("\n") + 1 for name in names.values())
+    figure, grid = sheet(
+        title, note, rows, columns, 0.62, entries=_legend(), left=0.44, between=(0.08, 0.06 + LINE * lines),
+        above=LINE * lines, sharex=True, sharey=True,
+    )  # fmt: skip
     places = len(panels[0].grid("x"))
     step = math.ceil(len(panels) * places * VERTICES_PER_POINT / VERTICES)
     for axes, panel in zip(grid.flat, panels, strict=False):
         _draw(axes, panel, styles[panel.method], slice(None, None, step))
-        axes.set_title(text(panel.method), size=8.5)
-        sns.despine(ax=axes)
+        axes.set_title(text(names[panel.method]))
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
     for axes in list(grid.flat)[len(panels) - columns : len(panels)]:
@@ -136,7 +142,6 @@ def bands(panels: list[Panel], styles: Styles, title: str, note: str) -> Figure:
         axes.set_xlabel("x")
     for axes in grid[:, 0]:
         axes.set_ylabel("y")
-    _legend(figure)
     return figure
 
 
@@ -145,7 +150,7 @@ def _draw(axes: Axes, panel: Panel, style: MethodStyle, kept: slice) -> None:
     points = panel.arrays[f"{panel.task}/x"], panel.arrays[f"{panel.task}/y"]
     mean, sd = panel.grid("reference_mean")[kept], panel.grid("reference_sd")[kept]
     for edge in (mean - BAND * sd, mean + BAND * sd):
-        axes.plot(x, edge, color="0.45", linewidth=0.8, zorder=3)
+        axes.plot(x, edge, color="0.45", linewidth=0.6, zorder=3)
     for size in panel.sizes:
         mean, sd = (panel.grid(f"{size}/{quantity}")[kept] for quantity in ("mean", "sd"))
         low, high = mean - BAND * sd, mean + BAND * sd
@@ -154,28 +159,26 @@ def _draw(axes: Axes, panel: Panel, style: MethodStyle, kept: slice) -> None:
             axes.plot(x, mean, color=style.color, zorder=4)
         else:
             for edge in (low, high):
-                axes.plot(x, edge, color=style.color, linewidth=0.8, linestyle=DASHED, zorder=2)
-    axes.plot(x, target, color="black", linewidth=1, linestyle=DASHED, zorder=5)
-    axes.plot(*points, linestyle="", marker="o", markersize=3, color="black", zorder=6, **EDGE)
+                axes.plot(x, edge, color=style.color, linewidth=0.6, linestyle=DASHED, zorder=2)
+    axes.plot(x, target, color="black", linewidth=0.7, linestyle=DASHED, zorder=5)
+    axes.plot(*points, linestyle="", marker="o", markersize=2, color="black", zorder=6, **EDGE)
     for end in (points[0].min(), points[0].max()):
-        axes.axvline(end, color="0.6", linewidth=0.8, linestyle=":", zorder=0)
+        axes.axvline(end, color="0.6", linewidth=0.6, linestyle=":", zorder=0)
     # Scaled to the reference, equal in all panels: the target far from the points would flatten the curves.
     top = HEADROOM * float(np.abs(panel.grid("reference_mean")).max())
     axes.set_xlim(x[0], x[-1])
     axes.set_ylim(-top, top)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, prune="both"))
 
 
-def _legend(figure: Figure) -> None:
-    handles = [
-        Line2D([], [], color="black", linewidth=1, linestyle=DASHED, label="target"),
-        Line2D([], [], color="black", linestyle="", marker="o", markersize=3, label="points"),
+def _legend() -> list[Line2D | Patch]:
+    grey = "0.45"
+    return [
+        Line2D([], [], color="black", linewidth=0.7, linestyle=DASHED, label="target"),
+        Line2D([], [], color="black", linestyle="", marker="o", markersize=2, label="points"),
         Line2D([], [], color=COLORS[0], label="mean, larger ensemble"),
         Patch(color=COLORS[0], alpha=0.25, linewidth=0, label=f"± {BAND} sd, larger"),
-        Line2D(
-            [], [], color=COLORS[0], linewidth=0.8, linestyle=DASHED,
-            label=f"± {BAND} sd, smaller ensemble",
-        ),
-        Line2D([], [], color="0.45", linewidth=0.8, label=f"posterior (HMC) ± {BAND} sd"),
-    ]  # fmt: skip
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+        Line2D([], [], color=COLORS[0], linewidth=0.6, linestyle=DASHED, label=f"± {BAND} sd, smaller"),
+        Line2D([], [], color=grey, linewidth=0.6, label=f"posterior (HMC) ± {BAND} sd"),
+    ]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.report import flags
 from bench.report.layout.captions import Drawing, figure_entry, where
-from bench.report.layout.figures import EDGE, WIDTH, Styles, blank, handle, images_of, in_seeds, legend
+from bench.report.layout.figures import EDGE, LETTER, LINE, Styles, handle, images_of, in_seeds, sheet
 from bench.report.layout.tables import Table
-from bench.report.rows import ATTACK, PLACE, Material, ordered, summarise
+from bench.report.rows import ATTACK, PLACE, Material, ordered, summarise, with_intervals
 
 NAME = "robustness"
 FIGURES = {"robustness": "robustness"}
@@ -40,9 +40,9 @@ _TABLE = (
     "correctly before; detected: of the images that fool, entropy above the threshold that rejects 5 % of "
     "clean validation images. † is flagged."
 )
-PANELS = 4  # side by side
+PANELS = 3  # side by side
 # Hollow markers are larger: where both coincide, both are seen.
-_SIZES = {"own": 7, "": 3.5}
+_SIZES = {"own": 4.5, "": 2.5}
 
 
 def tables(material: Material) -> list[Table]:
@@ -67,10 +67,10 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
             "Robust accuracy under each attack and under the worst of all, image by image: of all images, "
             "the share that the mean logits classify correctly before and after. Solid: as many fresh "
             "networks; hollow: the attacked ones. One panel per epsilon; attacks from the strongest to the "
-            "controls."
+            "controls. Lines: 95 % intervals, over seeds if several (t), otherwise over images."
         )
         title = f"Robust accuracy — {where(frame, task)}"
-        yield figure_entry(NAME, task, frame, caption, task), robustness(frame, styles, title)
+        yield figure_entry(NAME, task, frame, caption, task), partial(robustness, frame, styles, title)
 
 
 def means(rows: pd.DataFrame) -> pd.DataFrame:
@@ -103,41 +103,41 @@ def robustness(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
     frame = frame[frame["success"] == "fused"]
     kinds = [k for k in frame["attack"].cat.categories if (frame["attack"] == k).any()]
     names, epsilons = sorted(set(frame["method"])), sorted(set(frame["epsilon"]))
-    note = f"{images_of(frame)} · {in_seeds(frame)}"
+    note = f"{images_of(frame)} · {in_seeds(frame)} · lines: 95 %"
     columns = min(len(epsilons), PANELS)
     deep = math.ceil(len(epsilons) / columns)
-    figure = blank(WIDTH, 1.2 + deep * (0.7 + (0.16 + 0.05 * len(names)) * len(kinds)), title, note)
-    grid = figure.subplots(deep, columns, sharex=True, sharey=True, squeeze=False)
-    row = grid.flatten()[: len(epsilons)]
-    for axes in grid.flatten()[len(epsilons) :]:
-        axes.remove()
-    height = {kind: i for i, kind in enumerate(kinds)}
-    for axes, epsilon in zip(row, epsilons, strict=True):
-        own = frame[frame["epsilon"] == epsilon]
-        for i, name in enumerate(names):
-            lines = own[own["method"] == name]
-            shift = 0.7 * ((i + 0.5) / len(names) - 0.5)
-            for variant, part in lines.groupby("variant", sort=True):
-                y = np.array([height[kind] for kind in part["attack"]]) + shift
-                drawn: dict[str, Any] = {
-                    "color": styles[name].color,
-                    "marker": styles[name].marker,
-                    "linestyle": "",
-                }
-                drawn["markersize"] = _SIZES[str(variant)]
-                hollow: dict[str, Any] = {"markerfacecolor": "white", "markeredgecolor": styles[name].color}
-                axes.plot(100 * part["mean"], y, **drawn, **(hollow if variant == "own" else EDGE))
-        axes.axhspan(height[flags.WORST] - 0.5, height[flags.WORST] + 0.5, color="0.93", zorder=0)
-        axes.set_title(f"epsilon {epsilon:g}")
-        axes.set_xlim(-4, 104)
-        sns.despine(ax=axes)
-    row[0].set_yticks(range(len(kinds)), kinds)
-    row[0].invert_yaxis()
-    grid[-1, 0].set_xlabel("robust accuracy [%]")
     grey: dict[str, Any] = {"color": "0.3", "marker": "o", "linestyle": ""}
     keys = [
         Line2D([], [], label="fresh networks", **grey, **EDGE),
         Line2D([], [], label="attacked networks", **grey, markerfacecolor="white", markeredgecolor="0.3"),
     ]
-    legend(figure, [*(handle(name, styles[name], linestyle="") for name in names), *keys])
+    figure, grid = sheet(
+        title, note, deep, columns, (0.1 + 0.06 * len(names)) * len(kinds), sharex=True, sharey=True,
+        left=0.14 + LETTER * max(map(len, kinds)), above=LINE, between=(0.1, 0.12 + LINE),
+        entries=[*(handle(name, styles[name], linestyle="") for name in names), *keys],
+    )  # fmt: skip
+    for axes in grid.flatten()[len(epsilons) :]:
+        axes.remove()
+    height = {kind: i for i, kind in enumerate(kinds)}
+    for axes, epsilon in zip(grid.flat, epsilons, strict=False):
+        own = frame[frame["epsilon"] == epsilon]
+        for i, name in enumerate(names):
+            shift = 0.7 * ((i + 0.5) / len(names) - 0.5)
+            for variant, part in own[own["method"] == name].groupby("variant", sort=True):
+                color = styles[name].color
+                hollow = {"markerfacecolor": "white", "markeredgecolor": color} if variant == "own" else EDGE
+                y = np.array([height[kind] for kind in part["attack"]]) + shift
+                mean, ends = with_intervals(part, 100)
+                axes.hlines(y, *ends, color=color, linewidth=0.7, zorder=1.6)
+                axes.plot(
+                    mean, y, color=color, marker=styles[name].marker, linestyle="",
+                    markersize=_SIZES[str(variant)], **hollow,
+                )  # fmt: skip
+        axes.axhspan(height[flags.WORST] - 0.5, height[flags.WORST] + 0.5, color="0.93", zorder=0)
+        axes.set_title(f"epsilon {epsilon:g}")
+        axes.set_xlim(-6, 106)
+        axes.grid(axis="x")
+    grid[0, 0].set_yticks(range(len(kinds)), kinds)
+    grid[0, 0].set_ylim(len(kinds) - 0.5, -0.5)
+    grid[-1, columns // 2 if len(epsilons) % columns == 0 else 0].set_xlabel("robust accuracy [%]")
     return figure

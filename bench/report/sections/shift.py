@@ -7,31 +7,47 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from bench.records.schema import METRICS
 from bench.report.arrays import Arrays, first_kept
-from bench.report.layout.captions import BY_SIZE, Drawing, figure_entry, where
+from bench.report.layout.captions import (
+    BY_SIZE,
+    INTERVALS,
+    OVER_SEEDS,
+    Drawing,
+    figure_entry,
+    numbered,
+    where,
+)
 from bench.report.layout.figures import (
-    EDGE,
-    WIDTH,
+    LINE,
     Styles,
     bare,
-    blank,
+    curve,
     handle,
     images_of,
     in_seeds,
-    legend,
     method_names,
+    sheet,
+    subsets,
 )
 from bench.report.layout.tables import Table, heading, networks
-from bench.report.rows import GROUP, PLACE, Material, ordered, summarise, with_unreachable
+from bench.report.rows import (
+    GROUP,
+    PLACE,
+    Material,
+    ordered,
+    summarise,
+    with_intervals,
+    with_unreachable,
+)
 
 NAME = "shift"
 FIGURES = {"shift": "shift"}
@@ -41,7 +57,6 @@ DRAWN = ("accuracy", "nll_nats", "ece", "entropy_nats")
 CLEAN, ALL = "clean", "all corruptions"  # columns of the table, beside the corruptions
 APART = 0.05  # between neighbouring methods, in severities
 COLUMNS = 2  # panels side by side
-ENDS = ("mean", "low", "high")
 # Of NLL's square-root scale: a few confident errors reach tens of nats.
 TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 TICKS_APART = 0.15  # of the height
@@ -89,15 +104,22 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
             frame = own[own["metric"] == metric]
             caption = (
                 f"{heading(metric)} of {networks(frame['members'].iloc[0])}, the ensemble size that most "
-                f"methods have, on {dataset} by severity of the corruption (0: clean images); bars are 95 % "
-                "t-intervals over seeds, if several."
+                f"methods have, on {dataset} by severity of the corruption (0: clean images); "
+                f"{INTERVALS if metric == 'accuracy' else OVER_SEEDS}."
             )
             caption += " Above each panel the first test image at every severity." if kept else ""
             caption += f" Without this size: {', '.join(omitted)}." if omitted else ""
-            title = f"Under shift: {heading(metric, unit=False)} — {where(frame, subject)}"
-            name = f"{subject}-{METRICS[metric].heading.lower()}"
-            figure = panels(frame, names, {} if kept is None else kept[1], styles, title)
-            yield figure_entry("shift", name, frame, caption, str(task)), figure
+            shown = {} if kept is None else {k: v for k, v in kept[1].items() if k.startswith("shift/")}
+            for place, methods in numbered(subsets(frame["method"])):
+                title = f"Under shift: {heading(metric, unit=False)}{place.words} — {where(frame, subject)}"
+                name = place.name(f"{subject}-{METRICS[metric].heading.lower()}")
+                # Of the means: an interval over two seeds may be far wider than the range of the metric.
+                top = 1.0 if metric == "accuracy" else float(frame["mean"].max())
+                drawn = frame[frame["method"].isin(methods)]
+                yield (
+                    figure_entry("shift", name, frame, caption, str(task)),
+                    partial(panels, drawn, names, shown, styles, title, top),
+                )
 
 
 def shifted(rows: pd.DataFrame) -> pd.DataFrame:
@@ -137,35 +159,38 @@ def shared(frame: pd.DataFrame) -> pd.DataFrame:
     return ordered(frame.merge(chosen, on=[*PLACE, "members"]), SHIFT[1:])
 
 
-def panels(frame: pd.DataFrame, names: Sequence[str], shown: Arrays, styles: Styles, title: str) -> Figure:
+def panels(
+    frame: pd.DataFrame, names: Sequence[str], shown: Arrays, styles: Styles, title: str, top: float
+) -> Figure:
     """One metric over severity: a panel for each corruption, below images of it, one line per method.
 
     frame: lines of one place, size and metric. shown: images by `shift/<corruption>`, [severities, C, H, W].
+    top: the end of the axis, in the unit of rows.
     """
     metric = str(frame["metric"].iloc[0])
     count = networks(frame["members"].iloc[0])
     lines = math.ceil(len(names) / COLUMNS)
-    figure = blank(WIDTH, 0.9 + 2.2 * lines, title, f"{count} · {images_of(frame)} · {in_seeds(frame)}")
-    grid = figure.subplots(
-        2 * lines, COLUMNS, squeeze=False, sharex=True, gridspec_kw={"height_ratios": [1.16, 3] * lines}
-    )
+    scale = ", square-root scale" if metric == "nll_nats" else ""
+    figure, grid = sheet(
+        title, f"{count} · {images_of(frame)} · {in_seeds(frame)} · {heading(metric)}{scale}", 2 * lines,
+        COLUMNS, [0.28 if shown else 0.02, 0.85] * lines, sharex=True, above=LINE, between=(0.1, 0.16),
+        entries=[handle(name, styles[name]) for name in method_names(frame)],
+    )  # fmt: skip
     plots, strips = grid[1::2].ravel(), grid[::2].ravel()
     for axes, strip, name in zip(plots, strips, names, strict=False):
-        strip.set_title(name, size=9)
+        strip.set_title(name)
         _images(strip, shown.get(f"shift/{name}"))
         _curves(axes, frame[frame["corruption"] == name], styles)
         axes.sharey(plots[0])
-        sns.despine(ax=axes)
     for axes in (*strips[len(names) :], *plots[len(names) :]):
         axes.set_visible(False)
     for line in grid[1::2]:
-        line[0].set_ylabel(heading(metric) + (",\nsquare-root scale" if metric == "nll_nats" else ""))
+        line[0].set_ylabel(heading(metric, unit=True))
         line[-1].tick_params(labelleft=False)
     severities = sorted(set(frame["severity"]))
     plots[0].xaxis.set_major_locator(FixedLocator(severities))
     plots[0].set_xlim(severities[0] - 0.5, severities[-1] + 0.5)
-    # Of the means: an interval over two seeds may be far wider than the range of the metric.
-    top = (1.0 if metric == "accuracy" else float(frame["mean"].max())) * METRICS[metric].factor
+    top *= METRICS[metric].factor
     if metric == "nll_nats":
         plots[0].set_yscale("function", functions=(np.sqrt, np.square))
         plots[0].yaxis.set_major_locator(FixedLocator(_ticks(top)))
@@ -173,7 +198,6 @@ def panels(frame: pd.DataFrame, names: Sequence[str], shown: Arrays, styles: Sty
     plots[0].set_ylim(0, 1.06 * top)
     for axes in grid[-1]:
         axes.set_xlabel("severity")
-    legend(figure, [handle(name, styles[name]) for name in method_names(frame)])
     return figure
 
 
@@ -187,23 +211,21 @@ def _ticks(top: float) -> list[float]:
 
 
 def _curves(axes: Axes, frame: pd.DataFrame, styles: Styles) -> None:
-    """One line per method with intervals over seeds, methods shifted slightly to keep bars apart."""
+    """One line per method with its intervals, methods shifted slightly to keep bars apart."""
     methods = method_names(frame)
     for i, name in enumerate(methods):
         own = frame[frame["method"] == name].sort_values("severity")
         x = own["severity"].to_numpy(float) + APART * (i - (len(methods) - 1) / 2)
-        mean, low, high = (own[c].to_numpy(float) * METRICS[own["metric"].iloc[0]].factor for c in ENDS)
-        bars = np.nan_to_num([mean - low, high - mean])
-        axes.errorbar(
-            x, mean, yerr=bars if bars.any() else None, color=styles[name].color, marker=styles[name].marker,
-            markersize=4, linewidth=1.2, elinewidth=0.8, **EDGE,
-        )  # fmt: skip
+        metric = str(own["metric"].iloc[0])
+        # Over images only of accuracy: the maximum of an entropy is not known here.
+        known = own if metric == "accuracy" else own.assign(examples=0)
+        curve(axes, x, *with_intervals(known, METRICS[metric].factor), styles[name], markersize=3)
 
 
 def _images(axes: Axes, images: np.ndarray | None) -> None:
     """Images [S, C, H, W] in 256 levels side by side, each above its severity."""
     bare(axes)
-    sns.despine(ax=axes, left=True, bottom=True)
+    axes.spines[:].set_visible(False)
     for severity, image in enumerate(() if images is None else images):
         pixels = image[0] if len(image) == 1 else image.transpose(1, 2, 0)
         place = (severity - 0.45, severity + 0.45, 0, 0.9)
