@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,7 +21,7 @@ from bench.report.costs import IMAGES, QUALITIES, machines, placed, points
 from bench.report.layout.captions import Drawing, figure_entry, where
 from bench.report.layout.figures import EDGE, WIDTH, Styles, blank, handle, in_seeds, legend
 from bench.report.layout.tables import Table, heading
-from bench.report.rows import Material
+from bench.report.rows import Material, shared_fits
 
 NAME = "pareto"
 FIGURES = {"pareto": "budgets"}
@@ -47,6 +48,7 @@ def tables(material: Material) -> list[Table]:
 
 def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
     """Quality against each cost, one figure per task and data set of a block."""
+    part = replace(part, rows=shared_fits(part.rows))
     frame = points(part.rows)
     frame = frame[frame[list(_AXES)].notna().any(axis=1)]
     for task, own in frame.groupby("task", sort=False):
