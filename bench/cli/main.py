@@ -217,8 +217,9 @@ def verify_runs(ctx: click.Context, runs: str, **options: Any) -> None:
 @main.command()
 @results_option
 @click.option("--check", is_flag=True, help="Exit with 1 if a claim's verdict is not as expected.")
+@click.option("--force", is_flag=True, help="Write it again, even if nothing has changed.")
 @click.pass_context
-def report(ctx: click.Context, results: Path, check: bool) -> None:
+def report(ctx: click.Context, results: Path, check: bool, force: bool) -> None:
     """Write all tables, figures and the HTML page from stored rows.
 
     \b
@@ -226,14 +227,15 @@ def report(ctx: click.Context, results: Path, check: bool) -> None:
       bench report --results results
       bench report --check
     """
-    from bench.report import build, departures
+    from bench.cli.reporting import departing, written
 
-    paths = build(results)
-    for path in paths:
+    paths, anew = written(results, {}, force)
+    for path in paths if anew else ():
         click.echo(path)
-    click.echo(f"{len(paths)} files · open {results / 'report.html'}")
-    if check and (departing := departures(results)):
-        for line in departing:
+    told = f"{len(paths)} files" + ("" if anew else ", unchanged (--force writes them again)")
+    click.echo(f"{told} · open {results / 'report.html'}")
+    if check and (lines := departing(results)):
+        for line in lines:
             click.echo(f"departs: {line}", err=True)
         ctx.exit(1)
 
