@@ -235,8 +235,7 @@ def report(ctx: click.Context, results: Path, check: bool, force: bool) -> None:
     told = f"{len(paths)} files" + ("" if anew else ", unchanged (--force writes them again)")
     click.echo(f"{told} · open {results / 'report.html'}")
     if check and (lines := departing(results)):
-        for line in lines:
-            click.echo(f"departs: {line}", err=True)
+        click.echo("\n".join(f"departs: {line}" for line in lines), err=True)
         ctx.exit(1)
 
 

@@ -81,9 +81,9 @@ def find(rows: pd.DataFrame) -> pd.DataFrame:
     columns = [told[c].tolist() for c in (*place, *_Line._fields)]
     for item in zip(*columns, strict=True):
         groups.setdefault(item[: len(place)], []).append(_Line(*item[len(place) :]))
-    for where, group in groups.items():
-        for attack, epsilon, flag, evidence in _with_stopped(group, held[where]):
-            fired.setdefault((*where[:-1], attack, epsilon, flag), []).append(evidence)
+    for key, group in groups.items():
+        for attack, epsilon, flag, evidence in _with_stopped(group, held[key]):
+            fired.setdefault((*key[:-1], attack, epsilon, flag), []).append(evidence)
     lines = [(*at, texts[0], len(texts), seeds[at[:-1]]) for at, texts in fired.items()]
     lines += _batch_dependent(rows)
     frame = pd.DataFrame(lines, columns=COLUMNS)

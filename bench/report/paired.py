@@ -191,8 +191,9 @@ def _cells(rows: pd.DataFrame) -> dict[tuple[str, int], pd.DataFrame]:
     """Rows by method and number of networks, indexed by seed."""
     cells: dict[tuple[str, int], pd.DataFrame] = {}
     indexed = rows.set_index("seed")[["method", "members", "value", "run", "examples"]]
-    for (method, members), part in indexed.groupby(["method", "members"]):
-        cells[str(method), int(members)] = part[["value", "run", "examples"]]
+    for key, part in indexed.groupby(["method", "members"]):
+        method, members = key
+        cells[str(method), int(str(members))] = part[["value", "run", "examples"]]
     return cells
 
 

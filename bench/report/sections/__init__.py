@@ -77,12 +77,12 @@ SECTIONS: tuple[Section, ...] = (
 
 def all_tables(material: Material) -> list[Table]:
     """All tables of all sections in order, including those without lines."""
-    common = {
-        "copies": copies(material.rows),
-        "configurations": material.configurations,
-        "best": partial(leaders, material),
-    }
-    return [replace(table, **common) for section in SECTIONS for table in section.tables(material)]
+    lossy, told, best = copies(material.rows), material.configurations, partial(leaders, material)
+    return [
+        replace(table, copies=lossy, configurations=told, best=best)
+        for section in SECTIONS
+        for table in section.tables(material)
+    ]
 
 
 def all_figures(material: Material) -> Iterator[Drawing]:
