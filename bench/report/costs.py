@@ -96,7 +96,7 @@ def dominators(
     costs, which decide between two lines that both have them. A line with a missing value of quality or costs
     dominates none and gets None. An empty list: the line is on the Pareto front.
     """
-    known: NDArray[np.bool_] = np.isfinite(np.column_stack([quality, costs])).all(axis=1)
+    known = np.isfinite(quality) & np.asarray(np.isfinite(costs).all(axis=1))
     found: list[list[int] | None] = []
     for i, judged in enumerate(known.tolist()):
         other, own = costs, np.broadcast_to(costs[i], costs.shape)
