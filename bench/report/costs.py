@@ -17,8 +17,12 @@ MEASURED = (*EFFORTS, "sample_seconds", "predict_seconds", "predict_cpu_seconds"
 MAIN = {"accuracy": "accuracy", "log_likelihood_nats": "regression"}  # main metrics of tasks, with evaluation
 QUALITIES = {"accuracy": "accuracy", "auroc": "ood", "log_likelihood_nats": "regression"}
 COSTS = ("fit_seconds", "predict_seconds_1000", "peak_memory_bytes")  # that decide who dominates whom
+# Instead of these, between two methods that both have it: what other processes do not lengthen.
+PREFERRED = {"fit_seconds": "fit_cpu_seconds", "predict_seconds_1000": "predict_cpu_seconds_1000"}
+SCALED = {name: f"{name}_1000" for name in ("predict_seconds", "predict_cpu_seconds")}
 IMAGES = 1000  # prediction times are for this many images, near the size of the test sets
-POINTS = (*PLACE, "method", "members", *QUALITIES, *COSTS, *EFFORTS[1:], "seeds", "examples")
+SPENT = (*COSTS, *EFFORTS[1:], SCALED["predict_cpu_seconds"])
+POINTS = (*PLACE, "method", "members", *QUALITIES, *SPENT, "seeds", "examples")
 
 
 def placed(rows: pd.DataFrame) -> pd.DataFrame:
@@ -76,8 +80,8 @@ def points(rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns the columns `POINTS`: accuracy (fraction; for 1 network the mean of single ones), AUROC of the
     first outlying set by name, log-likelihood (nats); `EFFORTS` and peak_memory_bytes of the method's run,
-    the same for all its sizes; predict_seconds_1000, the seconds in which this many networks predict
-    1,000 images, scaled from those of the largest ensemble, the only one measured.
+    the same for all its sizes; predict_seconds_1000 and predict_cpu_seconds_1000, the seconds in which this
+    many networks predict 1,000 images, scaled from those of the largest ensemble, the only one measured.
     """
     whole = placed(rows)
     found = pd.concat([plain(whole, (m,), evaluation) for m, evaluation in QUALITIES.items()])
@@ -89,7 +93,8 @@ def points(rows: pd.DataFrame) -> pd.DataFrame:
     counts = asked.agg(seeds=("seed", "nunique"), examples=("examples", "max"))
     wide = wide.join(counts, how="inner").reset_index()
     wide = wide.merge(_costs(whole), on=[*PLACE, "method"], how="left")
-    wide["predict_seconds_1000"] *= wide["members"].astype(float)
+    for column in SCALED.values():
+        wide[column] *= wide["members"].astype(float)
     return ordered(wide[list(POINTS)], [*PLACE[1:], "method", "members"])
 
 
@@ -99,26 +104,31 @@ def _costs(placed: pd.DataFrame) -> pd.DataFrame:
     largest = cost.groupby([*PLACE, "method", "metric"])["members"].transform("max")
     cost = cost[cost["members"].isna() | (cost["members"] == largest)]
     per = IMAGES / (cost["examples"].astype(float) * cost["members"].astype(float))
-    predicting = cost["metric"] == "predict_seconds"
+    predicting = cost["metric"].isin(tuple(SCALED))
     cost = cost.assign(
-        value=cost["value"].where(~predicting, cost["value"] * per),
-        metric=cost["metric"].mask(predicting, "predict_seconds_1000"),
+        value=cost["value"].where(~predicting, cost["value"] * per), metric=cost["metric"].replace(SCALED)
     )
     wide = cost.pivot_table(index=[*PLACE, "method"], columns="metric", values="value")
-    return wide.reindex(columns=[*COSTS, *EFFORTS[1:]]).reset_index()
+    return wide.reindex(columns=list(SPENT)).reset_index()
 
 
-def dominators(quality: NDArray[np.float64], costs: NDArray[np.float64]) -> list[list[int] | None]:
+def dominators(
+    quality: NDArray[np.float64], costs: NDArray[np.float64], preferred: NDArray[np.float64] | None = None
+) -> list[list[int] | None]:
     """For each line, the lines that dominate it: at least as good in quality and all costs, better in one.
 
-    quality: [N], higher is better; costs: [N, C], lower is better. A line with a missing value dominates
-    none and gets None. An empty list: the line is on the Pareto front.
+    quality: [N], higher is better; costs: [N, C], lower is better; preferred: [N, C], other measures of these
+    costs, which decide between two lines that both have them. A line with a missing value of quality or costs
+    dominates none and gets None. An empty list: the line is on the Pareto front.
     """
-    merits = np.column_stack([quality, -costs])
-    known = [bool(np.isfinite(line).all()) for line in merits]
-    return [
-        [i for i, other in enumerate(merits) if known[i] and (other >= own).all() and (other > own).any()]
-        if judged
-        else None
-        for own, judged in zip(merits, known, strict=True)
-    ]
+    known = np.isfinite(quality) & np.asarray(np.isfinite(costs).all(axis=1))
+    found: list[list[int] | None] = []
+    for i, judged in enumerate(known.tolist()):
+        other, own = costs, np.broadcast_to(costs[i], costs.shape)
+        if preferred is not None:
+            both = np.isfinite(preferred) & np.isfinite(preferred[i])
+            other, own = np.where(both, preferred, other), np.where(both, preferred[i], own)
+        least = (quality >= quality[i]) & (other <= own).all(axis=1)
+        better = (quality > quality[i]) | (other < own).any(axis=1)
+        found.append(np.flatnonzero(known & least & better).tolist() if judged else None)
+    return found

@@ -7,7 +7,7 @@ depends on the other images of its batch has no accuracy or entropy of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -45,6 +45,20 @@ class _Own(NamedTuple):
     examples: int
 
 
+class _Line(NamedTuple):
+    """What flags ask of a row."""
+
+    metric: str
+    success: str
+    attack: str
+    epsilon: float
+    value: float
+    examples: Any
+
+
+_TOLD = ("success_rate", "unmoved_share", "late_gain")  # metrics that flags are raised by
+
+
 def find(rows: pd.DataFrame) -> pd.DataFrame:
     """All raised flags: the attack, the number of seeds, and the numbers of the first of these seeds.
 
@@ -55,15 +69,22 @@ def find(rows: pd.DataFrame) -> pd.DataFrame:
     found = found[(found["variant"] == "same") & found["crafted_members"].notna()]
     found = found[found["success"].isin(("fused", "mixture", ""))]
     fired: dict[tuple[Any, ...], list[str]] = {}
-    seeds: dict[tuple[Any, ...], set[Any]] = {}
-    place = list(ATTACKED[:-2])
-    for key, group in found.groupby([*place, "seed"], sort=False):
-        *where, seed = key
-        for attack, epsilon in set(zip(group["attack"], group["epsilon"], strict=True)):
-            seeds.setdefault((*where, attack, epsilon), set()).add(seed)
-        for attack, epsilon, flag, evidence in _with_stopped(group):
-            fired.setdefault((*where, attack, epsilon, flag), []).append(evidence)
-    lines = [(*at, texts[0], len(texts), len(seeds[at[:-1]])) for at, texts in fired.items()]
+    place = [*ATTACKED[:-2], "seed"]
+    asked = found[[*ATTACKED, "seed"]].drop_duplicates()
+    seeds = asked.groupby(list(ATTACKED), dropna=False)["seed"].size().to_dict()
+    held: dict[tuple[Any, ...], set[tuple[str, float]]] = {}
+    for *where, attack, epsilon in asked[[*place, "attack", "epsilon"]].itertuples(index=False, name=None):
+        held.setdefault(tuple(where), set()).add((attack, epsilon))
+    told = found[found["metric"].isin(_TOLD)]
+    # Lists of tuples: a frame for every run's attack on every size would be slow.
+    groups: dict[tuple[Any, ...], list[_Line]] = {}
+    columns = [told[c].tolist() for c in (*place, *_Line._fields)]
+    for item in zip(*columns, strict=True):
+        groups.setdefault(item[: len(place)], []).append(_Line(*item[len(place) :]))
+    for key, group in groups.items():
+        for attack, epsilon, flag, evidence in _with_stopped(group, held[key]):
+            fired.setdefault((*key[:-1], attack, epsilon, flag), []).append(evidence)
+    lines = [(*at, texts[0], len(texts), seeds[at[:-1]]) for at, texts in fired.items()]
     lines += _batch_dependent(rows)
     frame = pd.DataFrame(lines, columns=COLUMNS)
     return ordered(frame, [*ATTACKED[1:], "flag"]) if len(frame) else frame
@@ -80,34 +101,35 @@ def _batch_dependent(rows: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
             yield (*where, float("nan"), "", float("nan"), "batch-dependent", evidence, *number)
 
 
-def _with_stopped(group: pd.DataFrame) -> Iterator[tuple[str, float, str, str]]:
+def _with_stopped(
+    group: list[_Line], held: Collection[tuple[str, float]]
+) -> Iterator[tuple[str, float, str, str]]:
     """Flags of one run's attacks on one ensemble size; those of an ascent to the end also where it stops."""
-    held = set(zip(group["attack"], group["epsilon"], strict=True))
-    for attack, epsilon, flag, evidence in _of_one(group[~group["attack"].isin(STOPPED)]):
+    for attack, epsilon, flag, evidence in _of_one([line for line in group if line.attack not in STOPPED]):
         yield attack, epsilon, flag, evidence
         for stopped, whole in STOPPED.items():
             if whole == attack and (stopped, epsilon) in held:
                 yield stopped, epsilon, flag, f"{attack}: {evidence}"
 
 
-def _of_one(group: pd.DataFrame) -> Iterator[tuple[str, float, str, str]]:
+def _of_one(group: list[_Line]) -> Iterator[tuple[str, float, str, str]]:
     """Flags of one run's attacks on one ensemble size: attack, epsilon, flag, evidence."""
-    values: dict[tuple[str, str], dict[tuple[str, float], Any]] = {}
-    for item in group.to_dict("records"):
-        values.setdefault((item["metric"], item["success"]), {})[item["attack"], item["epsilon"]] = item
+    values: dict[tuple[str, str], dict[tuple[str, float], _Line]] = {}
+    for line in group:
+        values.setdefault((line.metric, line.success), {})[line.attack, line.epsilon] = line
     own = {
         sense: {
-            key: _Own(item["value"], 0 if pd.isna(item["examples"]) else int(item["examples"]))
-            for key, item in values.get(("success_rate", sense), {}).items()
+            key: _Own(line.value, 0 if pd.isna(line.examples) else int(line.examples))
+            for key, line in values.get(("success_rate", sense), {}).items()
         }
         for sense in ("fused", "mixture")
     }
-    for (attack, epsilon), item in values.get(("unmoved_share", ""), {}).items():
-        if item["value"] > 0:
-            yield attack, epsilon, "no-gradient", f"{item['value']:.0%} of {item['examples']} images"
-    for (attack, epsilon), item in values.get(("late_gain", ""), {}).items():
-        if item["value"] > LATE:
-            yield attack, epsilon, "not-converged", f"{item['value']:+.0%} in the last quarter"
+    for (attack, epsilon), line in values.get(("unmoved_share", ""), {}).items():
+        if line.value > 0:
+            yield attack, epsilon, "no-gradient", f"{line.value:.0%} of {line.examples} images"
+    for (attack, epsilon), line in values.get(("late_gain", ""), {}).items():
+        if line.value > LATE:
+            yield attack, epsilon, "not-converged", f"{line.value:+.0%} in the last quarter"
     largest = max((epsilon for _, epsilon in own["fused"]), default=0.0)
     for sense, held in own.items():
         for attack, epsilon in held:

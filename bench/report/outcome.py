@@ -19,7 +19,7 @@ def summary(results: Path, paths: Sequence[Path]) -> list[str]:
     told = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
     departs = int((claims["departs"] == "yes").sum())
     tables = {path.stem for path in paths if path.parent == results / "tables"}
-    figures = {path.stem for path in paths if path.parent == results / "figures"}
+    figures = {path.stem for path in paths if path.suffix == ".svg"}
     besides = {"failed": len(failed), "left out": len(strays)}
     beside = "".join(f", {count} {what}" for what, count in besides.items() if count)
     return [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 
 from bench.records.runs import ages
 from bench.records.schema import KEY
+from bench.report.configurations import Configurations, configurations, named
+from bench.report.data_sets import MARK as DATA
 from bench.report.data_sets import Abouts, told_apart, without_data
 from bench.report.uncertainty import share_interval, t_interval
 
@@ -28,7 +31,6 @@ TASK = (*BLOCK, "task")
 PLACE = (*TASK, "dataset")
 GROUP = (*PLACE, "method", "members", "layer", "metric")
 ATTACK = (*GROUP, "variant", "attack", "epsilon", "success", "crafted_members")
-MAX_SETTINGS = 3  # in a name like `hypergan [epochs=140]`
 # Means over images of values between 0 and a known maximum: with one seed they have an interval over images.
 OVER_IMAGES = (
     "accuracy", "accuracy_single", "disagreement", "success_rate", "robust_accuracy", "fooled_share",
@@ -37,7 +39,7 @@ OVER_IMAGES = (
 COLUMNS = (*GROUP, "unit", "mean", "sd", "low", "high", "seeds", "examples")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # without eq its hash is its identity: what is computed of it is kept once
 class Material:
     """The input of a report: its folder, prepared rows, the JSON of their runs, published rows.
 
@@ -50,45 +52,26 @@ class Material:
     published: pd.DataFrame
     alarms: tuple[str, ...] = ()
 
+    @cached_property
+    def configurations(self) -> Configurations:
+        """What the names of methods stand for."""
+        return configurations(self.rows, self.abouts)
+
 
 def prepare(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
     """Rows in report order: presets ranked, duplicates dropped, configurations distinguished by name.
 
     rows: the frame of `store.read`; abouts: each run's JSON by name. If runs with other sizes repeat
     a number, the newest run's is kept (`records.runs.ages`). A task whose runs have read different data is
-    split into several, `name [data 8e7f38ae]`, and a method with several configurations in one preset,
-    device and task likewise, `name [epochs=140]`, so that they are not averaged together.
+    split into several, `name [data 8e7f38ae]`, and a method with several configurations likewise,
+    `name [epochs=140]` (`configurations.named`), so that they are not averaged together.
     """
     rows = told_apart(rows, abouts)
     rows = rows.assign(age=rows["run"].map(ages(abouts))).sort_values(["age", "run"], kind="stable")
     rows = rows.drop_duplicates([*KEY, "config", "device"], keep="last").drop(columns="age")
-    # A failed run without a configuration does not count as another configuration.
-    known = rows["config"].where(rows["config"] != "")
-    place = [*TASK, "method"]
-    several = known.groupby([rows[c] for c in place]).transform("nunique") > 1
-    told = _differences(rows[several], abouts)
-    apart = [f"{method} [{told.get(run)}]" for method, run in zip(rows["method"], rows["run"], strict=True)]
-    rows = rows.assign(method=rows["method"].where(~several, apart))
+    rows = named(rows, abouts)
     keys = [*TASK, "method", "seed", "evaluation", "dataset", "members", "metric", "layer", "epoch"]
     return ordered(rows, keys)
-
-
-def _differences(rows: pd.DataFrame, abouts: Abouts) -> dict[str, str]:
-    """By run, the settings that distinguish its configuration from others of the method in the same place.
-
-    If the JSON of a run has no settings, or too many differ: the configuration's digest.
-    """
-    found: dict[str, str] = {}
-    for _, group in rows.groupby([*TASK, "method"], sort=False):
-        runs = group[["run", "config"]].drop_duplicates()
-        documents = {run: abouts.get(run, {}).get("config") or {} for run in runs["run"]}
-        names = sorted(set().union(*documents.values()) - {"trace_every"})
-        names = [n for n in names if len({repr(d.get(n)) for d in documents.values()}) > 1]
-        told = 0 < len(names) <= MAX_SETTINGS and all(documents.values())
-        for run, config in runs.itertuples(index=False):
-            settings = ", ".join(f"{name}={documents[run].get(name)}" for name in names)
-            found[run] = settings if told else config[:8]
-    return found
 
 
 def ordered(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -112,14 +95,15 @@ def without_configuration(methods: pd.Series) -> pd.Series:
 def one_configuration(rows: pd.DataFrame, age: Mapping[str, int]) -> pd.DataFrame:
     """Rows of one configuration per method and task, under the method's own name: that of claims and figures.
 
-    The one with most seeds, then the one on most tasks, then the newest. rows: prepared, of one preset and
+    The one that the plain name stands for or, if none has that name, the one with most seeds, then the one on
+    most tasks, then the newest. rows: prepared, of one preset and
     device, without failures. age: of each run (`bench.records.runs.ages`). Adds the column `configured`, the
     name with the configuration.
     """
     rows = rows.assign(
         configured=rows["method"],
         base=without_configuration(rows["method"]),
-        age=[age.get(run, -1) for run in rows["run"]],
+        age=[age.get(run, -1) for run in rows["run"].tolist()],
     )
     tasks = rows.groupby(["base", "config"])["task"].transform("nunique")
     rank = (
@@ -127,7 +111,8 @@ def one_configuration(rows: pd.DataFrame, age: Mapping[str, int]) -> pd.DataFram
         .groupby(["task", "base", "method"], as_index=False)
         .agg(seeds=("seed", "nunique"), tasks=("tasks", "max"), age=("age", "max"))
     )
-    rank = rank.sort_values(["seeds", "tasks", "age"], kind="stable")
+    rank["plain"] = rank["method"] == rank["base"]
+    rank = rank.sort_values(["plain", "seeds", "tasks", "age"], kind="stable")
     best = rank.drop_duplicates(["task", "base"], keep="last")[["task", "method"]]
     rows = rows.merge(best, on=["task", "method"])
     return rows.assign(method=rows["base"]).drop(columns=["base", "age"])
@@ -201,6 +186,8 @@ def with_unreachable(
 ) -> pd.DataFrame:
     """The table with a line of zero seeds and no mean for every requested size that a method cannot reach.
 
+    Its column `gap` has the reason; it is empty in all other lines.
+
     A size is out of reach if a successful run requested it (`sizes` of its JSON) and the method's largest
     measured size is smaller. A size that was not requested gets no line: it is a gap. more: columns that
     distinguish lines, in addition to those of every table.
@@ -213,10 +200,16 @@ def with_unreachable(
             asked.setdefault(tuple(key), set()).update(int(n) for n in about.get("sizes") or ())
     blank = {"mean": np.nan, "sd": np.nan, "low": np.nan, "high": np.nan, "seeds": 0, "examples": pd.NA}
     extra = []
-    for names, group in table.groupby([*place, "dataset", "layer", "metric", *more], sort=False):
-        sizes = asked.get(tuple(names[:4]), set())
-        for size in sorted(n for n in sizes if n > group["members"].max()):
-            extra.append(dict(group.iloc[0]) | blank | {"members": size})
+    table = table.assign(gap=pd.Series("", index=table.index, dtype="str"))
+    keys = [*place, "dataset", "layer", "metric", *more]
+    largest = table.groupby(keys, sort=False)["members"].transform("max")
+    top = table[table["members"] == largest].drop_duplicates(keys)
+    for item in top.to_dict("records"):
+        most = item["members"]
+        sizes = asked.get(tuple(item[c] for c in place), set())
+        for size in sorted(n for n in sizes if n > most):
+            reason = f"out of reach: {item['method']} was measured with {most:,} networks at most"
+            extra.append(item | blank | {"members": size, "gap": reason})
     if not extra:
         return table
     lines = pd.DataFrame(extra, columns=table.columns).astype(table.dtypes.to_dict())
@@ -251,7 +244,11 @@ def norm_ratio(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def accuracy_by_size(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
-    """Accuracy (fraction) by method and number of networks; members=1 is the mean of single networks."""
+    """Accuracy (fraction) by method and number of networks; members=1 is the mean of single networks.
+
+    Tasks that share a fit have one block (`shared_fits`).
+    """
+    rows = shared_fits(rows[rows["evaluation"] == "accuracy"])
     return with_unreachable(summarise(plain(rows, ("accuracy",), "accuracy")), rows, abouts)
 
 
@@ -267,6 +264,51 @@ def trained(frame: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, str,
         chosen.setdefault(keys[task], task)
     for train, task in sorted(chosen.items()):
         yield train, task, frame[frame["task"] == task]
+
+
+def shared_fits(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows under one task for every fit: what several tasks with one train key repeat is there once.
+
+    Within a preset and device that is the task with most methods, then the one named like the key; where a
+    number differs between tasks, as runs were made by different code, its own counts.
+    """
+    own = rows[rows["metric"] != "failed"]
+    # Tasks that are told apart by what they have read are kept apart.
+    apart = own["task"].where(own["task"].str.contains(DATA, regex=False), "")
+    own = own.assign(apart=apart)
+    fit = [*BLOCK, "train", "apart"]
+    counts = own.groupby([*fit, "task"])["method"].nunique()
+    order = sorted(
+        counts.index, key=lambda k: (k[:4], -counts[k], without_data(k[4]) != without_data(k[2]), k[4])
+    )
+    first: dict[tuple[str, ...], str] = {}
+    for *place, task in order:
+        first.setdefault(tuple(place), task)
+    if len(first) < len(order):
+        keys = pd.MultiIndex.from_frame(own[[*fit, "task"]])
+        rank = pd.Series({key: i for i, key in enumerate(order)}).reindex(keys).to_numpy()
+        task = pd.Series({key: first[key[:4]] for key in order}).reindex(keys).to_numpy()
+        own = own.assign(rank=rank, task=task).sort_values("rank", kind="stable")
+        own = own.drop_duplicates([*KEY, "device", "config"]).sort_index().drop(columns="rank")
+        own = own.astype({"task": "str"})
+    return own.drop(columns="apart")
+
+
+def notes_on_fits(rows: pd.DataFrame, blocks: pd.DataFrame) -> tuple[tuple[tuple[str, ...], str], ...]:
+    """By block of a table (`PLACE`), a sentence on the other tasks that share its fits.
+
+    rows: all of them; blocks: the frame of the table, whose rows are those of `shared_fits`.
+    """
+    fits = rows.loc[rows["metric"] != "failed", [*TASK, "train"]].drop_duplicates()
+    found = []
+    for preset, device, task, dataset in blocks[list(PLACE)].drop_duplicates().itertuples(index=False):
+        here = fits[(fits["preset"] == preset) & (fits["device"] == device)]
+        trains = set(here.loc[here["task"] == task, "train"])
+        others = {t for t in set(here.loc[here["train"].isin(trains), "task"]) if DATA not in t} - {task}
+        if others and DATA not in task:
+            text = f"Also of {', '.join(sorted(others))}, which share the fits of {task}."
+            found.append(((str(preset), str(device), str(task), str(dataset)), text))
+    return tuple(found)
 
 
 def command(methods: Sequence[str], tasks: Sequence[str], preset: str, device: str) -> str:

@@ -16,6 +16,7 @@ from bench.errors import BenchError
 from bench.records import runs, schema, store
 from bench.running import versions
 from bench.running.cell import Cell
+from bench.settings import resolve
 from bench.system import provenance
 from bench.system.paths import without_folders
 
@@ -55,6 +56,7 @@ def write(
         "created": datetime.now(UTC).isoformat(),  # for people: clocks of several hosts give no order
         "order": runs.next_order(results, cell.family),
         "config": cell.settings.document(),
+        "changed": _changed(cell),
         "sizes": list(cell.sizes),
         "classes": classes,
         "checksums": dict(cell.checksums),
@@ -69,6 +71,12 @@ def write(
         **(more or {}),
     }
     return store.write_run(results, name, [{**r, **common} for r in rows], arrays, about)
+
+
+def _changed(cell: Cell) -> dict[str, Any]:
+    """The settings that differ from those of the preset: the report names a configuration by them."""
+    stated = resolve(cell.entry, type(cell.settings.method), cell.preset, cell.task.train, {}).document()
+    return {name: value for name, value in cell.settings.document().items() if value != stated[name]}
 
 
 def _store_code(cell: Cell, results: Path, failure: dict[str, str] | None) -> str:

@@ -16,7 +16,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.system import sources
 from bench.system.sources import CONFIG, FIELD, STATEMENTS, Module
@@ -60,6 +60,14 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     return [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
 
 
+class _Led(NamedTuple):
+    """Where a definition leads: names of attributes, whether it computes others, and definitions."""
+
+    attributes: set[str]
+    computed: bool
+    places: list[Place]
+
+
 class Code:
     """Source code, read on demand.
 
@@ -75,6 +83,7 @@ class Code:
         self._modules: dict[str, Module | None] = {}
         self._hashes: dict[Place, str] = {}
         self._besides: dict[str, list[Place]] = {}
+        self._leads: dict[Place, _Led] = {}
 
     def definitions(self, roots: Iterable[str]) -> dict[str, str]:
         """Hashes of the definitions that the roots (`module:name`) reach: 8 hex digits of SHA-256, by name.
@@ -107,19 +116,30 @@ class Code:
                 if place in reached:
                     continue
                 reached.add(place)
-                module = self._owner(place)
-                nodes = list(self._nodes(place))
-                inner = {id(n.value) for n in nodes if isinstance(n, ast.Attribute)}
-                for node in nodes:
-                    names = _attributes(node)
-                    attributes |= names or set()
-                    computed |= {place.module} if names is None else set()
-                    if id(node) not in inner:  # `a` of `a.b` is followed with `b`
-                        todo += self._referred(module, node)
-                todo += self._annotated(place)
-                todo += self._beside(module)
+                led = self._led(place)
+                attributes |= led.attributes
+                computed |= {place.module} if led.computed else set()
+                todo += led.places
             todo = [p for p in self._called(reached, attributes, computed) if p not in reached]
         return reached
+
+    def _led(self, place: Place) -> _Led:
+        """Where a definition leads. Remembered: several roots reach the same definitions."""
+        if place not in self._leads:
+            module = self._owner(place)
+            nodes = list(self._nodes(place))
+            inner = {id(n.value) for n in nodes if isinstance(n, ast.Attribute)}
+            attributes: set[str] = set()
+            computed, places = False, []
+            for node in nodes:
+                names = _attributes(node)
+                attributes |= names or set()
+                computed = computed or names is None
+                if id(node) not in inner:  # `a` of `a.b` is followed with `b`
+                    places += self._referred(module, node)
+            places += [*self._annotated(place), *self._beside(module)]
+            self._leads[place] = _Led(attributes, computed, list(dict.fromkeys(places)))
+        return self._leads[place]
 
     def _nodes(self, place: Place) -> Iterator[ast.AST]:
         for statement in self._owner(place).definitions.get(place.name, []):

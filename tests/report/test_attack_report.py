@@ -127,7 +127,7 @@ def test_the_table_has_all_attacks_and_marks_unreachable_sizes(results):
     where = (found["attack"] == "pgd") & (found["epsilon"] == 0.1) & (found["variant"] == "fresh")
     part = found[where & (found["metric"] == "success_rate")]
     means = {(m, int(n)): v for m, n, v in zip(part["method"], part["members"], part["mean"], strict=True)}
-    assert means["standard_ensemble", 10] == means["standard_ensemble", 100] == "N/A"
+    assert means["standard_ensemble", 10] == means["standard_ensemble", 100] == ""
     for size in (5, 10, 100):
         assert float(means["hypergan", size]) == pytest.approx(0.1 + size / 1000 + 1 / 7)
     assert len(means) == 6 and set(part["success"]) == {"fused"}

@@ -23,7 +23,7 @@ from bench.report.claims.comparison import (
     difference,
     exact,
 )
-from bench.report.claims.evidence import Rows
+from bench.report.claims.evidence import Rows, verdicts
 from bench.report.paired import TIE
 from bench.report.rows import Material, prepare
 from bench.report.sections import comparisons
@@ -51,7 +51,8 @@ def built(tmp_path, written):
 
 
 def asked(material):
-    return Rows(material.rows, {}, Images(material.results))
+    told = verdicts(material, material.rows)
+    return Rows(material.rows, {}, Images(material.results), told)
 
 
 def sized(tmp_path, wrong, members=(5, 10, 100)):

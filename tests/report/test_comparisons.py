@@ -11,11 +11,12 @@ from sealing import sealed
 from bench import report
 from bench.records import runs, schema, store
 from bench.report import paired, published
+from bench.report.claims.evidence import verdicts
 from bench.report.layout.tables import text_tables
 from bench.report.output import page
 from bench.report.output.markdown import to_csv, to_markdown
 from bench.report.rows import Material, prepare
-from bench.report.sections import comparisons
+from bench.report.sections import all_tables, comparisons
 from bench.report.uncertainty import (
     auroc,
     auroc_sd,
@@ -250,3 +251,42 @@ def test_tables_are_the_same_bytes_each_time(tmp_path):
     once, again = ([to_csv(t.frame) for t in found(tmp_path).values()] for _ in range(2))
     assert once == again
     assert pd.read_csv(pd.io.common.StringIO(once[1]))["p"].notna().all()
+
+
+def bold(results, name):
+    """By column of a table's only block, the methods whose numbers are bold."""
+    rows = runs.read(results).newest()
+    abouts = {run: store.read_about(results, run) for run in set(rows["run"])}
+    material = Material(results, prepare(rows, abouts), abouts, rows)
+    (text,) = next(table for table in all_tables(material) if table.name == name).texts
+    columns = {heading: i for i, heading in enumerate(text.headings)}
+    return {h: {line[0].text for line in text.lines if line[i].best} for h, i in columns.items()}
+
+
+def test_bold_is_the_best_with_all_that_the_tests_do_not_tell_from_it(tmp_path):
+    for method, wrong in (("a", 0), ("b", 1), ("c", 30)):
+        write(tmp_path, method, wrong=wrong)
+    assert bold(tmp_path, "accuracy")["10 networks"] == {"a", "b"}
+    # Of single networks of one seed there is no test, though rows differ as much.
+    assert bold(tmp_path, "accuracy")["1 network"] == set()
+
+
+def test_nothing_is_bold_where_a_competing_method_was_not_measured_or_not_tested(tmp_path):
+    write(tmp_path, "a", wrong=0)
+    write(tmp_path, "c", wrong=30)
+    assert bold(tmp_path, "accuracy")["10 networks"] == {"a"}
+    write(tmp_path, "untested", wrong=31, kept=(1,))
+    assert bold(tmp_path, "accuracy")["10 networks"] == set()
+    write(tmp_path, "untested", wrong=31, kept=(1,), sizes=(1,))
+    assert bold(tmp_path, "accuracy")["10 networks"] == set()
+
+
+def test_tables_and_ledger_have_the_same_lines_of_verdicts(tmp_path):
+    for method in ("a", "b"):
+        write(tmp_path, method)
+    rows = runs.read(tmp_path).newest()
+    material = Material(tmp_path, prepare(rows, {}), {}, rows)
+    assert paired.all_verdicts(material) is paired.all_verdicts(material)
+    told = verdicts(material, material.rows)
+    (line,) = told.values()
+    assert list(told) == [("digits", "digits", 10, "a", "b")] and line.metric == "accuracy"

@@ -10,20 +10,31 @@ import pytest
 import bench.report
 
 FOLDER = Path(bench.report.__file__).parent
-NUMBERS = {"arrays", "costs", "data_sets", "flags", "paired", "published", "rows", "uncertainty"}
+NUMBERS = {
+    "arrays",
+    "configurations",
+    "costs",
+    "data_sets",
+    "flags",
+    "paired",
+    "published",
+    "rows",
+    "uncertainty",
+}
 # Top down: what each part may import besides itself.
 BELOW = {
     "__init__": {"output", "claims", "sections", "layout", *NUMBERS},
-    "output": {"claims", "layout", "rows"},
+    "output": {"claims", "configurations", "layout", "rows"},
     "claims": {"layout", *NUMBERS},
     "sections": {"layout", *NUMBERS},
-    "layout": {"arrays", "data_sets", "rows"},
+    "layout": {"arrays", "configurations", "data_sets", "rows"},
     "paired": {"arrays", "rows", "uncertainty"},
     "arrays": {"published", "rows"},
     "costs": {"rows"},
     "flags": {"rows"},
     "published": set(),
-    "rows": {"data_sets", "uncertainty"},
+    "rows": {"configurations", "data_sets", "uncertainty"},
+    "configurations": set(),
     "data_sets": set(),
     "uncertainty": set(),
 }

@@ -17,7 +17,7 @@ from bench import registry, report
 from bench.errors import BenchError
 from bench.records import runs, schema, store
 from bench.report.layout.figures import method_styles
-from bench.report.layout.tables import Table, digits, text_tables
+from bench.report.layout.tables import digits
 from bench.report.rows import prepare
 from bench.report.sections.outliers import thin
 from bench.system import code
@@ -168,13 +168,14 @@ def test_means_are_over_their_rows_and_presets_are_not_mixed(results):
             assert line.sd == pytest.approx(abs(np.diff(same["value"])[0]) / math.sqrt(2))
 
 
-def test_unreachable_sizes_and_unmeasured_cells_are_shown_differently(results):
+def test_a_size_out_of_reach_is_a_gap_with_its_reason(results):
     text = (results / "tables" / "accuracy.md").read_text()
     line = next(x for x in text.splitlines() if "| standard_ensemble |" in x)
-    assert line.rstrip("| ").endswith("| N/A | 2")
+    assert line.rstrip("| ").endswith("| — | 2")
     frame = pd.read_csv(results / "tables" / "accuracy.csv", keep_default_na=False)
     lone = frame[(frame["method"] == "standard_ensemble") & (frame["members"] == 100)]
-    assert set(lone["mean"]) == {"N/A"}
+    assert set(lone["mean"]) == {""} and set(frame.loc[frame["mean"] != "", "gap"]) == {""}
+    assert set(lone["gap"]) == {"out of reach: standard_ensemble was measured with 10 networks at most"}
 
 
 def test_a_size_that_was_not_requested_is_a_gap(tmp_path):
@@ -256,8 +257,10 @@ def test_configurations_become_separate_methods(tmp_path):
     sealed(tmp_path, run)
     report.build(tmp_path)
     frame = pd.read_csv(tmp_path / "tables" / "accuracy.csv")
-    assert set(frame["method"]) == {"hypergan [c0ffee]", "hypergan [badc0de]"}
+    assert set(frame["method"]) == {"hypergan", "hypergan [c0ffee]"}  # the newer has the plain name
     assert set(frame["seeds"]) == {1}
+    shown = (tmp_path / "tables" / "accuracy.md").read_text()
+    assert "| hypergan |" in shown and "| hypergan [c0ffee] |" in shown
 
 
 def test_configurations_are_named_by_the_settings_that_differ(tmp_path):
@@ -268,7 +271,7 @@ def test_configurations_are_named_by_the_settings_that_differ(tmp_path):
         sealed(tmp_path, run, config={"epochs": epochs, "beta": 1.0, "trace_every": epochs})
     report.build(tmp_path)
     frame = pd.read_csv(tmp_path / "tables" / "accuracy.csv")
-    assert set(frame["method"]) == {"hypergan [epochs=34]", "hypergan [epochs=140]"}
+    assert set(frame["method"]) == {"hypergan [epochs=34]", "hypergan"}
 
 
 def test_ratio_of_norms_is_computed_per_seed(results):
@@ -280,18 +283,6 @@ def test_ratio_of_norms_is_computed_per_seed(results):
     line = table[(table["task"] == "digits") & (table["preset"] == "quick") & (table["method"] == "hypergan")]
     line = line[(line["layer"] == "conv1") & (line["metric"] == "weight_norm_ratio")]
     assert line["mean"].item() == pytest.approx(expected, rel=1e-12)
-
-
-def test_ties_are_shown_as_ties_and_a_lone_value_is_not_best():
-    def table(values):
-        line = {"preset": "quick", "device": "cpu", "task": "t", "dataset": "d", "members": 1, "layer": ""}
-        line |= {"metric": "accuracy", "unit": "fraction", "sd": np.nan, "seeds": 1, "examples": 10}
-        frame = pd.DataFrame([line | {"method": m, "mean": v} for m, v in values.items()])
-        return text_tables(Table("a", "A", "", frame, ("preset",), ("method",), ("members",)))[0]
-
-    best = {line[0].text: line[1].best for line in table({"a": 0.98001, "b": 0.98, "c": 0.97}).lines}
-    assert best == {"a": True, "b": True, "c": False}
-    assert not table({"a": 0.98}).lines[0][1].best
 
 
 @pytest.mark.parametrize(
@@ -308,6 +299,12 @@ def test_ties_are_shown_as_ties_and_a_lone_value_is_not_best():
 )
 def test_numbers_are_rounded_for_reading(metric, value, shown):
     assert digits(metric, value) == shown
+
+
+def test_digits_follow_the_spread():
+    shown = {sd: digits("accuracy", 0.98765, sd) for sd in (0.0000012, 0.00123, 0.0123, 0.123, 0.0, math.nan)}
+    assert list(shown.values()) == ["98.77", "98.77", "98.8", "99", "98.77", "98.77"]
+    assert digits("nll_nats", 0.04081, 0.0167) == "0.041"
 
 
 def test_a_thinned_step_function_keeps_its_ends_and_values():

@@ -72,7 +72,7 @@ def test_a_size_out_of_reach_is_not_a_gap(material):
     accuracy = next(t for t in text_tables(tables(material)["shift"]) if "accuracy" in t.block["metric"])
     assert accuracy.headings[2:-1] == ["clean", "all corruptions", *CORRUPTIONS]
     cells = {(line[0].text, line[1].text): [c.text for c in line[2:-1]] for line in accuracy.lines}
-    assert cells["100", "swag"] == ["N/A"] * 5 and "N/A" not in cells["10", "swag"]
+    assert cells["100", "swag"] == ["—"] * 5 and "—" not in cells["10", "swag"]
 
 
 def test_methods_are_compared_by_severity_at_the_largest_size_that_most_have(material):

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from bench.report import paired
 from bench.report.arrays import Images
 from bench.report.claims.comparison import ALONE, IMAGES, NETWORKS, SEEDS, Difference, Quantity, exact
-from bench.report.rows import TASK, norm_ratio, one_configuration
+from bench.report.data_sets import without_data
+from bench.report.rows import BLOCK, Material, norm_ratio, one_configuration
 from bench.report.uncertainty import (
     Paired,
     mcnemar,
@@ -38,14 +39,22 @@ class Rows:
     """Rows of one preset and device, queried for values by seed.
 
     rows: prepared rows; age: of each run (`bench.records.runs.ages`). Of several configurations of a method
-    on a task, the one with most seeds is used, then the one on most tasks, then the newest; of several copies
-    of a data set the one that most methods have read, then the one with the shortest name. images: arrays
-    of the runs; None: the rows are printed numbers without images or networks, taken as they are.
+    on a task, the one that its plain name stands for is used or, if none has that name, the one with most
+    seeds, then the one on most tasks, then the newest; of several copies of a data set the one that most
+    methods have read, then the one with the shortest name. images: arrays of the runs; None: the rows are
+    printed numbers without images or networks, taken as they are. told: the lines of the table of paired
+    verdicts, of `verdicts`.
     """
 
-    def __init__(self, rows: pd.DataFrame, age: Mapping[str, int], images: Images | None = None) -> None:
+    def __init__(
+        self,
+        rows: pd.DataFrame,
+        age: Mapping[str, int],
+        images: Images | None = None,
+        told: Mapping[tuple[Any, ...], Any] | None = None,
+    ) -> None:
         self._images = images
-        self._verdicts = _verdicts(rows, images)
+        self._verdicts = told or {}
         rows = rows[(rows["metric"] != "failed") & rows["value"].notna()]
         rows = _one_copy(one_configuration(rows, age))
         norms = rows[rows["evaluation"].isin(("diversity", "trace"))]
@@ -58,7 +67,10 @@ class Rows:
             name: {c for c in _TEXT if (part[c] != "").any()} | {c for c in _NUMBERS if part[c].notna().any()}
             for name, part in rows.groupby("evaluation")
         }
-        pairs = sorted(set(zip(rows["train"], rows["task"], strict=True)), key=lambda p: (p[0] != p[1], p))
+        pairs = sorted(
+            set(zip(rows["train"].tolist(), rows["task"].tolist(), strict=True)),
+            key=lambda p: (p[0] != p[1], p),
+        )
         self._tasks: dict[str, list[str]] = {}
         for train, task in pairs:
             self._tasks.setdefault(train, []).append(task)
@@ -172,7 +184,7 @@ class Rows:
 
     def _told(self, a: pd.DataFrame, b: pd.DataFrame) -> Difference | None:
         """The verdict of the paired table on two accuracies; None if it does not compare them."""
-        one, other = ((q["task"].iloc[0], q["dataset"].iloc[0], q["members"].iloc[0]) for q in (a, b))
+        one, other = ((q["train"].iloc[0], q["dataset"].iloc[0], q["members"].iloc[0]) for q in (a, b))
         names = a["configured"].iloc[0], b["configured"].iloc[0]
         for flip, (method, against) in ((1, names), (-1, names[::-1])):
             line = self._verdicts.get((*one, method, against))
@@ -232,19 +244,20 @@ def _over_seeds(left: pd.Series, right: pd.Series) -> Difference | None:
         return None
 
 
-def _verdicts(rows: pd.DataFrame, images: Images | None) -> dict[tuple[Any, ...], Any]:
-    """The lines of the table of paired verdicts on accuracy, by task, data set, size and methods."""
-    if images is None:
-        return {}
-    lines = [
-        line
-        for _, part in rows.groupby(list(TASK), sort=False)
-        for family in paired.families(part, images, ("accuracy",))
-        for line in paired.verdicts(family)
-    ]
-    frame = pd.DataFrame(lines, columns=list(paired.VERDICTS))
+def verdicts(material: Material, rows: pd.DataFrame) -> dict[tuple[Any, ...], Any]:
+    """Lines of the table of paired verdicts on accuracy, by train key, data set, size and methods.
+
+    rows: those of one preset and device that are judged, with the data in the names of train keys
+    (`data_sets.one_each`), of which the keys have none.
+    """
+    lines = paired.all_verdicts(material)
+    here = (lines["metric"] == "accuracy") & lines["task"].isin(set(rows["task"]))
+    for column in BLOCK:
+        here &= lines[column].isin(set(rows[column]))
+    trains = dict(zip(rows["task"].tolist(), rows["train"].tolist(), strict=True))
     return {
-        (line.task, line.dataset, line.members, line.method, line.other): line for line in frame.itertuples()
+        (without_data(trains[line.task]), line.dataset, line.members, line.method, line.other): line
+        for line in lines[here].itertuples()
     }
 
 

@@ -21,9 +21,9 @@ from bench.records.runs import ages
 from bench.report import flags
 from bench.report.arrays import Images
 from bench.report.claims.comparison import SEEDS, UNDECIDED, UNKNOWN, Finding, verdict
-from bench.report.claims.evidence import Rows
+from bench.report.claims.evidence import Rows, verdicts
 from bench.report.claims.paper import CLAIMS, OPEN, Claim
-from bench.report.data_sets import one_each
+from bench.report.data_sets import one_each, without_data
 from bench.report.layout.tables import MARK, Cell, TextTable
 from bench.report.published import AS_PUBLISHED, JUDGED, PROPOSED, named
 from bench.report.rows import BLOCK, Material, command, note_on_copies, without_configuration
@@ -43,7 +43,7 @@ EXPLANATION = (
     "not measured as long as rows are missing, and holds if all of them do. Expected is what the committed "
     "rows of this project's own recipe show; verdicts that differ from it are bold. Paper's numbers is the "
     "verdict on the paper's own tables, printed values without intervals, taken as they are. Of several "
-    "configurations of a method the one with most seeds counts, then the one found on most tasks."
+    "configurations of a method the one shown by its plain name counts, its default."
 )
 ENOUGH = 5  # seeds proposed where a claim is undecided, unless more are known to be needed
 HEADINGS = (
@@ -66,10 +66,15 @@ def ledger(material: Material, chosen: Sequence[Claim] = CLAIMS) -> pd.DataFrame
     theirs = Rows(paper.assign(task=paper["train"], seed=0, source=""), {})
     own = {claim.name: verdict(claim.check(theirs, AS_PUBLISHED)) for claim in chosen}
     lines = []
-    for (preset, device), part in one_each(material.rows, age).groupby(list(BLOCK), sort=False):
-        asked, nothing = Rows(part, age, Images(material.results)), Rows(part.iloc[:0], {})
+    judged_rows = one_each(material.rows, age, names=False)
+    for (preset, device), marked in judged_rows.groupby(list(BLOCK), sort=False):
+        part = marked.assign(**{c: marked[c].map(without_data) for c in ("train", "task")})
+        told = verdicts(material, marked)
+        asked, nothing = Rows(part, age, Images(material.results), told), Rows(part.iloc[:0], {})
         doubts = _doubts(part)
-        held = set(zip(without_configuration(part["method"]), part["task"], strict=True))
+        held = set(
+            zip(*(c.tolist() for c in (without_configuration(part["method"]), part["task"])), strict=True)
+        )
         for claim, judged in itertools.product(chosen, JUDGED):
             here = claim.device in ("", device)
             found = claim.check(asked if here else nothing, judged)

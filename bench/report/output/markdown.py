@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from bench.report.claims import ledger as claims
+from bench.report.configurations import OTHER
 from bench.report.layout.tables import (
     GAPS,
     GENERAL,
-    UNREACHABLE,
     Cell,
     Table,
     failure_table,
@@ -25,7 +25,8 @@ def lines_to_markdown(headings: Sequence[str], lines: Sequence[Sequence[Cell]], 
     bar = "\\|"
 
     def text(cell: Cell) -> str:
-        safe = html.escape(cell.text, quote=False).replace("|", bar).replace("\n", " ")
+        shown = f"{cell.text} [{cell.hint.partition('; ')[0]}]" if cell.badge == OTHER else cell.text
+        safe = html.escape(shown, quote=False).replace("|", bar).replace("\n", " ")
         safe = f"**{safe}**" if cell.best else safe
         return f"{safe} `{cell.command.replace('|', bar)}`" if cell.command else safe
 
@@ -50,13 +51,8 @@ def to_markdown(table: Table) -> str:
 def to_csv(frame: pd.DataFrame) -> str:
     """The tidy frame as CSV: floats in the shortest exact form, empty if nothing was measured.
 
-    The mean of a size that a method cannot reach is N/A.
+    Where a line has no number, the column `gap` says why.
     """
-    frame = frame.copy()
-    if "mean" in frame:
-        text = frame["mean"].map(lambda v: "" if pd.isna(v) else repr(float(v)))
-        gap = frame.get("command", "") != ""
-        frame["mean"] = text.where((frame["seeds"] > 0) | gap, UNREACHABLE)
     return frame.to_csv(index=False, lineterminator="\n")
 
 

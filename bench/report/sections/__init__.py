@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 from bench.report.data_sets import EXPLANATION, MARK
 from bench.report.layout.captions import Drawing, with_short_names
 from bench.report.layout.figures import Styles, method_styles
 from bench.report.layout.tables import Table
+from bench.report.paired import leaders
 from bench.report.rows import BLOCK, Material, copies, note_on_copies
 from bench.report.sections import (
     accuracy,
@@ -75,8 +77,12 @@ SECTIONS: tuple[Section, ...] = (
 
 def all_tables(material: Material) -> list[Table]:
     """All tables of all sections in order, including those without lines."""
-    lossy = copies(material.rows)
-    return [replace(table, copies=lossy) for section in SECTIONS for table in section.tables(material)]
+    lossy, told, best = copies(material.rows), material.configurations, partial(leaders, material)
+    return [
+        replace(table, copies=lossy, configurations=told, best=best)
+        for section in SECTIONS
+        for table in section.tables(material)
+    ]
 
 
 def all_figures(material: Material) -> Iterator[Drawing]:

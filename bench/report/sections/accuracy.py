@@ -26,7 +26,9 @@ from bench.report.rows import (
     Abouts,
     Material,
     accuracy_by_size,
+    notes_on_fits,
     plain,
+    shared_fits,
     summarise,
     with_intervals,
     with_unreachable,
@@ -40,15 +42,18 @@ CALIBRATION = ("nll_nats", "brier", "ece", "adaptive_ece", "aurc")
 def tables(material: Material) -> list[Table]:
     """The tables `accuracy` and `calibration`."""
     rows, abouts = material.rows, material.abouts
+    accuracy = accuracy_by_size(rows, abouts)
+    notes = notes_on_fits(rows, accuracy)
     return [
         Table(
             "accuracy", "Accuracy by ensemble size [%] ↑",
             "1 network is the mean of single networks.",
-            accuracy_by_size(rows, abouts), PLACE, ("method",), ("members",),
+            accuracy, PLACE, ("method",), ("members",), remarks=notes,
         ),
         Table(
             "calibration", "Calibration", BY_SIZE,
             calibration(rows, abouts), PLACE, ("members", "method"), ("metric",), ("members",), CALIBRATION,
+            remarks=notes,
         ),
     ]  # fmt: skip
 
@@ -68,7 +73,8 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
 
 
 def calibration(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
-    """Negative log-likelihood (nats), Brier score and calibration error by number of networks."""
+    """Negative log-likelihood (nats), Brier score and calibration error by number of networks, once a fit."""
+    rows = shared_fits(rows[rows["evaluation"] == "accuracy"])
     return with_unreachable(summarise(plain(rows, CALIBRATION, "accuracy")), rows, abouts)
 
 

@@ -179,7 +179,10 @@ def smallest_epsilons(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _pairs(frame: pd.DataFrame, wanted: Collection[tuple[str, str]]) -> np.ndarray:
     """Mask of lines with one of these (metric, success) pairs."""
-    return np.array([p in wanted for p in zip(frame["metric"], frame["success"], strict=True)], dtype=bool)
+    return np.array(
+        [p in wanted for p in zip(frame["metric"].tolist(), frame["success"].tolist(), strict=True)],
+        dtype=bool,
+    )
 
 
 def _whole(frame: pd.DataFrame) -> pd.DataFrame:

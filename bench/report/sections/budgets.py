@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,9 @@ from bench.report.costs import (
     IMAGES,
     MAIN,
     MEASURED,
+    PREFERRED,
     QUALITIES,
+    SPENT,
     dominators,
     machines,
     placed,
@@ -24,7 +27,7 @@ from bench.report.costs import (
 from bench.report.layout.captions import Drawing
 from bench.report.layout.figures import Styles
 from bench.report.layout.tables import MISSING, Table, digits, heading
-from bench.report.rows import PLACE, TASK, Material, plain, summarise
+from bench.report.rows import PLACE, TASK, Material, plain, shared_fits, summarise
 
 NAME = "budgets"
 FIGURES: dict[str, str] = {}
@@ -32,7 +35,7 @@ MAX_NAMES = 3  # dominating methods listed in a cell, the most accurate first
 EQUAL = 1.25  # budgets that differ by no larger factor are called equal: a trace seldom falls on T
 COLUMNS = (
     *PLACE, "method", "members", "budget_seconds", "epoch", "epochs", "reached_seconds", "traced_members",
-    "trace_accuracy", "trace_accuracy_single", "trace_examples", "gap", *COSTS, *EFFORTS[1:], *QUALITIES,
+    "trace_accuracy", "trace_accuracy_single", "trace_examples", "gap", *SPENT, *QUALITIES,
     "front", "dominated_by", "seeds", "examples",
 )  # fmt: skip
 MEASURES = {"seconds": " s", "cpu_seconds": " s of CPU time", "gflop": " GFLOP"}  # of `EFFORTS`, with units
@@ -61,22 +64,24 @@ _NOTE = (
     "time, even if it was trained on another machine. Peak memory is the whole run's, including attacks, but "
     "without training if the fit was reused. "
     "Dominated by: methods whose largest ensemble is at least as accurate, with no more seconds to fit, no "
-    "more to predict and no more memory, and better in one of the four; none: on the front. Any difference "
-    "decides, even one that another run might reverse. Equal wall time need not be an equal budget: methods "
-    "use the machine to different degrees and other processes may share it; where runs measured CPU time and "
-    "counted operations too, the next table compares by each of the three."
+    "more to predict and no more memory, and better in one of the four; none: on the front. Seconds are of "
+    "CPU time between methods that both have it, else of wall time. Any difference decides, even one that "
+    "another run might reverse. Tasks that share their fits have one table. Equal wall time need not be an "
+    "equal budget: methods use the machine to different degrees and other processes may share it; where runs "
+    "measured CPU time and counted operations too, the next table compares by each of the three."
 )
 
 
 def tables(material: Material) -> list[Table]:
     """The tables `cost`, `budgets` and `budgets-measures`."""
+    once = replace(material, rows=shared_fits(material.rows))
     return [
         Table(
             "cost", "Cost", f"A fit that was reused counts with its original cost. {_COUNTED}",
             cost(material.rows), TASK, ("method", "members"), ("metric",), ("members",), MEASURED,
         ),
-        budget_table(material),
-        measure_table(material),
+        budget_table(once),
+        measure_table(once),
     ]  # fmt: skip
 
 
@@ -158,7 +163,8 @@ def budgets(rows: pd.DataFrame) -> pd.DataFrame:
         budget = float(own["fit_seconds"].min())
         ask = next(metric for metric in MAIN if own[metric].notna().any())
         quality = own[ask].to_numpy(float)
-        over = dominators(quality, own[list(COSTS)].to_numpy(float))
+        cpu = [own[PREFERRED[c]] if c in PREFERRED else np.full(len(own), np.nan) for c in COSTS]
+        over = dominators(quality, own[list(COSTS)].to_numpy(float), np.column_stack(cpu).astype(float))
         names = own["method"].tolist()
         for item, found in zip(own.to_dict("records"), over, strict=True):
             trace = traces[at & (traces["method"] == item["method"])]

@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 
 from bench.records.schema import METRICS
-from bench.report.arrays import Images
 from bench.report.layout.captions import Drawing
 from bench.report.layout.figures import Styles
 from bench.report.layout.tables import MISSING, Table, digits
-from bench.report.paired import FAMILY, VERDICTS, Family, families, verdicts
-from bench.report.rows import COLUMNS, GROUP, PLACE, TASK, Material, ordered, summarise
+from bench.report.paired import FAMILY, Family, all_verdicts, families
+from bench.report.rows import COLUMNS, GROUP, PLACE, Material, ordered, summarise
 from bench.report.uncertainty import (
     dkw_half_width,
     ks_distance,
@@ -59,16 +58,14 @@ _DISTANCES_NOTE = (
 
 def tables(material: Material) -> list[Table]:
     """The tables `spread`, `verdicts` and `entropy-distances`; those without lines are empty."""
-    spreads, tested, distances = [], [], []
-    for _, rows in material.rows.groupby(list(TASK), sort=False):
-        for family in families(rows, Images(material.results)):
-            spreads += _spread(family)
-            tested += verdicts(family)
-            if family.metric == "auroc":
-                distances += _distances(family)
+    spreads, distances = [], []
+    for family in families(material):
+        spreads += _spread(family)
+        if family.metric == "auroc":
+            distances += _distances(family)
     whole = dict.fromkeys(("members", "seeds", "examples"), "Int64")
     spread = pd.DataFrame(spreads, columns=SPREAD).astype(whole)
-    verdict = pd.DataFrame(tested, columns=VERDICTS).astype(whole)
+    verdict = all_verdicts(material)
     shown = _summarised(distances)
     return [
         Table(

@@ -38,7 +38,7 @@ BESIDE = (
 )
 COLUMNS = (
     *BLOCK, "train", "task", "dataset", "method", "members", "layer", "metric", "unit", "mean", "sd",
-    "low", "high", "seeds", "examples", "published", "source", "command",
+    "low", "high", "seeds", "examples", "published", "source", "gap", "command",
 )  # fmt: skip
 
 
@@ -55,7 +55,8 @@ def tables(material: Material) -> list[Table]:
     ablated = norms[without_configuration(norms["method"]).isin({*six["method"], "standard_ensemble"})]
     percent = (
         "Accuracy on test images [%] by training set and number of networks; 1 network is the mean of "
-        "single networks. Where the test images are not the paper's own, the heading names them." + BESIDE
+        "single networks. Where the test images are not the paper's own, the heading names them, and the "
+        "paper's numbers stand apart, under its own." + BESIDE
     )
     spread = (
         "Mean, sd and sd/mean of each layer's weight 2-norm over the networks of the largest ensemble."
@@ -141,8 +142,14 @@ def _beside(found: pd.DataFrame, cells: pd.DataFrame, blocks: Sequence[tuple[str
     Accuracies are joined by number of networks, norms are not: the paper uses other numbers.
     """
     sized = bool((cells["metric"] == "accuracy").all())
-    keys = ["train", "base", "layer", "metric", *(["members"] if sized else [])]
-    found = found.assign(base=without_configuration(found["method"]))
+    keys = ["train", "base", "layer", "metric", *(["members", "copy"] if sized else [])]
+    # The paper's numbers are about its own images: they stand beside no number of a lossy copy.
+    found = found.assign(
+        base=without_configuration(found["method"]),
+        copy=found["dataset"].str.contains("-jpeg", regex=False),
+        gap=found.get("gap", ""),
+    )
+    cells = cells.assign(copy=False)
     cells = cells.rename(columns={"method": "base", "value": "published", "unit": "_unit"})
     cells = cells if sized else cells.rename(columns={"members": "_members"})
     parts = []
@@ -150,9 +157,11 @@ def _beside(found: pd.DataFrame, cells: pd.DataFrame, blocks: Sequence[tuple[str
         own = found[(found["preset"] == preset) & (found["device"] == device)]
         both = own.merge(cells, how="outer", on=keys, indicator=True)
         gap = both["_merge"] == "right_only"
-        kept = ~gap | both["asked"].eq(True)
-        both, gap = both[kept], gap[kept]
-        read = own.groupby("train")["dataset"].first()
+        lossy = own[own["copy"]].groupby(["base", "train"])["dataset"].first()
+        on = lossy.reindex(pd.MultiIndex.from_frame(both[["base", "train"]])).set_axis(both.index)
+        kept = ~gap | both["asked"].eq(True) | on.notna()
+        both, gap, on = both[kept], gap[kept], on[kept]
+        read = own[~own["copy"]].groupby("train")["dataset"].first()
         both["method"] = both["method"].where(~gap, both["base"])
         both["unit"] = both["unit"].where(~gap, both["_unit"])
         both["task"] = both["task"].where(~gap, both["train"])
@@ -162,9 +171,11 @@ def _beside(found: pd.DataFrame, cells: pd.DataFrame, blocks: Sequence[tuple[str
         both = both.assign(preset=preset, device=device, source=both["source"].fillna(""))
         both["seeds"] = both["seeds"].fillna(0)
         both["command"] = [
-            command([m], [t], preset, device) if g else ""
-            for m, t, g in zip(both["base"], both["train"], gap, strict=True)
+            command([m], [t], preset, device) if g and not lossy else ""
+            for m, t, g, lossy in zip(both["base"], both["train"], gap, on.notna(), strict=True)
         ]
+        reasons = "measured on " + on.where(gap & on.notna(), "") + " alone"
+        both["gap"] = both["gap"].fillna("").where(~gap, reasons.where(on.notna(), "not measured"))
         parts.append(both)
     frame = pd.concat(parts, ignore_index=True)
     order = {train: i for i, train in enumerate(TRAINS)}

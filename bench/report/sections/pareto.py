@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
@@ -19,7 +20,7 @@ from bench.report.costs import IMAGES, QUALITIES, on_one_machine, placed, points
 from bench.report.layout.captions import Drawing, figure_entry, where
 from bench.report.layout.figures import CURVES, EDGE, LETTER, WIDTH, Styles, handle, in_seeds, sheet
 from bench.report.layout.tables import Table, heading
-from bench.report.rows import Material, plain, summarise, with_intervals
+from bench.report.rows import Material, plain, shared_fits, summarise, with_intervals
 
 NAME = "pareto"
 FIGURES = {"pareto": "budgets"}
@@ -52,6 +53,7 @@ def tables(material: Material) -> list[Table]:
 
 def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
     """Quality against each cost, one figure per task and data set of a block."""
+    part = replace(part, rows=shared_fits(part.rows))
     for (task, dataset), own in points(part.rows).groupby(["task", "dataset"], sort=False):
         rows = part.rows[part.rows["task"] == task]
         at = placed(rows)

@@ -79,7 +79,7 @@ def means(rows: pd.DataFrame) -> pd.DataFrame:
     variant: `own` for the attacked networks, empty for fresh ones.
     """
     found = rows[rows["evaluation"].isin(("attack", "adaptive")) & rows["value"].notna()]
-    pairs = zip(found["metric"], found["success"], strict=True)
+    pairs = zip(found["metric"].tolist(), found["success"].tolist(), strict=True)
     found = found[np.array([pair in _COLUMNS for pair in pairs], dtype=bool)]
     found = found[found["members"] == found["crafted_members"]]
     found = found[~found["attack"].isin(flags.STOPPED)]  # not a measure of robustness

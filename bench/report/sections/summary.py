@@ -9,7 +9,7 @@ import pandas as pd
 from bench.report.layout.captions import Drawing
 from bench.report.layout.figures import Styles
 from bench.report.layout.tables import Table
-from bench.report.rows import BLOCK, GROUP, TASK, Material, plain, summarise
+from bench.report.rows import BLOCK, GROUP, TASK, Material, plain, shared_fits, summarise
 
 NAME = "summary"
 FIGURES: dict[str, str] = {}
@@ -22,7 +22,8 @@ def tables(material: Material) -> list[Table]:
         Table(
             "summary", "Summary",
             "Each method at its largest ensemble: sizes may differ, the tables below compare equal ones. "
-            "Where a task has several outlying sets, the AUROC is that of the first.",
+            "Tasks that share their fits have one line. Where there are several outlying sets, the AUROC is "
+            "that of the first.",
             summary(material.rows), BLOCK, ("task", "method", "members"), ("metric",), ("task",), SUMMARY,
         )
     ]  # fmt: skip
@@ -36,8 +37,9 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Each method at its largest size: accuracy (also of single networks), NLL, AUROC and disagreement.
 
-    One data set per task and metric, the first by name.
+    One task per fit, and one data set per metric, the first by name.
     """
+    rows = shared_fits(rows)
     found = pd.concat(
         [
             plain(rows, ("accuracy", "nll_nats"), "accuracy"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
@@ -53,14 +54,14 @@ def figures(part: Material, styles: Styles) -> Iterator[Drawing]:
 def trials(material: Material) -> pd.DataFrame:
     """One line for the longest trial of each candidate of every tuning that has ended, by rank."""
     folder = tuning.folder(material.results)
-    lines, abouts = [], {}
+    lines, abouts, kept = [], {}, []
     for document in tuning.chosen(material.results).values():
         for item in document["ranked"]:
-            try:
-                found = runs.check(folder, str(item["run"]))
-            except BenchError as error:
-                _log.warning("Warning: left out: %s", error)
-                continue
+            with _warned():
+                kept.append((runs.check(folder, str(item["run"]), parse=False), item))
+    runs.parse_together([found for found, _ in kept])
+    for found, item in kept:
+        with _warned():
             lines.append(_trial(found, item))
             abouts[lines[-1]["run"]] = found.about
     frame = told_apart(pd.DataFrame(lines, columns=[*COLUMNS, "train"]), abouts)[list(COLUMNS)]
@@ -68,23 +69,27 @@ def trials(material: Material) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(SHOWN, "float64"))
 
 
+@contextmanager
+def _warned() -> Iterator[None]:
+    """Logs a BenchError: the trial is left out."""
+    try:
+        yield
+    except BenchError as error:
+        _log.warning("Warning: left out: %s", error)
+
+
 def _trial(run: Run, item: Mapping[str, Any]) -> dict[str, Any]:
     """The line of a trial. item: what the tuning wrote of it."""
     about, rows = run.about, run.rows
-    first = rows.iloc[0]
-    line = {column: first[column] for column in (*TASK, "train", "method")}
-    scored = rows[rows["metric"] == "nll_nats"]
-    line |= (
-        {"dataset": scored["dataset"].iloc[0], "examples": scored["examples"].iloc[0]} if len(scored) else {}
-    )
-    whole = rows[rows["layer"] == ""]
-    for metric in SHOWN:
-        name = metric.removesuffix("_single")
-        found = whole[whole["metric"] == name]
-        if name == "accuracy":
-            single = (found["members"] == 1).fillna(False)
-            found = found[single if metric == "accuracy_single" else ~single]
-        line[metric] = float(found["value"].iloc[0]) if len(found) else None
+    items = rows.to_dict("records")
+    line = {column: items[0][column] for column in (*TASK, "train", "method")}
+    scored = next((r for r in items if r["metric"] == "nll_nats"), None)
+    line |= {} if scored is None else {"dataset": scored["dataset"], "examples": scored["examples"]}
+    for row in reversed(items):  # the first of several counts
+        if row["layer"] == "" and row["metric"] in (*SHOWN, "accuracy"):
+            single = row["metric"] == "accuracy" and pd.notna(row["members"]) and row["members"] == 1
+            line["accuracy_single" if single else row["metric"]] = float(row["value"])
+    line |= {metric: line.get(metric) for metric in SHOWN}
     return line | {
         "run": str(item["run"]),
         "rank": item["rank"],
