@@ -11,9 +11,8 @@ import pandas as pd
 
 from bench.errors import BenchError
 from bench.records import runs
-from bench.report.arrays import Images
 from bench.report.paired import TIE, UNTESTED, Family, families, verdicts
-from bench.report.rows import TASK, prepare
+from bench.report.rows import Material, prepare
 
 SHOWN = 12  # methods of a table
 HEADINGS = {"accuracy": "accuracy", "auroc": "AUROC of outliers"}
@@ -40,14 +39,8 @@ def of_runs(results: Path, names: Sequence[str]) -> list[str]:
     if not found:
         return []
     newest = runs.Found({name: found[name] for name in runs.ages(abouts)}, (), ()).newest()
-    return list(lines(prepare(newest, abouts), Images(results)))
-
-
-def lines(rows: pd.DataFrame, images: Images) -> Iterator[str]:
-    """A table for every data set of every task in the rows, 80 characters wide where names allow that."""
-    for _, own in rows.groupby(list(TASK), sort=False):
-        for family in families(own, images):
-            yield from _table(family)
+    material = Material(results, prepare(newest, abouts), abouts, pd.DataFrame())
+    return [line for family in families(material) for line in _table(family)]
 
 
 def ranked(family: Family) -> list[Line]:

@@ -41,7 +41,7 @@ class Cell(NamedTuple):
     """A text, whether it is among the best of its column, and a command shown after it.
 
     badge: of a method, the kind of its configuration. hint: told on demand: of a gap its reason, of a badge
-    the settings.
+    the settings. label: of a method, its name in rows, which tells configurations apart.
     """
 
     text: str
@@ -49,6 +49,7 @@ class Cell(NamedTuple):
     command: str = ""
     badge: str = ""
     hint: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def _line_cells(table: Table, names: Mapping[str, str], line: tuple[Any, ...]) -
         key = (where.get("preset", ""), where.get("device", ""), where.get("task", ""), text)
         if column in ("method", "other") and (known := table.configurations.get(key)) is not None:
             hint = "; ".join(filter(None, (known.differs, known.settings)))
-            found.append(Cell(known.name, badge=known.kind, hint=hint))
+            found.append(Cell(known.name, badge=known.kind, hint=hint, label=text))
         else:
             found.append(Cell(text))
     return found
