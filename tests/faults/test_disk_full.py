@@ -18,10 +18,10 @@ def namespaces() -> bool:
         return False
 
 
-# A file system of 700 KiB, in a mount namespace of its own, so that nothing of it outlives the test. It
+# A file system of 800 KiB, in a mount namespace of its own, so that nothing of it outlives the test. It
 # holds the checkpoint of one network, and not that of five with their optimiser.
 SCRIPT = """
-mount -t tmpfs -o size=700k none {disk} && {first} && {second}; echo "exit code $?"
+mount -t tmpfs -o size=800k none {disk} && {first} && {second}; echo "exit code $?"
 df --output=avail {disk} | tail -n 1
 find {disk} -name '*.part'
 cp -r {disk}/raw {kept}

@@ -135,9 +135,10 @@ def test_without_slurm_jobs_get_the_machines_gpus_in_turn(monkeypatch, tmp_path,
 
 def test_a_worker_sees_the_gpu_that_it_was_given(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    monkeypatch.setattr("bench.running.worker.work", lambda *_: None)
+    monkeypatch.setattr("bench.running.worker.work", lambda *_, **__: None)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    run_worker(None, "worker 1: ", "1")
+    job = SimpleNamespace(quiet=True)
+    run_worker(job, "worker 1: ", "1")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
-    run_worker(None, "worker 1: ")
+    run_worker(job, "worker 1: ")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"

@@ -8,6 +8,7 @@ import pytest
 from bench.records import runs, schema, store
 from bench.report import build, data_sets
 from bench.report.claims.evidence import Rows
+from bench.report.output.images import KINDS
 from bench.report.rows import accuracy_by_size, command, prepare, summarise, trained
 
 MNIST, DIGIT, OTHER = {"mnist": "a"}, {"mnist": "a", "out": "x"}, {"mnist": "a", "out": "y"}
@@ -119,7 +120,7 @@ def test_the_page_and_the_command_say_that_one_name_holds_two_data_sets(tmp_path
         store.write_run(tmp_path, run, rows, {}, about)
     (tmp_path / "raw" / "notes.csv").write_text("remember the milk")
     written = {path.name for path in build(tmp_path)}
-    assert len([name for name in written if name.startswith("accuracy-notmnist-data-")]) == 4
+    assert len([name for name in written if name.startswith("accuracy-notmnist-data-")]) == 2 * len(KINDS)
     page = (tmp_path / "report.html").read_text()
     assert page.count('<p class="alarm">One name holds several data sets: ') == 1
     assert '<p class="alarm">Left out: raw/notes.csv: ' in page and str(tmp_path) not in page

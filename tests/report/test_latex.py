@@ -7,7 +7,8 @@ import re
 import pandas as pd
 import pytest
 
-from bench.report.layout.tables import Table
+from bench.report.layout.tables import Cell, Table, TextTable
+from bench.report.output import latex
 from bench.report.output.latex import SIGNS, escaped, to_latex
 
 
@@ -32,8 +33,14 @@ def test_a_table_has_rules_a_caption_and_as_many_cells_a_line_as_columns():
     lines = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert layout == "llrr" and len(lines) == 3
     assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {3}
-    assert r"m\_1 \& co & 1 & 50.00 $\pm$ 1.00 & 2 \\" in lines
-    assert r"100\% & 1,000 & \textbf{75.00} & 1 \\" in lines
+    assert r"m\_1 \& co & 1 & 50.0 $\pm$ 1.0 & 2 \\" in lines
+    assert r"100\% & 1,000 & 75.00 & 1 \\" in lines  # no test tells it apart
+
+
+def test_the_best_values_are_bold(monkeypatch):
+    text = TextTable({}, ["accuracy"], [[Cell("75.00 %", best=True)], [Cell("50.00 %")]], lead=0)
+    monkeypatch.setattr(latex, "text_tables", lambda table: [text])
+    assert re.findall(r"^(.*) \\\\$", to_latex(table()), re.M)[1:] == [r"\textbf{75.00 \%}", r"50.00 \%"]
 
 
 def test_notes_are_comments():

@@ -88,7 +88,7 @@ def test_each_local_worker_gets_its_share_and_pools_of_that_size(tmp_path, monke
             return False
 
     monkeypatch.setattr(local, "get_context", lambda kind: SimpleNamespace(Process=Process))
-    monkeypatch.setattr(local.connection, "wait", lambda sentinels: None)
+    monkeypatch.setattr(local.connection, "wait", lambda sentinels, timeout: None)
     job = worker.Job("s", Selection([], []), tmp_path, frozenset("abc"), frozenset(), threads=5)
     launchers.Workers(jobs=4).launch(job, Plain())
     assert started == [(2, "2"), (2, "2"), (1, "1")]  # no more workers than cells
