@@ -15,7 +15,7 @@ import pandas as pd
 from bench.report.claims.checks import STANDARD
 from bench.report.claims.comparison import FAILS, HOLDS, UNDECIDED, UNKNOWN
 from bench.report.families import Answer, Family, mark, shown
-from bench.report.layout.tables import networks
+from bench.report.layout.tables import heading, networks
 from bench.report.published import JUDGED
 from bench.report.questions import ACCURACY, ATTACK, OUTLIERS
 from bench.report.ranks import Standing
@@ -128,7 +128,7 @@ def _tally(verdicts: Sequence[str]) -> str:
 def _counts(part: pd.DataFrame) -> Iterator[str]:
     for judged, lines in part.groupby("judged_on", sort=False):
         if set(lines["verdict"]) != {UNKNOWN}:
-            yield f"Claims about {judged}: {_tally(lines['verdict'].tolist())}."
+            yield f"The paper's claims about {judged}, over all tasks: {_tally(lines['verdict'].tolist())}."
 
 
 def _clearest(part: pd.DataFrame) -> tuple[str, tuple[str, ...]] | None:
@@ -138,8 +138,10 @@ def _clearest(part: pd.DataFrame) -> tuple[str, tuple[str, ...]] | None:
         return None
     line = failing.sort_values("clearness", ascending=False, kind="stable").to_dict("records")[0]
     far = line["clearness"]
-    distance = "as counted" if math.isinf(far) else f"{far:.1f} half-widths of the interval from holding"
-    return f"“{line['statement']}” ({line['judged_on']}, {distance})", claim_key(line)
+    distance = (
+        "as counted" if math.isinf(far) else f"missed by {far:.1f} times the margin of its 95 % interval"
+    )
+    return f"“{line['statement']}” ({line['judged_on']}: {distance})", claim_key(line)
 
 
 def _unmeasured(unknown: pd.DataFrame) -> str:
@@ -181,9 +183,16 @@ def _matrix(family: Family, ledger: pd.DataFrame) -> Matrix:
         (method, [_cell(family.answers[name], found.get(method)) for name, found in places.items()])
         for method in order
     ]
-    headings = [(name, answer.question.asks) for name, answer in family.answers.items()]
+    headings = [(_heading(answer), answer.question.asks) for answer in family.answers.values()]
     task = next((answer.at.task for answer in family.answers.values()), family.tasks[0])
     return Matrix(family.train, task, _sentence(family, ledger), _more(family), headings, lines)
+
+
+def _heading(answer: Answer) -> str:
+    """The question with its metric, unit and direction."""
+    told = heading(answer.at.metric)
+    name = answer.question.name
+    return told if told.startswith(name) or name == ACCURACY else f"{name}: {told}"
 
 
 def _cell(answer: Answer, standing: Standing | None) -> Cell | None:
@@ -212,11 +221,11 @@ def _sure(standing: Standing) -> str:
     """What the paired tests say of a method, as a sentence."""
     parts = []
     if standing.ties:
-        parts.append(f"not told apart from {_named(standing.ties)}")
+        parts.append(f"tied with {_named(standing.ties)}")
     if standing.beats:
         parts.append(f"ahead of {_named(standing.beats)}")
     if standing.untested:
-        parts.append(f"not tested against {_named(standing.untested)}, where its number alone places it")
+        parts.append(f"not tested against {_named(standing.untested)}, ranked there by the raw number")
     over = f" (paired tests over {' and '.join(standing.over)}, p ≤ 0.05)" if standing.over else ""
     text = "; ".join(parts)
     return f"{text[:1].upper()}{text[1:]}{over}." if text else "Nothing to compare."
@@ -229,12 +238,11 @@ def _sentence(family: Family, ledger: pd.DataFrame) -> str:
         answer = family.answers[ACCURACY]
         top = answer.standings[0]
         right = answer.at.metric == "accuracy"
-        what = "most accurate is" if right else "the highest log-likelihood is of"
+        what = "highest accuracy:" if right else "highest log-likelihood:"
         number = shown(answer.at.metric, top.mean, top.sd) + (f" of {top.examples:,} images" if right else "")
-        sure = [f"not told apart from {_named(top.ties)}"] if top.ties else []
-        sure += (
-            [f"untested against {len(top.untested)} of {len(answer.standings) - 1}"] if top.untested else []
-        )
+        sure = [f"tied with {_named(top.ties)}"] if top.ties else []
+        others = f"{len(top.untested)} of the {len(answer.standings) - 1} others"
+        sure += [f"not tested against {others}"] if top.untested else []
         sure = sure or ["ahead of all others"] if len(answer.standings) > 1 else []
         parts.append(f"{', '.join([f'{what} {top.method}, {number} ({_size(top)})', *sure])}")
     told = _claims_here(family, ledger)
@@ -248,7 +256,7 @@ def _more(family: Family) -> str:
         top = family.answers[ACCURACY].standings[0]
         parts.append(f"{top.method}: {_lower(_sure(top))}")
         if top.seeds == 1:
-            parts.append("One seed: it holds for these trained networks, others may differ.")
+            parts.append("One seed: training again could change this order.")
     for name, what in ((OUTLIERS, "Best at telling outliers"), (ATTACK, "Fooled least by PGD")):
         if name in family.answers:
             parts.append(_leaders(family.answers[name], what))
@@ -277,7 +285,7 @@ def _claims_here(family: Family, ledger: pd.DataFrame) -> list[str]:
             here = [told[task] for task in family.tasks if task in told]
             verdicts += [next(v for v in (FAILS, UNKNOWN, UNDECIDED, HOLDS) if v in here)] if here else []
         if set(verdicts) - {UNKNOWN}:
-            found.append(f"{judged}'s claims here: {_tally(verdicts)}")
+            found.append(f"of the paper's claims about {judged}, on these data alone: {_tally(verdicts)}")
     return found
 
 
@@ -300,13 +308,14 @@ def _worth(family: Family) -> str:
         f"{FEW} networks of {own} are fooled on {shown(metric, ours.mean, ours.sd)} of the images "
         f"({_seeds(ours.n)})"
     )
-    single = f"; one of them alone on {shown(metric, rates[own][1].mean)}" if 1 in rates[own] else ""
+    single = f"; a single network of {own}: {shown(metric, rates[own][1].mean)}" if 1 in rates[own] else ""
     if STANDARD not in rates:
         return f"{text}{single}."
     other = {n: found.mean for n, found in rates[STANDARD].items()}
     numbers = ", ".join(f"{networks(n)} {shown(metric, rate)}" for n, rate in other.items())
     return (
-        f"{text}: by the numbers they are worth {_equal(ours.mean, other)} of {STANDARD} ({numbers}){single}."
+        f"{text}. By these numbers, without a test, they are worth {_equal(ours.mean, other)} of {STANDARD} "
+        f"({numbers}){single}."
     )
 
 
@@ -318,4 +327,4 @@ def _equal(ours: float, other: Mapping[int, float]) -> str:
         return f"less than {networks(min(stronger))}"
     if not stronger:
         return f"at least {networks(max(weaker))}"
-    return f"{max(weaker):,} to {networks(min(stronger))}"
+    return f"more than {networks(max(weaker))} and fewer than {min(stronger):,}"

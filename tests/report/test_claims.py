@@ -288,7 +288,7 @@ def test_the_command_line_names_departures_and_exits_with_1(departing, tmp_path)
     assert ("| **does not hold** | holds |" in (tmp_path / "tables" / "claims.md").read_text()) == departing
     page = (tmp_path / "report.html").read_text()
     assert ("1 of the verdicts depart from what is expected." in page) == departing
-    assert "18 claims about hypergan-published" in page and "Claims about hypergan: " in page
+    assert "18 claims about hypergan-published" in page and "claims about hypergan, over all tasks: " in page
     assert len(pd.read_csv(tmp_path / "tables" / "claims.csv")) == 2 * len(claims.CLAIMS)
     if departing:
         plain = CliRunner().invoke(main, ["report", "--results", str(tmp_path)], catch_exceptions=False)

@@ -9,6 +9,7 @@ import pytest
 from bench.records import runs, schema, store
 from bench.report.layout.figures import drawing_style, method_styles
 from bench.report.layout.tables import text_tables
+from bench.report.output.images import draw
 from bench.report.rows import Material, plain, prepare
 from bench.report.sections import shift
 
@@ -127,3 +128,15 @@ def test_runs_without_stored_images_are_drawn_without_them(tmp_path):
         entry, plan = next(shift.figures(part, method_styles(["mnf"])))
         figure = plan()
     assert "Above each panel" not in entry.caption and not any(axes.images for axes in figure.axes)
+
+
+@pytest.mark.filterwarnings("error")
+def test_intervals_that_reach_below_0_are_drawn_on_a_square_root_scale(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "value", lambda *place: 0.1 + 0.8 * place[-1])
+    for seed in (0, 1):
+        fake_run(tmp_path, "mnf", seed)
+    found = runs.read(tmp_path)
+    abouts = {name: run.about for name, run in found.runs.items()}
+    material = Material(tmp_path, prepare(found.newest(), abouts), abouts, pd.DataFrame())
+    (plan,) = [p for entry, p in shift.figures(material, method_styles(["mnf"])) if "nll" in entry.name]
+    assert draw(plan)["png"]

@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
+from numpy.typing import NDArray
 
 from bench.records.schema import METRICS
 from bench.report.arrays import Arrays, first_kept
@@ -192,7 +193,7 @@ def panels(
     plots[0].set_xlim(severities[0] - 0.5, severities[-1] + 0.5)
     top *= METRICS[metric].factor
     if metric == "nll_nats":
-        plots[0].set_yscale("function", functions=(np.sqrt, np.square))
+        plots[0].set_yscale("function", functions=(_root, np.square))
         plots[0].yaxis.set_major_locator(FixedLocator(_ticks(top)))
         plots[0].yaxis.set_major_formatter("{x:g}")
     plots[0].set_ylim(0, 1.06 * top)
@@ -220,6 +221,11 @@ def _curves(axes: Axes, frame: pd.DataFrame, styles: Styles) -> None:
         # Over images only of accuracy: the maximum of an entropy is not known here.
         known = own if metric == "accuracy" else own.assign(examples=0)
         curve(axes, x, *with_intervals(known, METRICS[metric].factor), styles[name], markersize=3)
+
+
+def _root(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The square root; of what lies below 0, as the lower end of an interval may, 0."""
+    return np.sqrt(np.maximum(values, 0))
 
 
 def _images(axes: Axes, images: np.ndarray | None) -> None:
