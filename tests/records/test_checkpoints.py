@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import torch
+import pytest
 
 from bench.records.checkpoints import Begun, begun
-from bench.training import checkpoint
+
+torch = pytest.importorskip("torch", reason="the checkpoint of this test is written with torch")
 
 
 def test_the_state_of_a_fit_is_read_from_its_checkpoint(tmp_path):
+    from bench.training import checkpoint
+
     path = tmp_path / "fit.safetensors"
     assert begun(path) is None
     about = {"rounds": 3, "cost": {"seconds": 1.0, "cpu_seconds": 1.0, "flop": 12}, "finished": False}
