@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from bench.records.checkpoints import Begun, begun
-
-torch = pytest.importorskip("torch", reason="the checkpoint of this test is written with torch")
+torch = pytest.importorskip("torch", reason="writes a checkpoint with torch and safetensors")
 
 
 def test_the_state_of_a_fit_is_read_from_its_checkpoint(tmp_path):
+    from bench.records.checkpoints import Begun, begun
     from bench.training import checkpoint
 
     path = tmp_path / "fit.safetensors"
