@@ -40,6 +40,18 @@ class Configuration(NamedTuple):
 Configurations = Mapping[tuple[str, str, str, str], Configuration]  # by preset, device, task and name
 
 
+def plain_name(method: str) -> str:
+    """The name of a method without the configuration after it, as in `name [epochs=9]`."""
+    return method.partition(" [")[0]
+
+
+def method_family(method: str) -> str:
+    """The method that a variant or a configuration belongs to; of an unregistered one its own plain name."""
+    name = plain_name(method)
+    known = registry.methods()
+    return known[name].base if name in known else name
+
+
 def named(rows: pd.DataFrame, abouts: Abouts) -> pd.DataFrame:
     """The rows, with what differs after the name of a method where its settings are not those of the name."""
     names = _names(rows, abouts)

@@ -150,10 +150,10 @@ def ranked_table(family: Family, task: str) -> RankedTable | None:
         )
     ]
     sizes = sorted({members for _, members in cells})
-    return RankedTable(task, first.question.name, [_heading(answer) for answer in here], lines, sizes)
+    return RankedTable(task, first.question.name, [heading(answer) for answer in here], lines, sizes)
 
 
-def _heading(answer: Answer) -> str:
+def heading(answer: Answer) -> str:
     """The question, what it counts and its unit, with an arrow where one direction is better."""
     metric = METRICS.get(answer.at.metric, Metric(""))
     arrow = {"higher": " ↑", "lower": " ↓"}.get(metric.direction, "")

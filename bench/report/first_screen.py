@@ -14,8 +14,8 @@ import pandas as pd
 
 from bench.report.claims.checks import STANDARD
 from bench.report.claims.comparison import FAILS, HOLDS, UNDECIDED, UNKNOWN
-from bench.report.families import Answer, Family, mark, shown
-from bench.report.layout.tables import heading, networks
+from bench.report.families import Answer, Family, heading, mark, shown
+from bench.report.layout.tables import networks
 from bench.report.published import JUDGED
 from bench.report.questions import ACCURACY, ATTACK, OUTLIERS
 from bench.report.ranks import Standing
@@ -183,16 +183,9 @@ def _matrix(family: Family, ledger: pd.DataFrame) -> Matrix:
         (method, [_cell(family.answers[name], found.get(method)) for name, found in places.items()])
         for method in order
     ]
-    headings = [(_heading(answer), answer.question.asks) for answer in family.answers.values()]
+    headings = [(heading(answer), answer.question.asks) for answer in family.answers.values()]
     task = next((answer.at.task for answer in family.answers.values()), family.tasks[0])
     return Matrix(family.train, task, _sentence(family, ledger), _more(family), headings, lines)
-
-
-def _heading(answer: Answer) -> str:
-    """The question with its metric, unit and direction."""
-    told = heading(answer.at.metric)
-    name = answer.question.name
-    return told if told.startswith(name) or name == ACCURACY else f"{name}: {told}"
 
 
 def _cell(answer: Answer, standing: Standing | None) -> Cell | None:

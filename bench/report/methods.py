@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import registry
+from bench.report.configurations import method_family, plain_name
 from bench.report.families import Family, shown
 from bench.report.rows import Material, without_configuration
 
@@ -51,13 +52,6 @@ def cards(material: Material, families: Sequence[Family]) -> Iterator[Card]:
         )
 
 
-def method_family(method: str) -> str:
-    """The method that a variant or a configuration belongs to."""
-    name = method.partition(" [")[0]
-    known = registry.methods()
-    return known[name].base if name in known else name
-
-
 @cache
 def _source(module: str) -> str:
     """The paper named in a module's docstring after `Source:`; read, not imported, as methods need torch."""
@@ -93,6 +87,6 @@ def _costs(families: Sequence[Family], names: Sequence[str]) -> Iterator[str]:
     for family in families:
         answer = family.answers.get("cost")
         for standing in answer.standings if answer else ():
-            if standing.method.partition(" [")[0] in names:
+            if plain_name(standing.method) in names:
                 time = shown(answer.at.metric, standing.mean, standing.sd) if answer else ""
                 yield f"{standing.method} on {family.train} at {family.preset}, {family.device}: {time}"

@@ -5,28 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import pandas as pd
 
 from bench.errors import BenchError
 from bench.records import runs
-from bench.report.paired import TIE, UNTESTED, Family, families, verdicts
+from bench.report.families import Answer, Family, families, shown
+from bench.report.paired import all_verdicts
+from bench.report.questions import ACCURACY, OUTLIERS
 from bench.report.rows import Material, prepare
 
 SHOWN = 12  # methods of a table
-HEADINGS = {"accuracy": "accuracy", "auroc": "AUROC of outliers"}
-
-
-class Line(NamedTuple):
-    """A method at its largest size. rank: 1 + the number of better methods; tied: whether others share it."""
-
-    rank: int
-    tied: bool
-    method: str
-    mean: float
-    members: int
-    seeds: int
+HEADINGS = {"accuracy": "accuracy", "log_likelihood_nats": "log-likelihood", "auroc": "AUROC of outliers"}
 
 
 def of_runs(results: Path, names: Sequence[str]) -> list[str]:
@@ -40,41 +30,29 @@ def of_runs(results: Path, names: Sequence[str]) -> list[str]:
         return []
     newest = runs.Found({name: found[name] for name in runs.ages(abouts)}, (), ()).newest()
     material = Material(results, prepare(newest, abouts), abouts, pd.DataFrame())
-    return [line for family in families(material) for line in _table(family)]
+    return list(lines(families(material, all_verdicts(material))))
 
 
-def ranked(family: Family) -> list[Line]:
-    """The methods of a family, best first: by the test of each pair, by the means where a pair has none."""
-    means: dict[str, tuple[float, int, int]] = {}
-    for method, members in sorted(family.cells):  # the largest size stays
-        values = family.cells[method, members]["value"]
-        means[method] = (float(values.mean()), members, len(values))
-    better, ties = dict.fromkeys(means, 0), []
-    for pair in verdicts(family):
-        one, other, verdict = str(pair["method"]), str(pair["other"]), str(pair["verdict"])
-        if verdict == TIE:
-            ties.append((one, other))
-        elif not verdict.startswith(UNTESTED):
-            better[other if verdict == f"{one} higher" else one] += 1
-        elif means[one][0] != means[other][0]:
-            better[one if means[one][0] < means[other][0] else other] += 1
-    tied = {method for pair in ties if better[pair[0]] == better[pair[1]] for method in pair}
-    order = sorted(means, key=lambda method: (better[method], -means[method][0], method))
-    return [Line(1 + better[method], method in tied, method, *means[method]) for method in order]
+def lines(found: Sequence[Family]) -> Iterator[str]:
+    """A table of accuracy and one of outliers for each family, 80 characters wide where names allow."""
+    for family in found:
+        for question in (ACCURACY, OUTLIERS):
+            if question in family.answers:
+                yield from _table(family, family.answers[question])
 
 
-def _table(family: Family) -> Iterator[str]:
-    lines, place = ranked(family), family.place
+def _table(family: Family, answer: Answer) -> Iterator[str]:
+    at, top = answer.at, answer.standings[:SHOWN]
+    ranks = [standing.rank for standing in answer.standings]
     yield ""
-    where = f"{place['task']} · {place['preset']} · {place['device']} · on {place['dataset']}"
-    yield f"{HEADINGS[family.metric]} · {where}"
-    width = max(len(line.method) for line in lines[:SHOWN])
-    for line in lines[:SHOWN]:
-        value = f"{line.mean:.2%}" if family.metric == "accuracy" else f"{line.mean:.3f}"
-        seeds = f"{line.seeds} seed" + ("s" if line.seeds > 1 else "")
-        rank = f"{line.rank}{'=' if line.tied else ''}"
-        yield f"  {rank:<4}{line.method:<{width}}  {value:>7}  {line.members:>5,} networks, {seeds}"
-    if len(lines) > SHOWN:
-        yield f"  and {len(lines) - SHOWN} more"
-    if any(line.tied for line in lines):
+    yield f"{HEADINGS[at.metric]} · {at.task} · {family.preset} · {family.device} · on {at.dataset}"
+    width = max(len(standing.method) for standing in top)
+    for standing in top:
+        tied = ranks.count(standing.rank) > 1
+        seeds = f"{standing.seeds} seed" + ("s" if standing.seeds > 1 else "")
+        rank, value = f"{standing.rank}{'=' if tied else ''}", shown(at.metric, standing.mean)
+        yield f"  {rank:<4}{standing.method:<{width}}  {value:>9}  {standing.members:>5,} networks, {seeds}"
+    if len(answer.standings) > SHOWN:
+        yield f"  and {len(answer.standings) - SHOWN} more"
+    if len(set(ranks)) < len(ranks):
         yield "  =: no paired test tells them apart"

@@ -62,5 +62,7 @@ def check_start(
                 method.start(*data, loss=loss, rng=Streams(0, "fit"))
     except BenchError:
         raise
-    except Exception:  # anything that an author's code may raise for want of values
+    except (
+        Exception
+    ):  # whatever an author's code raises for want of values; a fault of its own shows in `fit`
         return

@@ -1,53 +1,41 @@
-"""What a sweep found: best first, and methods that no paired test tells apart share a rank."""
+"""What a sweep found: best first, and methods that no paired test tells apart are marked."""
 
 from __future__ import annotations
 
-import numpy as np
+import math
+
 import pandas as pd
-import pytest
 
 from bench.report import standings
-from bench.report.paired import Family
-
-PLACE = {"preset": "quick", "device": "cpu", "task": "t", "dataset": "d", "metric": "accuracy"}
-
-
-class NoImages:
-    """Arrays that were not kept."""
-
-    def right(self, run, dataset, members):
-        return None
+from bench.report.families import Answer, Family
+from bench.report.questions import ACCURACY, QUESTIONS, Place
+from bench.report.ranks import Standing
 
 
-def family(**values):
-    """Accuracies by method over seeds, at 10 networks, and lower ones of single networks."""
-    cells = {}
-    for method, own in values.items():
-        for members, less in ((1, 0.2), (10, 0.0)):
-            frame = pd.DataFrame({"value": np.array(own) - less, "run": method, "examples": 100})
-            cells[method, members] = frame.rename_axis("seed")
-    return Family(PLACE, cells, {}, "", NoImages())
+def family(*ranks):
+    """A family whose methods a, b, c, ... have these ranks at 10 networks of 3 seeds."""
+    found = [
+        Standing(name, rank, 0.9 - rank / 100, math.nan, 10, 3, 100, (), (), (), ())
+        for name, rank in zip("abcdefghijklmnop", ranks, strict=False)
+    ]
+    answer = Answer(QUESTIONS[0], Place("t", "d", "accuracy", math.nan), pd.DataFrame(), found)
+    return Family("quick", "cpu", "t", ["t"], {ACCURACY: answer})
 
 
-def shown(found):
-    return [(line.rank, line.tied, line.method) for line in standings.ranked(found)]
+def test_methods_of_one_rank_are_marked_as_tied():
+    assert list(standings.lines([family(1, 1, 3)])) == [
+        "",
+        "accuracy · t · quick · cpu · on d",
+        "  1=  a    89.00 %     10 networks, 3 seeds",
+        "  1=  b    89.00 %     10 networks, 3 seeds",
+        "  3   c    87.00 %     10 networks, 3 seeds",
+        "  =: no paired test tells them apart",
+    ]
 
 
-def test_methods_that_a_paired_test_tells_apart_have_ranks_of_their_own():
-    found = family(low=[0.70, 0.71, 0.72, 0.70], high=[0.90, 0.912, 0.918, 0.90])
-    assert shown(found) == [(1, False, "high"), (2, False, "low")]
-    best = standings.ranked(found)[0]
-    assert (best.members, best.seeds) == (10, 4) and best.mean == pytest.approx(0.9075)
-
-
-def test_methods_that_no_test_tells_apart_share_a_rank():
-    found = family(a=[0.90, 0.92, 0.91, 0.89], b=[0.91, 0.90, 0.92, 0.90], c=[0.5, 0.51, 0.52, 0.49])
-    assert shown(found) == [(1, True, "b"), (1, True, "a"), (3, False, "c")]
-
-
-def test_without_a_test_the_means_decide_and_nothing_is_called_a_tie():
-    assert shown(family(a=[0.9], b=[0.8])) == [(1, False, "a"), (2, False, "b")]
-    assert shown(family(a=[0.9], b=[0.9])) == [(1, False, "a"), (1, False, "b")]
+def test_long_tables_are_cut():
+    found = list(standings.lines([family(*range(1, 15))]))
+    assert found[-1] == "  and 2 more" and len(found) == 3 + standings.SHOWN
 
 
 def test_runs_of_a_folder_make_a_table_and_damaged_ones_do_not_matter(tmp_path):

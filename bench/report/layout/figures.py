@@ -29,6 +29,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
 from bench import registry
+from bench.report.configurations import method_family, plain_name
 
 # From two colour-blind-safe palettes, without colours too light for thin lines on white: Okabe and
 # Ito 2008, then Tol's "muted" (indigo, wine, olive), in an order with distinct neighbours; then grey.
@@ -117,8 +118,8 @@ def method_styles(methods: Sequence[str]) -> dict[str, MethodStyle]:
     distinguish them, also in greyscale.
     """
     known = registry.methods()
-    plain = {name: _plain(name) for name in sorted(set(methods))}
-    families = {name: _family(name) for name in plain}
+    plain = {name: plain_name(name) for name in sorted(set(methods))}
+    families = {name: method_family(name) for name in plain}
     order = [*dict.fromkeys(entry.base for entry in known.values())]
     order += [base for base in dict.fromkeys(families.values()) if base not in order]
     found: dict[str, MethodStyle] = {}
@@ -131,15 +132,6 @@ def method_styles(methods: Sequence[str]) -> dict[str, MethodStyle]:
     return found
 
 
-def _plain(name: str) -> str:
-    return name.partition(" [")[0]  # a configuration is named `name [epochs=9]`
-
-
-def _family(name: str) -> str:
-    known, own = registry.methods(), _plain(name)
-    return known[own].base if own in known else own
-
-
 def subsets(names: Iterable[str]) -> list[list[str]]:
     """The methods of each panel, at most `CURVES`: first one of each family, then variants beside it.
 
@@ -149,8 +141,8 @@ def subsets(names: Iterable[str]) -> list[list[str]]:
     if len(ordered) <= FEW:
         return [ordered]
     families: dict[str, list[str]] = {}
-    for name in sorted(ordered, key=lambda name: (name != _family(name), name)):
-        families.setdefault(_family(name), []).append(name)
+    for name in sorted(ordered, key=lambda name: (name != method_family(name), name)):
+        families.setdefault(method_family(name), []).append(name)
     leading = sorted(own[0] for own in families.values())
     parts = -(-len(leading) // CURVES)
     found = [list(part) for part in np.array_split(leading, parts)] if len(leading) > 1 else []

@@ -17,11 +17,12 @@ import pandas as pd
 
 from bench.report.claims import ledger as claims
 from bench.report.claims.comparison import UNKNOWN
+from bench.report.configurations import method_family
 from bench.report.families import Family, RankedTable, families, ranked_table
 from bench.report.first_screen import MARKS, claim_key, first_screen
 from bench.report.layout.captions import FigureEntry
 from bench.report.layout.tables import GAPS, GENERAL, Cell, Table, failure_table, text_tables
-from bench.report.methods import cards, method_family
+from bench.report.methods import cards
 from bench.report.output.folds import (
     Drawn,
     Gap,

@@ -131,7 +131,7 @@ def norms_by_layer(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
     figure, grid = sheet(
         title, f"{in_seeds(frame)} · method · networks · 2-norm over networks", len(layers), 2,
         0.06 + 0.125 * len(methods), left=0.14 + LETTER * max(map(len, names)),
-        between=(0.12, 0.1 + 2 * LINE), above=LINE, below=0.2, sharey=True,
+        between=(0.24, 0.1 + 3 * LINE), above=2 * LINE, below=0.2, sharey=True,
     )  # fmt: skip
     ratios = frame[frame["metric"] == "weight_norm_ratio"]
     most = float(ratios["mean"].max())
@@ -150,11 +150,11 @@ def norms_by_layer(frame: pd.DataFrame, styles: Styles, title: str) -> Figure:
                 low, high = variation_interval(ratio, sizes[name])
             line[1].plot([low, high], [place, place], color=styles[name].color, linewidth=1)
             line[1].plot([ratio], [place], linestyle="", **drawn)
-        line[0].set_title(text(f"{layer}: mean ± sd"))
-        line[1].set_title(text(f"{layer}: sd/mean, 95 %"))
+        line[0].set_title(text(f"{layer}\nmean ± sd"))
+        line[1].set_title(text(f"{layer}\nsd/mean, 95 %"))
         line[1].set_xlim(0, (most if math.isfinite(most) and most > 0 else 1) * 1.25)
         for axes in line:
-            axes.xaxis.set_major_locator(MaxNLocator(3))
+            axes.xaxis.set_major_locator(MaxNLocator(2))
             axes.grid(axis="x")
     grid[0][0].set_yticks(range(len(methods)), names)
     grid[0][0].set_ylim(len(methods) - 0.5, -0.5)
